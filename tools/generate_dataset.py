@@ -1,0 +1,364 @@
+"""Generate a land-cover dataset of aerial-looking landscapes, so that everything can be tried without a download.
+
+    python tools/generate_dataset.py                                   # 24 + 8 tiles of 256 px into dataset/
+    python tools/generate_dataset.py --output big --train 200 --size 512 --seed 1
+
+Writes `OUTPUT/{train,val}/images/NAME.jpg` (RGB) and `OUTPUT/{train,val}/masks/NAME.png` (one channel, uint8 ids).
+Six classes: water, forest, cropland, grassland, built-up, road. Built-up covers the buildings AND the yards and paved
+ground of the blocks between the streets; the streets themselves, main roads and bridges are road.
+
+The classes share their colours on purpose, and light and haze change from tile to tile: grassland and cropland differ
+by row texture, forest and murky water by crowns, roads, yards, roofs and bare fields by shape and surroundings.
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+# The order gives the class ids of the masks.
+CLASS_NAMES = ("water", "forest", "cropland", "grassland", "built-up", "road")
+WATER, FOREST, CROPLAND, GRASSLAND, BUILT_UP, ROAD = range(len(CLASS_NAMES))
+
+JPEG_QUALITY = 92  # high enough for the rows of a field to survive
+
+# Palettes, RGB 0..255. Cropland and grassland draw from the same one, and the others overlap with it.
+OPEN_LAND = ((92, 112, 62), (70, 92, 52), (122, 120, 76), (166, 150, 102), (132, 106, 80), (148, 136, 112))
+CANOPY = ((44, 64, 38), (62, 78, 40), (54, 68, 50), (84, 76, 46))
+MURKY_WATER = ((56, 66, 50), (40, 54, 52), (98, 94, 74), (72, 90, 92))
+YARD = ((140, 136, 128), (156, 142, 116), (116, 110, 100), (98, 112, 70), (122, 118, 78))
+ROOF = ((148, 98, 80), (108, 104, 102), (176, 168, 156), (124, 102, 84), (84, 80, 80))
+PAVING = ((98, 98, 98), (146, 143, 136), (162, 146, 118), (120, 114, 106))
+
+
+# ============================================================================
+# Random shapes
+# ============================================================================
+
+
+def noise(rng, size, *cells):
+    """Smooth random field (size,size) float32 of mean 0 and deviation 1; `cells`: its wavelengths in pixels."""
+    field = np.zeros((size, size), np.float32)
+    for cell in cells:
+        n = size // cell + 4  # the spare cells keep the border of the resize out of sight
+        grid = rng.standard_normal((n, n)).astype(np.float32)
+        octave = cv2.resize(grid, (n * cell, n * cell), interpolation=cv2.INTER_CUBIC)
+        y, x = rng.integers(cell, 2 * cell, 2)
+        field += cell * octave[y : y + size, x : x + size]
+    return (field - field.mean()) / (field.std() + 1e-6)
+
+
+def mix(rng, palette, n=1):
+    """`n` colours (n,3) float32 in 0..1, each between two of the palette and a little lighter or darker."""
+    colours = np.array(palette, np.float32) / 255
+    a, b = colours[rng.integers(len(colours), size=(2, n))]
+    t = rng.random((n, 1), np.float32)
+    return (a + (b - a) * t) * rng.uniform(0.88, 1.12, (n, 1)).astype(np.float32)
+
+
+def winding_line(rng, size, through, angle, bend):
+    """Points (n,2) x, y of a curve across the tile by way of `through`, at `angle`, that swings about `bend` pixels."""
+    along = np.linspace(-1.5, 1.5, 301) * size
+    swing = np.zeros_like(along)
+    for wavelength in size * rng.uniform((0.9, 0.5, 0.25), (1.6, 0.8, 0.4)):
+        phase = rng.uniform(0, 2 * np.pi)
+        swing += bend * wavelength / size * (np.sin(2 * np.pi * along / wavelength + phase) - np.sin(phase))
+    forward, sideways = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+    return through + along[:, None] * forward + swing[:, None] * sideways
+
+
+def distance_to(size, lines, closed=False):
+    """Distance (size,size) in pixels to the nearest of some lines, each (n,2) x, y."""
+    clear = np.ones((size, size), np.uint8)
+    cv2.polylines(clear, [np.round(line * 8).astype(np.int32) for line in lines], closed, 0, shift=3)
+    return cv2.distanceTransform(clear, cv2.DIST_L2, 5)
+
+
+def fill(canvas, polygon, value):
+    """Paint a convex polygon (n,2) into the canvas, in place."""
+    cv2.fillConvexPoly(canvas, np.round(polygon * 8).astype(np.int32), value, shift=3)
+
+
+def axes(polygon):
+    """Centre, long unit axis, short unit axis and the two side lengths of the rectangle around a polygon."""
+    box = cv2.boxPoints(cv2.minAreaRect(polygon.astype(np.float32)))
+    sides = sorted((box[1] - box[0], box[2] - box[1]), key=np.linalg.norm, reverse=True)
+    lengths = [max(float(np.linalg.norm(side)), 1e-3) for side in sides]
+    return box.mean(0), sides[0] / lengths[0], sides[1] / lengths[1], lengths
+
+
+def split(rng, polygon, area, jitter):
+    """Cut a convex polygon (n,2) across its long side again and again into pieces of about `area` square pixels.
+
+    One rule gives fields, town blocks and building plots. `jitter`: radians a cut strays from the right angle.
+    """
+    if cv2.contourArea(polygon.astype(np.float32)) < area * rng.uniform(1, 2.5):
+        return [polygon]
+    centre, long, short, (length, _) = axes(polygon)
+    turn = rng.normal(0, jitter)
+    normal = np.cos(turn) * long + np.sin(turn) * short
+    side = (polygon - centre - long * length * rng.uniform(-0.18, 0.18)) @ normal
+    return [piece for sign in (1, -1) for piece in split(rng, clip(polygon, sign * side), area, jitter)]
+
+
+def clip(polygon, side):
+    """The part of a convex polygon where `side`, the signed distance of its corners to a line, is not negative."""
+    kept = []
+    for a, b, side_a, side_b in zip(np.roll(polygon, 1, 0), polygon, np.roll(side, 1), side, strict=True):
+        if side_a * side_b < 0:
+            kept.append(a + (b - a) * side_a / (side_a - side_b))
+        if side_b >= 0:
+            kept.append(b)
+    return np.array(kept)
+
+
+# ============================================================================
+# Land cover: each function says where something is and what it looks like, before shadows and weather
+# ============================================================================
+
+
+def lay_water(rng, size):
+    """Boolean mask of a lake, a river, both or none."""
+    lake, river = rng.random(2) < (0.45, 0.65)
+    water = np.zeros((size, size), bool)
+    if lake:
+        level = noise(rng, size, 96, 40)
+        water |= level < np.quantile(level, rng.uniform(0.08, 0.28))
+    if river:
+        through, angle = rng.uniform(0.2, 0.8, 2) * size, rng.uniform(0, np.pi)
+        course = winding_line(rng, size, through, angle, bend=rng.uniform(15, 40))
+        water |= distance_to(size, [course]) < rng.uniform(5, 13) * (1 + 0.25 * noise(rng, size, 48))
+    return water
+
+
+def lay_fields(rng, size, land, verge):
+    """Cropland and grassland in parcels of the polygon `land`, grass wherever `verge`: mask (H,W), image (H,W,3)."""
+    parcels = split(rng, land, rng.uniform(35, 62) ** 2, jitter=0.12)
+    n = len(parcels)
+    ids = np.zeros((size, size), np.int32)
+    for i, parcel in enumerate(parcels):
+        fill(ids, parcel, i)
+    centres = np.clip([parcel.mean(0) for parcel in parcels], 0, size - 1).astype(int)
+    use = noise(rng, size, 64)[centres[:, 1], centres[:, 0]] + rng.normal(0, 0.5, n)
+    ploughed = (use > np.quantile(use, rng.uniform(0.05, 0.85)))[ids] & ~verge
+
+    long = np.array([axes(parcel)[1] for parcel in parcels], np.float32)
+    y, x = np.mgrid[:size, :size].astype(np.float32)
+    across = x * -long[ids, 1] + y * long[ids, 0] + 0.7 * noise(rng, size, 24)
+    period, depth, phase = rng.uniform((3.2, 0.09, 0), (7.5, 0.2, 6), (n, 3)).astype(np.float32).T
+    rows = depth[ids] * np.sin(2 * np.pi * across / period[ids] + phase[ids])
+    tramlines = 0.12 * (np.abs(across % (6 * period[ids]) - 3) < 0.8)
+
+    colour = mix(rng, OPEN_LAND, n)[ids]
+    # A meadow has no ploughed edge: its colours run into each other.
+    meadow = cv2.GaussianBlur(colour, (0, 0), 5)
+    drought = noise(rng, size, 48, 16)[..., None] * np.float32((0.035, 0.018, 0.007))
+    meadow = (meadow + meadow.mean((0, 1))) / 2 + drought
+    texture = np.where(ploughed, 1 + rows - tramlines, 1 + 0.06 * noise(rng, size, 32, 12, 5))
+    image = np.where(ploughed[..., None], colour, meadow) * texture[..., None]
+    return np.where(ploughed, CROPLAND, GRASSLAND), image.astype(np.float32)
+
+
+def lay_forest(rng, size, sun):
+    """Canopy whose edge follows whole crowns, lit from `sun` (unit vector x, y): mask, colour (H,W,3)."""
+    zone = noise(rng, size, 80, 28, 10)
+    wooded = zone > np.quantile(zone, 1 - max(rng.uniform(-0.06, 0.55), 0))
+    spacing = rng.uniform(5, 8.5)
+    y, x = np.mgrid[-1 : size / spacing + 1, -1 : size / spacing + 1].reshape(2, -1) * spacing
+    x, y = (np.clip(c + rng.uniform(-0.45, 0.45, c.size) * spacing, 0, size - 1).astype(int) for c in (x, y))
+    empty = np.ones((size, size), np.uint8)
+    empty[y, x] = 0
+    distance, crown = cv2.distanceTransformWithLabels(empty, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    rooted = np.zeros(crown.max() + 1, bool)
+    rooted[crown[y, x]] = wooded[y, x]
+
+    dome = cv2.GaussianBlur(np.clip(1 - (distance / (0.72 * spacing)) ** 2, 0, 1), (0, 0), 0.7)
+    slope = np.stack([cv2.Sobel(dome, cv2.CV_32F, 1, 0), cv2.Sobel(dome, cv2.CV_32F, 0, 1)], -1) / 8
+    # Heights fall towards the sun on the lit side, hence the minus.
+    light = 0.72 + 0.45 * dome - spacing * 0.42 * (slope @ sun.astype(np.float32))
+    tint = mix(rng, CANOPY) * (1 + 0.09 * rng.standard_normal((rooted.size, 3)).astype(np.float32) * (1, 0.7, 0.5))
+    tint *= 1 + 0.1 * rng.standard_normal((rooted.size, 1))
+    return rooted[crown], tint[crown] * np.clip(light, 0.35, 1.5)[..., None]
+
+
+def lay_roads(rng, size, angle, centre):
+    """Boolean mask of one or two main roads that meet at `centre`, and their colour (H,W,3) with a pale centre line."""
+    mask, colour = np.zeros((size, size), bool), np.zeros((size, size, 3), np.float32)
+    for turn in (0, np.pi / 2)[: rng.integers(1, 3)]:
+        route = winding_line(rng, size, centre, angle + turn + rng.normal(0, 0.3), bend=rng.uniform(4, 18))
+        distance = distance_to(size, [route])
+        road = distance < rng.uniform(2.5, 4)
+        mask |= road
+        colour[road] = mix(rng, PAVING)
+        colour[distance < 0.7] *= rng.uniform(1, 1.25)
+    return mask, colour
+
+
+def lay_town(rng, size, land, centre):
+    """Blocks cut from the polygon `land` round `centre`, with yards and streets.
+
+    Returns the built-up mask, the street mask, the colour (H,W,3) and the plots, a list of polygons.
+    """
+    built, colour = np.zeros((size, size), np.uint8), np.zeros((size, size, 3), np.float32)
+    radius = rng.choice((0, 1), p=(0.15, 0.85)) * rng.uniform(0.15, 0.36) * size
+    blocks = [
+        block
+        for block in split(rng, land, rng.uniform(40, 54) ** 2, jitter=0.04)
+        if np.linalg.norm(block.mean(0) - centre) < radius * rng.uniform(0.75, 1.25)
+    ]
+    area = rng.uniform(10, 15) ** 2
+    plots = [plot for block in blocks for plot in split(rng, 0.12 * block.mean(0) + 0.88 * block, area, jitter=0.04)]
+    for block in blocks:
+        fill(built, block, 1)
+    for ground, look in zip(blocks + plots, mix(rng, YARD, len(blocks + plots)), strict=True):
+        fill(colour, ground, look.tolist())
+    streets = distance_to(size, blocks, closed=True) < rng.uniform(2, 3)
+    colour[streets] = mix(rng, PAVING)
+    return built > 0, streets, colour, plots
+
+
+def build(rng, plots, blocked, sun, colour):
+    """Paint roofs into `colour`, in place, on most plots that are not `blocked`: heights (H,W) in pixels."""
+    height = np.zeros(blocked.shape, np.float32)
+    blocked = cv2.dilate(np.uint8(blocked), np.ones((3, 3)))
+    for plot, roof in zip(plots, mix(rng, ROOF, len(plots)), strict=True):
+        middle, long, short, lengths = axes(plot)
+        a, b = (axis * length / 2 * rng.uniform(0.5, 0.85) for axis, length in zip((long, short), lengths, strict=True))
+        walls = middle + np.array([a + b, b - a, -a - b, a - b])
+        footprint = np.zeros_like(blocked)
+        fill(footprint, walls, 1)
+        if rng.random() < 0.08 or (footprint & blocked).any():
+            continue
+        fill(height, walls, rng.uniform(3, 6.5))
+        pitch = rng.choice((0, 0.25))
+        for eaves in (b, -b):
+            facing = eaves @ sun / np.linalg.norm(eaves)
+            fill(colour, middle + np.array([a + eaves, eaves - a, -a, a]), (roof * (1 + pitch * facing)).tolist())
+    return height
+
+
+# ============================================================================
+# One tile
+# ============================================================================
+
+
+def compose(rng, size):
+    """Lay everything over everything: mask (H,W) uint8 and the sunlit landscape (H,W,3) float32 before the camera."""
+    azimuth, angle = rng.uniform(0, 2 * np.pi), rng.uniform(0, np.pi)
+    sun = np.array([np.cos(azimuth), np.sin(azimuth)])
+    water = lay_water(rng, size)
+    ashore = cv2.distanceTransform(np.uint8(~water), cv2.DIST_L2, 5)
+    # Towns keep their feet dry: of a few places, the one that is farthest from the water.
+    centre = max(rng.uniform(0.2, 0.8, (6, 2)) * size, key=lambda place: ashore[tuple(place.astype(int)[::-1])])
+    roads, paving = lay_roads(rng, size, angle, centre)
+    # Nobody ploughs up to the water or the kerb.
+    verge = cv2.dilate(np.uint8(water | roads), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))) > 0
+    land = cv2.boxPoints(((size / 2, size / 2), (1.5 * size, 1.5 * size), np.degrees(angle)))  # covers every corner
+    mask, image = lay_fields(rng, size, land, verge)
+    wooded, canopy = lay_forest(rng, size, sun)
+    built, streets, town, plots = lay_town(rng, size, land, centre)
+    height = build(rng, plots, water | roads | streets, sun, town)
+    murk = mix(rng, MURKY_WATER) * (1 + 0.04 * noise(rng, size, 64, 24)[..., None])
+
+    for where, label, look in (
+        (wooded, FOREST, canopy),
+        (built, BUILT_UP, town),
+        (streets, ROAD, town),
+        (water, WATER, murk),
+        (roads, ROAD, paving),
+    ):
+        mask[where], image[where] = label, look[where]
+    height[mask == FOREST] = rng.uniform(3, 5)
+    # A bridge is level with its road, so its shadow falls on the water only.
+    shadow = cast_shadow(height, sun) | (cast_shadow(2.0 * (roads & water), sun) & (mask == WATER))
+    image[shadow] *= np.float32((0.5, 0.53, 0.6))  # what is left is the blue light of the sky
+    grain = 1 + rng.uniform(0.02, 0.05) * noise(rng, size, 2)
+    image *= np.where(mask == WATER, 1, grain)[..., None]
+    return mask.astype(np.uint8), image
+
+
+def cast_shadow(height, sun):
+    """Boolean mask of the pixels that something taller, towards the sun, keeps in the shade; heights in pixels."""
+    shadow = np.zeros(height.shape, bool)
+    for step in range(1, int(np.ceil(height.max())) + 1):
+        shift = np.float32([[1, 0, -step * sun[0]], [0, 1, -step * sun[1]]])
+        shadow |= cv2.warpAffine(height, shift, height.shape[::-1], flags=cv2.INTER_NEAREST) > height + step
+    return shadow
+
+
+def photograph(rng, image):
+    """The picture (H,W,3) uint8 of a landscape: light, clouds, haze, contrast and camera differ from tile to tile."""
+    size = len(image)
+    light = rng.uniform(1, 1.4) * rng.uniform(0.94, 1.06, 3) * (1 + 0.05 * noise(rng, size, 128)[..., None])
+    if rng.random() < 0.35:
+        cloud = 1 / (1 + np.exp(-4 * (noise(rng, size, 96) - rng.uniform(0.2, 1))))
+        light *= 1 - 0.35 * cloud[..., None]
+    veil = rng.uniform((0.6, 0.64, 0.68), (0.75, 0.78, 0.84))
+    haze = np.clip(rng.uniform(-0.05, 0.18) + 0.03 * noise(rng, size, 96), 0, 1)[..., None]
+    image = np.clip(image * light * (1 - haze) + veil * haze, 0, 1) ** rng.uniform(0.85, 1.15)
+    image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.45, 0.75))
+    image += rng.normal(0, rng.uniform(0.004, 0.014), image.shape)
+    return np.uint8(np.clip(image, 0, 1) * 255 + 0.5)
+
+
+def generate_tile(seed, size=256):
+    """One landscape: image (size,size,3) uint8 RGB and mask (size,size) uint8 of class ids.
+
+    `seed`: an int or a sequence of ints; the same seed and size give the same tile. A pixel stands for about a metre.
+    """
+    rng = np.random.default_rng(seed)
+    mask, image = compose(rng, size)
+    return photograph(rng, image), mask
+
+
+# ============================================================================
+# The dataset
+# ============================================================================
+
+
+def write_dataset(output, counts, seed, size):
+    """Write `counts` = {'train': n, 'val': m} tiles below the folder `output`, in the place of its train/ and val/."""
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    tiles = [(number, part, i) for number, part in enumerate(counts) for i in range(counts[part])]
+    # The tiles are moved into place when all are there, so a run that was stopped leaves no half dataset.
+    with tempfile.TemporaryDirectory(dir=output, prefix=".unfinished_") as unfinished:
+        for number, part, i in tqdm(tiles, desc="generating", unit="tile"):
+            # The part is in the seed, so that more training tiles leave the validation tiles as they are.
+            image, mask = generate_tile([seed, number, i], size)
+            _, jpg = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+            _, png = cv2.imencode(".png", mask)
+            for kind, suffix, data in (("images", "jpg", jpg), ("masks", "png", png)):
+                path = Path(unfinished, part, kind, f"{part}_{i:02d}.{suffix}")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)  # raises on a full disk, where cv2.imwrite only returns False
+        for part in counts:
+            if (output / part).exists():
+                shutil.rmtree(output / part)
+            Path(unfinished, part).replace(output / part)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, default=Path("dataset"), help="folder (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="another number, another dataset (default: %(default)s)")
+    parser.add_argument("--train", type=int, default=24, help="training tiles (default: %(default)s)")
+    parser.add_argument("--val", type=int, default=8, help="validation tiles (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=256, help="side of a tile in pixels (default: %(default)s)")
+    parser.add_argument("--force", action="store_true", help="replace train/ and val/ in a folder that is not empty")
+    args = parser.parse_args()
+    if args.seed < 0 or min(args.train, args.val) < 1 or args.size < 64:
+        parser.error("--seed must be 0 or more, --train and --val 1 or more, --size 64 or more")
+    if args.output.exists() and not args.output.is_dir():
+        parser.error(f"{args.output} is a file; name a folder with --output")
+    if args.output.is_dir() and any(args.output.iterdir()) and not args.force:
+        parser.error(f"{args.output} is not empty; name another, or replace its train/ and val/ with --force")
+    write_dataset(args.output, {"train": args.train, "val": args.val}, args.seed, args.size)
+
+
+if __name__ == "__main__":
+    main()
