@@ -647,10 +647,14 @@ def score(confusion: Tensor) -> dict:
 
 def pick_device(device: str = "auto") -> torch.device:
     """The device of that name; 'auto' is a CUDA GPU if there is one, else the CPU."""
+    cuda = torch.cuda.is_available()
     try:
-        return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        picked = torch.device(("cuda" if cuda else "cpu") if device == "auto" else device)
     except RuntimeError as error:
-        raise InputError(f"DEVICE = {device!r} is not a device of PyTorch; take 'auto', 'cpu' or 'cuda'") from error
+        raise InputError(f"DEVICE = {device!r}: PyTorch knows no such device; take 'auto', 'cpu' or 'cuda'") from error
+    if picked.type == "cuda" and not cuda:
+        raise InputError(f"DEVICE = {device!r}: PyTorch finds no CUDA GPU; take 'auto' or 'cpu'")
+    return picked
 
 
 def pick_precision(precision: str, device: torch.device, backbone: str) -> torch.dtype:
@@ -850,6 +854,12 @@ def write_metrics(path: str | Path, best: dict, history: list[dict], device: tor
 # =====================================================================================================
 
 
+def is_color(text: str) -> bool:
+    from matplotlib.colors import is_color_like
+
+    return is_color_like(text)
+
+
 def class_palette(colors: list[str] | None, num_classes: int) -> np.ndarray:
     """(C, 3) uint8 RGB of the classes: the given colours, or distinct ones from matplotlib's tab20."""
     from matplotlib import colormaps
@@ -1046,59 +1056,45 @@ def parse_settings(argv: list[str] | None = None) -> argparse.Namespace:
 
 def check_settings(config: argparse.Namespace) -> None:
     """Raises InputError for the first setting that cannot work, whether it came from a constant or a flag."""
-
-    def require(good: bool, name: str, what: str) -> None:
+    for name, kind in setting_types().items():
+        value = getattr(config, name.lower())
+        if problem := type_problem(value, kind):
+            raise InputError(f"{name} = {value!r}: {problem}")
+    names, colors, output = config.class_names, config.class_colors, Path(config.output_dir)
+    per_class = f"give one per class (NUM_CLASSES is {config.num_classes}), or None"
+    rules = [
+        ("NUM_CLASSES", 2 <= config.num_classes <= 255, "must lie between 2 and 255"),
+        ("CLASS_NAMES", names is None or len(names) == config.num_classes, per_class),
+        ("CLASS_NAMES", names is None or len(set(names)) == len(names), "must differ from each other"),
+        ("CLASS_COLORS", colors is None or len(colors) == config.num_classes, per_class),
+        ("CLASS_COLORS", all(map(is_color, colors or [])), "write each as '#rrggbb' or by name"),
+        (
+            "NUM_POINTS",
+            config.num_points is None or config.num_points > 0,
+            "must be a positive number, or None for all",
+        ),
+        ("EPOCHS", config.epochs >= 1, "must be at least 1"),
+        ("BATCH_SIZE", config.batch_size >= 2, "batch norm needs at least 2; to save memory raise ACCUMULATION_STEPS"),
+        ("ACCUMULATION_STEPS", config.accumulation_steps >= 1, "must be at least 1"),
+        ("LEARNING_RATE", 0 < config.learning_rate < 1, "must lie between 0 and 1; 1e-4 is a good start"),
+        ("WEIGHT_DECAY", 0 <= config.weight_decay < 1, "must be at least 0 and below 1"),
+        ("CROP_SIZE", config.crop_size >= 32, "must be at least 32: the network sees nothing in less"),
+        ("NUM_WORKERS", config.num_workers is None or config.num_workers >= 0, "must be 0 or more, or None"),
+        ("OUTPUT_DIR", output.is_dir() or not output.exists(), "is a file; name a folder"),
+    ]
+    choices = {
+        "POINT_SAMPLING": SAMPLERS,
+        "BACKBONE": BACKBONES,
+        "WEIGHTS": ("auto", "imagenet", None),
+        "AUGMENTATION": AUGMENTATION_STRENGTHS,
+        "PRECISION": ("auto", "float32", "bfloat16"),
+    }
+    for name, allowed in choices.items():
+        rules.append((name, getattr(config, name.lower()) in allowed, f"is one of {', '.join(map(str, allowed))}"))
+    for name, good, what in rules:
         if not good:
             raise InputError(f"{name} = {getattr(config, name.lower())!r}: {what}")
-
-    for name, kind in setting_types().items():
-        problem = type_problem(getattr(config, name.lower()), kind)
-        require(problem is None, name, problem or "")
-    require(2 <= config.num_classes <= 255, "NUM_CLASSES", "must lie between 2 and 255")
-    for name in ("CLASS_NAMES", "CLASS_COLORS"):
-        entries = getattr(config, name.lower())
-        require(
-            entries is None or len(entries) == config.num_classes,
-            name,
-            f"give one per class (NUM_CLASSES is {config.num_classes}), or None",
-        )
-    require(
-        config.class_names is None or len(set(config.class_names)) == config.num_classes,
-        "CLASS_NAMES",
-        "must differ from each other",
-    )
-    try:
-        class_palette(config.class_colors, config.num_classes)
-    except ValueError as error:
-        raise InputError(f"CLASS_COLORS: {error}; write colours as '#rrggbb' or by name") from error
-    require(
-        config.num_points is None or config.num_points > 0,
-        "NUM_POINTS",
-        "must be a positive number, or None for every labelled pixel",
-    )
-    for name in ("EPOCHS", "ACCUMULATION_STEPS"):
-        require(getattr(config, name.lower()) >= 1, name, "must be at least 1")
-    require(
-        config.batch_size >= 2,
-        "BATCH_SIZE",
-        "must be at least 2, since batch norm needs more than one tile; raise ACCUMULATION_STEPS instead of going lower",
-    )
-    require(config.crop_size >= 32, "CROP_SIZE", "must be at least 32: the network sees nothing in less")
-    require(0 < config.learning_rate < 1, "LEARNING_RATE", "must lie between 0 and 1; 1e-4 is a good start")
-    require(0 <= config.weight_decay < 1, "WEIGHT_DECAY", "must be at least 0 and below 1")
-    require(config.num_workers is None or config.num_workers >= 0, "NUM_WORKERS", "must be 0 or more, or None")
-    require(config.precision in ("auto", "float32", "bfloat16"), "PRECISION", "is one of auto, float32, bfloat16")
-    require(config.point_sampling in SAMPLERS, "POINT_SAMPLING", f"is one of {', '.join(SAMPLERS)}")
-    require(
-        config.augmentation in AUGMENTATION_STRENGTHS, "AUGMENTATION", f"is one of {', '.join(AUGMENTATION_STRENGTHS)}"
-    )
-    require(config.backbone in BACKBONES, "BACKBONE", f"is one of {', '.join(BACKBONES)}")
-    require(config.weights in ("auto", "imagenet", None), "WEIGHTS", "is auto, imagenet or None")
-    require(
-        not Path(config.output_dir).exists() or Path(config.output_dir).is_dir(),
-        "OUTPUT_DIR",
-        "is a file; name a folder",
-    )
+    pick_device(config.device)
 
 
 def check_fit(config: argparse.Namespace, train: DatasetReport) -> None:
@@ -1222,7 +1218,7 @@ def warn_if_slow(run: Run, val_pixels: int) -> None:
     if config.backbone in DEPTHWISE_BACKBONES:
         cure = f"CROP_SIZE = {config.crop_size // 2} or fewer EPOCHS shorten it"
     else:
-        cure = "BACKBONE = 'efficientnet_lite0' or 'mobilenet_v3_large' is 4 to 10 times faster"
+        cure = "BACKBONE = 'efficientnet_lite0' or 'mobilenet_v3_large' is several times faster"
     print(f"no GPU: about {format_time(total)} for {epochs} epochs on this CPU; {cure}")
 
 
@@ -1341,11 +1337,11 @@ def train_and_score(config: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Command line: exit code 0, 2 for a mistake of the user's (one line on stderr), 130 after Ctrl-C."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_: print("warning:", message, file=sys.stderr)
         try:
             return train_and_score(parse_settings(argv))
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print("error:", " ".join(str(error).split()), file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             return 130

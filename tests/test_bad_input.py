@@ -190,3 +190,10 @@ def test_rgb_mask_to_class_ids():
     assert lc.rgb_mask_to_class_ids(mask, palette).tolist() == [[1, 0, 255]]
     with pytest.raises(lc.InputError):
         lc.rgb_mask_to_class_ids(mask[..., 0], palette)
+
+
+def test_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(lc.torch.cuda, "is_available", lambda: False)
+    assert lc.pick_device("auto").type == "cpu"
+    with pytest.raises(lc.InputError, match="finds no CUDA GPU"):
+        lc.pick_device("cuda")

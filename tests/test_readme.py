@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -71,3 +73,9 @@ def test_published_figures_are_those_measured(name):
             value = value[part]
         decimals = len(figure.partition(".")[2])
         assert f"{value:.{decimals}f}" == figure, f"{run} {key}"
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]])
+def test_style(command):
+    done = subprocess.run([sys.executable, "-m", "ruff", *command, ROOT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
