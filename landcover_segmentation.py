@@ -25,9 +25,11 @@ import random
 import re
 import socket
 import sys
+import tempfile
 import time
 import types
 import typing
+import unicodedata
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -43,7 +45,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from albumentations.pytorch import ToTensorV2
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import segmentation
@@ -110,55 +112,70 @@ def list_tiles(image_dir: str | Path, mask_dir: str | Path) -> list[tuple[Path, 
 
     Raises InputError for a folder that is missing or empty, and for a file without its partner.
     """
-    image_dir, mask_dir = Path(image_dir), Path(mask_dir)
-    for folder in (image_dir, mask_dir):
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; create it or correct the *_DIR constant")
-    images: dict[str, Path] = {}
-    for path in sorted(image_dir.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-            if path.stem in images:
-                raise InputError(f"{path}: {images[path.stem].name} has the same name; keep one of them")
-            images[path.stem] = path
-    masks = {
-        path.stem: path
-        for path in mask_dir.iterdir()
-        if path.suffix.lower() == ".png" and not path.name.startswith(".")
-    }
+    images, masks = _by_stem(Path(image_dir), IMAGE_SUFFIXES), _by_stem(Path(mask_dir), (".png",))
     if not images:
         raise InputError(
-            f"{image_dir}: holds no image ({', '.join(IMAGE_SUFFIXES)}); put tiles there or correct the *_DIR constant"
+            f"{image_dir}: holds no image ({', '.join(IMAGE_SUFFIXES)}); put tiles there or correct *_IMAGE_DIR"
         )
-    lonely_images, lonely_masks = sorted(images.keys() - masks.keys()), sorted(masks.keys() - images.keys())
-    if lonely_images:
-        raise InputError(
-            f"{images[lonely_images[0]]}: has no mask {mask_dir / lonely_images[0]}.png{_and_more(lonely_images)}; add the mask or remove the image"
-        )
-    if lonely_masks:
-        raise InputError(
-            f"{masks[lonely_masks[0]]}: has no image of that name in {image_dir}{_and_more(lonely_masks)}; add the image or remove the mask"
-        )
+    for paths, partners, cure in (
+        (images, masks, f"has no mask of that name (.png) in {mask_dir}; add the mask or remove the image"),
+        (masks, images, f"has no image of that name in {image_dir}; add the image or remove the mask"),
+    ):
+        lonely = sorted(paths.keys() - partners.keys())
+        if lonely:
+            more = f", and {len(lonely) - 1} more" if len(lonely) > 1 else ""
+            raise InputError(f"{paths[lonely[0]]}{more}: {cure}")
     return [(images[name], masks[name]) for name in images]
 
 
-def _and_more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """The files of a folder by name without suffix, sorted; hidden files (macOS writes some) are passed over."""
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(
+            f"{folder}: {error.strerror.lower()}; create the folder or correct the *_DIR constant"
+        ) from error
+    found: dict[str, Path] = {}
+    for path in paths:
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            if path.stem in found:
+                raise InputError(f"{path}: {found[path.stem].name} has the same name; keep one of them")
+            found[path.stem] = path
+    return found
 
 
 @contextlib.contextmanager
 def _open_picture(path: str | Path) -> typing.Iterator[Image.Image]:
-    """Opens a picture and turns whatever goes wrong in decoding into one line.
+    """Opens a picture of any size and turns whatever goes wrong in decoding into one line.
 
     Pillow rather than OpenCV: it refuses truncated files, and reads the index of a palette PNG, not its colour.
     """
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # large scenes are no attack here
     try:
         with Image.open(path) as picture:
             yield picture
     except InputError:
         raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{path}: cannot be read as a picture of 8 bits per channel; replace it, or if it has other bands or bit depths: {GDAL_CURE}"
+        ) from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read as a picture ({error})"
-        raise InputError(f"{path}: {reason}; replace or remove it") from error
+        raise InputError(f"{path}: cannot be read ({error}); replace or remove it") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+GDAL_CURE = "gdal_translate -b 1 -b 2 -b 3 -ot Byte -scale IN OUT"
+
+
+def _is_deep(picture: Image.Image) -> bool:
+    """Whether an unread picture has more than 8 bits per channel, which Pillow may cut to 8 without a word."""
+    bits = getattr(picture, "tag_v2", {}).get(258, 8)  # BitsPerSample of a TIFF: a number or one per band
+    return picture.mode in ("I", "F") or ";16" in f"{picture.mode} {picture.tile}" or np.max(bits) > 8
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -167,10 +184,8 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises InputError for files that cannot be read, and for 16-bit and float images, whose scaling is not ours to guess.
     """
     with _open_picture(path) as picture:
-        if picture.mode in ("I", "F") or ";16" in f"{picture.mode} {picture.tile}":
-            raise InputError(
-                f"{path}: has more than 8 bits per channel; scale it to 8-bit RGB first, e.g. gdal_translate -ot Byte -scale IN OUT"
-            )
+        if _is_deep(picture):
+            raise InputError(f"{path}: has more than 8 bits per channel; scale it to 8-bit RGB first: {GDAL_CURE}")
         return np.asarray(picture.convert("RGB"))
 
 
@@ -180,7 +195,10 @@ def read_mask(path: str | Path) -> np.ndarray:
     Raises InputError for files that cannot be read, for colour pictures, and for ids above 255.
     """
     with _open_picture(path) as picture:
+        grey_bits = re.search(r"L;([24])", str(picture.tile))
         mask = np.asarray(picture)
+    if grey_bits:  # Pillow stretches grey of 2 and 4 bits to 0..255; these are ids
+        mask = mask // (255 // (2 ** int(grey_bits[1]) - 1))
     if mask.ndim != 2:
         raise InputError(
             f"{path}: is a colour picture, not a mask of class ids; convert it with rgb_mask_to_class_ids(mask, palette)"
@@ -216,7 +234,8 @@ def rgb_mask_to_class_ids(mask: np.ndarray, palette: typing.Sequence[tuple[int, 
 
 def named_rng(*names: object) -> np.random.Generator:
     """A random generator that depends on the given names alone: not on order, process or machine."""
-    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
+    text = unicodedata.normalize("NFC", "/".join(map(str, names)))  # macOS splits accents off the letters of file names
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
@@ -251,10 +270,14 @@ def sample_random_points(mask: np.ndarray, num_points: int, rng: np.random.Gener
 def sample_stratified_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
     """Shares num_points equally over the classes present; what a rare class cannot fill goes to the others.
 
+    With fewer points than classes, the classes that get one are drawn too.
+
     mask: (H, W) class ids, 255 = unlabelled. Returns a sparse mask (H, W). Without rng, always the same draw.
     """
     rng = rng or np.random.default_rng(0)
     pools = [np.argwhere(mask == class_id) for class_id in np.unique(mask[mask != IGNORE_INDEX])]
+    if num_points < len(pools):
+        pools = [pools[index] for index in rng.permutation(len(pools))[:num_points]]
     pools.sort(key=len)  # rarest first, so that what it leaves is shared by all that follow
     chosen = []
     for position, pool in enumerate(pools):
@@ -335,6 +358,8 @@ class LandCoverDataset(Dataset):
     ):
         if sampling not in SAMPLERS and not callable(sampling):
             raise InputError(f"POINT_SAMPLING is one of {', '.join(SAMPLERS)} or a function, not {sampling!r}")
+        if num_points is not None and num_points < 1:
+            raise InputError(f"NUM_POINTS = {num_points!r}: must be a positive number, or None for all")
         self.tiles = list_tiles(image_dir, mask_dir)
         self.num_points = num_points
         self.transform = transform or get_transforms("val")
@@ -388,6 +413,7 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
 
     Raises InputError for the first tile that cannot be used.
     """
+    dataset.num_classes = num_classes
     report = DatasetReport([], np.zeros(num_classes, np.int64), Counter())
     for index in tqdm(range(len(dataset)), f"checking {name}", unit="tile", leave=False, disable=None):
         image, points, _ = dataset.read(index)
@@ -647,14 +673,15 @@ def score(confusion: Tensor) -> dict:
 
 def pick_device(device: str = "auto") -> torch.device:
     """The device of that name; 'auto' is a CUDA GPU if there is one, else the CPU."""
-    cuda = torch.cuda.is_available()
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        picked = torch.device(("cuda" if cuda else "cpu") if device == "auto" else device)
-    except RuntimeError as error:
-        raise InputError(f"DEVICE = {device!r}: PyTorch knows no such device; take 'auto', 'cpu' or 'cuda'") from error
-    if picked.type == "cuda" and not cuda:
-        raise InputError(f"DEVICE = {device!r}: PyTorch finds no CUDA GPU; take 'auto' or 'cpu'")
-    return picked
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"DEVICE = {device!r}: cannot be used ({str(error).splitlines()[0]}); take 'auto' or 'cpu'"
+        ) from error
+    return torch.device(device)
 
 
 def pick_precision(precision: str, device: torch.device, backbone: str) -> torch.dtype:
@@ -719,8 +746,9 @@ def validate(
         targets = targets.to(device, non_blocking=True)
         with autocast(device, dtype):
             logits = model(to_device(images, device))
-        confusion += confusion_matrix(logits.argmax(1), targets, num_classes).cpu()
-        loss_sum += criterion(logits, targets).item() * int((targets != IGNORE_INDEX).sum())
+        counts = confusion_matrix(logits.argmax(1), targets, num_classes).cpu()
+        confusion += counts
+        loss_sum += criterion(logits, targets).item() * int(counts.sum())
     return loss_sum / max(1, int(confusion.sum())), confusion
 
 
@@ -755,6 +783,9 @@ def diagnose(history: list[dict]) -> list[str]:
         advice.append(
             "overfitting (validation loss rises while training loss falls): more tiles or points, AUGMENTATION = 'strong', fewer EPOCHS"
         )
+    best = max(history, key=lambda row: row["val_miou"])
+    for name in (key.removeprefix("iou_") for key, iou in best.items() if key.startswith("iou_") and iou == 0):
+        advice.append(f"{name} is never found: label more of it, POINT_SAMPLING = 'stratified', more EPOCHS")
     return advice
 
 
@@ -789,6 +820,9 @@ def environment(device: torch.device) -> dict[str, str]:
     }
 
 
+CHECKPOINT_KEYS = {"model_state_dict", "num_classes", "backbone", "class_names", "class_colors", "starting_weights"}
+
+
 def save_checkpoint(
     path: str | Path, model: DeepLabV3Segmentation, class_names: list[str] | None = None, **more
 ) -> None:
@@ -818,7 +852,7 @@ def load_checkpoint(path: str | Path) -> dict:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise InputError(f"{path}: is not a checkpoint or is damaged; train again") from error
-    if not isinstance(checkpoint, dict) or not {"model_state_dict", "backbone", "class_names"} <= checkpoint.keys():
+    if not isinstance(checkpoint, dict) or not checkpoint.keys() >= CHECKPOINT_KEYS:
         raise InputError(f"{path}: is not a checkpoint of this program")
     return checkpoint
 
@@ -854,12 +888,6 @@ def write_metrics(path: str | Path, best: dict, history: list[dict], device: tor
 # =====================================================================================================
 
 
-def is_color(text: str) -> bool:
-    from matplotlib.colors import is_color_like
-
-    return is_color_like(text)
-
-
 def class_palette(colors: list[str] | None, num_classes: int) -> np.ndarray:
     """(C, 3) uint8 RGB of the classes: the given colours, or distinct ones from matplotlib's tab20."""
     from matplotlib import colormaps
@@ -891,7 +919,7 @@ def draw_history(
         loss_axes.plot(epochs, [row[name] for row in history], marker=".", label=name.replace("_", " "))
     for name, color in zip(class_names, class_palette(class_colors, len(class_names)) / 255, strict=True):
         values = [math.nan if row[f"iou_{name}"] is None else row[f"iou_{name}"] for row in history]
-        iou_axes.plot(epochs, values, color=color, linewidth=1, alpha=0.8, label=name)
+        iou_axes.plot(epochs, values, color=color, linewidth=1, alpha=0.8, label=_plain(name))
     iou_axes.plot(epochs, [row["val_miou"] for row in history], color="black", linewidth=2, marker=".", label="mIoU")
     loss_axes.set(xlabel="epoch", ylabel="cross-entropy (nats)")
     iou_axes.set(xlabel="epoch", ylabel="IoU on the validation tiles", ylim=(0, 1))
@@ -904,9 +932,9 @@ def draw_history(
 
 
 def draw_predictions(
-    path: str | Path, model: DeepLabV3Segmentation, datasets: dict[str, LandCoverDataset], title: str, rows: int = 3
+    path: str | Path, model: DeepLabV3Segmentation, datasets: dict[str, LandCoverDataset], title: str
 ) -> None:
-    """Draws tiles of each data set: image, the points the network saw, truth, prediction, errors.
+    """Draws three tiles of each data set: image, the points the network saw, truth, prediction, errors.
 
     datasets: by name; only those called 'train' show points, the others were never learnt from.
     """
@@ -917,7 +945,7 @@ def draw_predictions(
     chosen = [
         (name, data, int(i))
         for name, data in datasets.items()
-        for i in np.unique(np.linspace(0, len(data) - 1, rows).round())
+        for i in np.unique(np.linspace(0, len(data) - 1, 3).round())
     ]
     figure = Figure(figsize=(12.5, 2.55 * len(chosen) + 1), layout="constrained")
     figure.suptitle(title, fontsize=10)
@@ -928,35 +956,58 @@ def draw_predictions(
         axes.set_title(heading, fontsize=10)
     for row, (name, data, index) in zip(grid, chosen, strict=True):
         image, points, truth = data.read(index)
-        prediction = predict_class_ids(model, image)
-        labelled = truth != IGNORE_INDEX
-        wrong = labelled & (prediction != truth)
-        errors = np.where(wrong[..., None], (220, 30, 30), np.where(labelled[..., None], image // 3 + 150, 255)).astype(
-            np.uint8
+        draw_tile(
+            row,
+            image,
+            points if name == "train" else np.full_like(points, IGNORE_INDEX),
+            truth,
+            predict_class_ids(model, image),
+            palette,
         )
-        for axes, picture in zip(
-            row, (image, image // 2 + 127, colorize(truth, palette), colorize(prediction, palette), errors), strict=True
-        ):
-            axes.imshow(picture)
-            axes.set(xticks=[], yticks=[])
-        row[0].set_ylabel(f"{name}: {data.tiles[index][0].stem}", fontsize=8)
-        row[4].set_xlabel(f"{1 - wrong.sum() / max(1, labelled.sum()):.0%} of pixels right", fontsize=8)
-        if name != "train":
-            row[1].set_xlabel("none: never learnt from", fontsize=8)
-        elif data.num_points is None:
-            row[1].imshow(colorize(points, palette))
-        else:
-            y, x = np.nonzero(points != IGNORE_INDEX)
-            row[1].scatter(x, y, s=14, c=palette[points[y, x]] / 255, edgecolors="black", linewidths=0.5)
-            row[1].set_xlabel(f"{len(x)} points", fontsize=8)
-    legend = [Patch(color=color / 255, label=label) for color, label in zip(palette, model.class_names, strict=True)]
-    figure.legend(
-        handles=[*legend, Patch(facecolor="white", edgecolor="grey", label="unlabelled")],
-        loc="outside lower center",
-        ncols=7,
-    )
+        row[0].set_ylabel(f"{name}: {data.tiles[index][0].stem}", fontsize=8, parse_math=False)
+    handles = [
+        Patch(color=color / 255, label=_plain(label)) for color, label in zip(palette, model.class_names, strict=True)
+    ]
+    handles.append(Patch(facecolor="white", edgecolor="grey", label="unlabelled"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=7)
     with atomic_write(path) as partial_path:
         figure.savefig(partial_path, dpi=110)
+
+
+def draw_tile(
+    row, image: np.ndarray, points: np.ndarray, truth: np.ndarray, prediction: np.ndarray, palette: np.ndarray
+) -> None:
+    """Draws one tile into a row of five axes. image: (H, W, 3) uint8; the others (H, W) class ids, 255 = unlabelled."""
+    faded, right = image // 2 + 127, prediction == truth
+    verdict = np.where(right, 0, 1)
+    verdict[truth == IGNORE_INDEX] = IGNORE_INDEX
+    row[0].imshow(image)
+    draw_labels(row[1], faded, points, palette)
+    draw_labels(row[2], faded, truth, palette)
+    row[3].imshow(colorize(prediction, palette))
+    draw_labels(row[4], faded, verdict, np.array([[190, 190, 190], [220, 30, 30]], np.uint8))
+    for axes in row:
+        axes.set(xticks=[], yticks=[])
+    row[1].set_xlabel(
+        f"{(points != IGNORE_INDEX).sum():,} labelled pixels"
+        if (points != IGNORE_INDEX).any()
+        else "none: never learnt from",
+        fontsize=8,
+    )
+    row[4].set_xlabel(f"{right[truth != IGNORE_INDEX].mean():.0%} of labelled pixels right", fontsize=8)
+
+
+def draw_labels(axes, background: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> None:
+    """Draws labels (H, W) as dots over the image where they are few, else as areas: one pixel in 655 is not to be seen."""
+    y, x = np.nonzero(labels != IGNORE_INDEX)
+    dots = len(x) < 0.05 * labels.size
+    axes.imshow(background if dots else colorize(labels, palette))
+    if dots:
+        axes.scatter(x, y, s=14, c=palette[labels[y, x]] / 255, edgecolors="black", linewidths=0.5)
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", r"\$")  # a dollar would start a formula
 
 
 # =====================================================================================================
@@ -1004,9 +1055,13 @@ def setting_types() -> dict[str, type]:
     return {name: kind for name, kind in typing.get_type_hints(sys.modules[__name__]).items() if name.isupper()}
 
 
+def _options(kind: type) -> tuple[type, ...]:
+    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+
+
 def parse_setting(text: str, kind: type) -> object:
     """A flag's text as a value of a setting's type: 'none' where None is allowed, lists split at commas."""
-    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    options = _options(kind)
     if text.lower() == "none" and types.NoneType in options:
         return None
     if typing.get_origin(options[0]) is list:
@@ -1019,12 +1074,12 @@ def parse_setting(text: str, kind: type) -> object:
 
 def type_problem(value: object, kind: type) -> str | None:
     """What is wrong with the type of a setting's value, or None. A whole number will do for a fraction."""
-    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    allowed = tuple(typing.get_origin(option) or option for option in options)
+    allowed = [typing.get_origin(option) or option for option in _options(kind)]
+    if isinstance(value, list) and list in allowed:
+        return None if all(isinstance(entry, str) for entry in value) else "must be a list of texts"
     if type(value) in allowed or (float in allowed and type(value) is int):
         return None
-    names = ("None" if option is types.NoneType else getattr(option, "__name__", str(option)) for option in allowed)
-    return f"must be {' or '.join(names)}"
+    return "must be " + " or ".join("None" if option is types.NoneType else option.__name__ for option in allowed)
 
 
 def complain(message: str) -> typing.NoReturn:
@@ -1033,8 +1088,11 @@ def complain(message: str) -> typing.NoReturn:
 
 def parse_settings(argv: list[str] | None = None) -> argparse.Namespace:
     """The settings as given by the constants above, each of which a flag may override."""
-    module = sys.modules[__name__]
-    comments = dict(re.findall(r"^([A-Z_]+): .*?  # (.+)$", Path(__file__).read_text(encoding="utf-8"), re.MULTILINE))
+    module, source = sys.modules[__name__], Path(__file__).read_text(encoding="utf-8")
+    comments = dict(re.findall(r"^([A-Z_]+): .*?# (.+)$", source, re.MULTILINE))
+    untyped = re.search(r"^([A-Z_]+) *=", source[: source.index("# ---- Facts")], re.MULTILINE)
+    if untyped:
+        raise InputError(f"{untyped[1]}: keep the type between name and value, as in NUM_POINTS: int | None = 100")
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -1044,8 +1102,8 @@ def parse_settings(argv: list[str] | None = None) -> argparse.Namespace:
     parser.error = complain  # one line, as for every other mistake
     for name, kind in setting_types().items():
         value = getattr(module, name)
-        shown = ",".join(value) if isinstance(value, list) else value
-        options: dict = {"default": value, "help": f"{comments[name].replace('%', '%%')} (default: {shown})"}
+        shown = ",".join(map(str, value)) if isinstance(value, list) else value
+        options: dict = {"default": value, "help": f"{comments.get(name, '')} (default: {shown})".replace("%", "%%")}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
@@ -1056,6 +1114,8 @@ def parse_settings(argv: list[str] | None = None) -> argparse.Namespace:
 
 def check_settings(config: argparse.Namespace) -> None:
     """Raises InputError for the first setting that cannot work, whether it came from a constant or a flag."""
+    from matplotlib.colors import is_color_like
+
     for name, kind in setting_types().items():
         value = getattr(config, name.lower())
         if problem := type_problem(value, kind):
@@ -1067,7 +1127,7 @@ def check_settings(config: argparse.Namespace) -> None:
         ("CLASS_NAMES", names is None or len(names) == config.num_classes, per_class),
         ("CLASS_NAMES", names is None or len(set(names)) == len(names), "must differ from each other"),
         ("CLASS_COLORS", colors is None or len(colors) == config.num_classes, per_class),
-        ("CLASS_COLORS", all(map(is_color, colors or [])), "write each as '#rrggbb' or by name"),
+        ("CLASS_COLORS", all(map(is_color_like, colors or [])), "write each as '#rrggbb' or by name"),
         (
             "NUM_POINTS",
             config.num_points is None or config.num_points > 0,
@@ -1079,6 +1139,7 @@ def check_settings(config: argparse.Namespace) -> None:
         ("LEARNING_RATE", 0 < config.learning_rate < 1, "must lie between 0 and 1; 1e-4 is a good start"),
         ("WEIGHT_DECAY", 0 <= config.weight_decay < 1, "must be at least 0 and below 1"),
         ("CROP_SIZE", config.crop_size >= 32, "must be at least 32: the network sees nothing in less"),
+        ("SEED", 0 <= config.seed < 2**63, "must be a whole number from 0 on"),
         ("NUM_WORKERS", config.num_workers is None or config.num_workers >= 0, "must be 0 or more, or None"),
         ("OUTPUT_DIR", output.is_dir() or not output.exists(), "is a file; name a folder"),
     ]
@@ -1119,6 +1180,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     train_set: LandCoverDataset
+    val_set: LandCoverDataset
     val_loader: DataLoader
     history: list[dict]
 
@@ -1141,10 +1203,12 @@ def make_dataset(config: argparse.Namespace, split: str) -> LandCoverDataset:
     )
 
 
-def start_run(config: argparse.Namespace, train_set: LandCoverDataset, val_loader: DataLoader) -> Run:
+def start_run(
+    config: argparse.Namespace, train_set: LandCoverDataset, val_set: LandCoverDataset, val_sizes: list[tuple[int, int]]
+) -> Run:
     """Builds model and optimiser from the settings, or takes them from last_checkpoint.pth when resuming."""
     device = pick_device(config.device)
-    if device.type == "cuda":  # the same seed gives the same result, for a few per cent of time
+    if device.type == "cuda":  # the same seed gives the same result
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     last_path = Path(config.output_dir) / "last_checkpoint.pth"
@@ -1157,7 +1221,8 @@ def start_run(config: argparse.Namespace, train_set: LandCoverDataset, val_loade
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.epochs)
     dtype = pick_precision(config.precision, device, config.backbone)
-    run = Run(config, device, dtype, model, optimizer, scheduler, train_set, val_loader, [])
+    val_loader = make_loader(val_set, batches_of_one_size(val_sizes, config.batch_size), config.num_workers, device)
+    run = Run(config, device, dtype, model, optimizer, scheduler, train_set, val_set, val_loader, [])
     if checkpoint:
         restore_run(run, checkpoint)
     return run
@@ -1166,8 +1231,10 @@ def start_run(config: argparse.Namespace, train_set: LandCoverDataset, val_loade
 def restore_run(run: Run, checkpoint: dict) -> None:
     """Puts a run back to where its checkpoint left it.
 
-    Raises InputError if a setting that decides the result has changed since.
+    Raises InputError if a setting that decides the result has changed since, or best_model.pth is not of this run.
     """
+    if not {"config", "history", "optimizer_state_dict", "scheduler_state_dict"} <= checkpoint.keys():
+        raise InputError(f"{run.path('last_checkpoint.pth')}: holds no training to resume; start anew without --resume")
     for name, value in vars(run.config).items():
         before = checkpoint["config"].get(name)
         if value != before and name not in ("resume", "output_dir", "num_workers", "device"):
@@ -1179,6 +1246,11 @@ def restore_run(run: Run, checkpoint: dict) -> None:
     run.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
     run.scheduler.load_state_dict(checkpoint["scheduler_state_dict"])
     run.history.extend(checkpoint["history"])
+    best = load_checkpoint(run.path("best_model.pth"))
+    if best.get("miou", -1) < max(row["val_miou"] for row in run.history):
+        raise InputError(
+            f"{run.path('best_model.pth')}: is not of the run to resume; put it back, or start anew without --resume"
+        )
 
 
 def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
@@ -1204,8 +1276,9 @@ def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
     print(
         f"model: DeepLabV3 {config.backbone}, {parameters:.1f} M parameters, starting weights: {model.starting_weights}"
     )
-    print(f"device: {environment(run.device)['device']} ({environment(run.device)['cpu']}), precision: {str(run.dtype).removeprefix('torch.')}, "
-          f"batch {config.batch_size} x {config.accumulation_steps}, seed {config.seed}")  # fmt: skip
+    machine = environment(run.device)
+    print(f"device: {machine['device']} ({machine['cpu']}), precision: {str(run.dtype).removeprefix('torch.')}")
+    print(f"batch {config.batch_size} x {config.accumulation_steps}, {config.epochs} epochs, seed {config.seed}")
 
 
 def warn_if_slow(run: Run, val_pixels: int) -> None:
@@ -1216,10 +1289,10 @@ def warn_if_slow(run: Run, val_pixels: int) -> None:
     crops = len(run.train_set) + val_pixels / config.crop_size**2 / 3  # a forward pass is a third of a step
     total = seconds_per_tile(run.model, run.device, run.dtype, config.crop_size) * crops * epochs
     if config.backbone in DEPTHWISE_BACKBONES:
-        cure = f"CROP_SIZE = {config.crop_size // 2} or fewer EPOCHS shorten it"
+        cure = "a smaller CROP_SIZE or fewer EPOCHS shorten it"
     else:
         cure = "BACKBONE = 'efficientnet_lite0' or 'mobilenet_v3_large' is several times faster"
-    print(f"no GPU: about {format_time(total)} for {epochs} epochs on this CPU; {cure}")
+    print(f"on a CPU, without a GPU: about {format_time(total)} for {epochs} epochs; {cure}")
 
 
 def train_run(run: Run) -> None:
@@ -1260,6 +1333,8 @@ def score_epoch(run: Run, epoch: int, train_loss: float, start: float) -> None:
         run.model, run.val_loader, config.num_classes, run.device, dtype=run.dtype, progress="validating"
     )
     scores = score(confusion)
+    if not run.history:  # a new run begins to overwrite an old one: nobody shall resume a mixture of both
+        run.path("last_checkpoint.pth").unlink(missing_ok=True)
     if scores["miou"] > max((row["val_miou"] for row in run.history), default=-1):
         keep(run, "best_model.pth", epoch=epoch, miou=scores["miou"], scores=scores)
     seconds = time.perf_counter() - start
@@ -1281,15 +1356,18 @@ def score_epoch(run: Run, epoch: int, train_loss: float, start: float) -> None:
                f"pixel accuracy {scores['pixel_accuracy']:.4f}  {format_time(seconds)}, {format_time(seconds * (config.epochs - epoch))} left")  # fmt: skip
 
 
-def write_results(run: Run, val_set: LandCoverDataset) -> None:
+def write_results(run: Run) -> None:
     """Writes metrics and pictures of the best epoch so far, and prints the score per class."""
+    write_history(run.path("training_history.csv"), run.history)
     best = load_checkpoint(run.path("best_model.pth"))
     model = load_model(run.path("best_model.pth"), run.config.device)
     what = (f"DeepLabV3 {run.config.backbone}, {run.config.num_points or 'all'} labelled pixels per tile, "
             f"starting weights: {model.starting_weights}, best mIoU {best['miou']:.3f} (epoch {best['epoch']})")  # fmt: skip
     write_metrics(run.path("metrics.json"), best, run.history, run.device, run.dtype)
     draw_history(run.path("training_history.png"), run.history, model.class_names, model.class_colors, what)
-    draw_predictions(run.path("predictions_visualization.png"), model, {"train": run.train_set, "val": val_set}, what)
+    draw_predictions(
+        run.path("predictions_visualization.png"), model, {"train": run.train_set, "val": run.val_set}, what
+    )
     print(f"best mIoU {best['miou']:.4f} in epoch {best['epoch']}, starting weights: {model.starting_weights}")
     for name, iou in zip(model.class_names, best["scores"]["iou_per_class"], strict=True):
         print(f"  {name:{max(map(len, model.class_names))}}  IoU {'absent' if iou is None else f'{iou:.4f}'}")
@@ -1315,23 +1393,35 @@ def train_and_score(config: argparse.Namespace) -> int:
     train_report = check_dataset(train_set, config.num_classes, "train tiles")
     val_report = check_dataset(val_set, config.num_classes, "val tiles")
     check_fit(config, train_report)
-    val_batches = batches_of_one_size(val_report.sizes, config.batch_size)
-    run = start_run(
-        config, train_set, make_loader(val_set, val_batches, config.num_workers, pick_device(config.device))
-    )
-    Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+    run = start_run(config, train_set, val_set, val_report.sizes)
+    prepare_output(config.output_dir)
     print_summary(run, train_report, val_report)
     warn_if_slow(run, sum(h * w for h, w in val_report.sizes))
-    interrupted = False
+    earlier_results = run.path("best_model.pth").exists()
     try:
         train_run(run)
     except KeyboardInterrupt:
-        interrupted = True
+        if not run.history and earlier_results:
+            print("interrupted in the first epoch: nothing is written, earlier results stay as they are")
+            return 130
         print("interrupted: writing what there is; go on later with --resume")
         if not run.history:  # not one epoch is done: score the model as it stands
             score_epoch(run, 1, math.nan, time.perf_counter())
-    write_results(run, val_set)
-    return 130 if interrupted else 0
+        write_results(run)
+        return 130
+    write_results(run)
+    return 0
+
+
+def prepare_output(folder: str | Path) -> None:
+    """Makes the folder for results and writes to it on trial. Raises InputError if that cannot be done."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(
+            f"OUTPUT_DIR = {str(folder)!r}: cannot be written to ({error.strerror}); name another folder"
+        ) from error
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -1348,5 +1438,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(line_buffering=True)  # a log file grows as the run does
+    sys.stdout.reconfigure(line_buffering=True, errors="replace")  # a log file grows as the run does, in any encoding
+    sys.stderr.reconfigure(errors="replace")
     sys.exit(main())

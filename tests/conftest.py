@@ -66,6 +66,7 @@ def flags(data: Path, **settings) -> list[str]:
         "epochs": 2,
         "batch_size": 2,
         "crop_size": 64,
+        "device": "cpu",
         "output_dir": data.parent / "out",
         **settings,
     }

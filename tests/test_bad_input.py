@@ -1,11 +1,17 @@
 """Rule 7: every mistake of the user's is one line before training, exit code 2, and nothing is written."""
 
 import re
+import struct
+import subprocess
+import sys
+import zlib
 
 import cv2
 import numpy as np
 import pytest
-from conftest import flags, write_tiles
+import tifffile
+import torch
+from conftest import SCRIPT, flags, write_tiles
 from PIL import Image
 
 import landcover_segmentation as lc
@@ -65,6 +71,18 @@ def deep_image(data, name="tile_1.png", channels=3):
     assert cv2.imwrite(str(data / "train/images" / name), deep.squeeze())
 
 
+def planar_image(data):
+    image_file(data).unlink()
+    deep = (np.random.rand(3, 64, 64) * 4000).astype(np.uint16)
+    tifffile.imwrite(data / "train/images/tile_1.tif", deep, planarconfig="separate", photometric="rgb")
+
+
+def four_bands(data):
+    image_file(data).unlink()
+    bands = np.random.randint(0, 255, (64, 64, 4)).astype(np.uint8)
+    tifffile.imwrite(data / "train/images/tile_1.tif", bands, planarconfig="contig", photometric="minisblack")
+
+
 def same_name_twice(data):
     Image.open(image_file(data)).save(data / "train/images/tile_1.jpg")
 
@@ -72,9 +90,9 @@ def same_name_twice(data):
 ids = np.array([[0, 1], [2, 7]], np.uint8).repeat(32, 0).repeat(32, 1)
 
 BROKEN_DATA = {
-    "missing folder": (missing_folder, ["train/images", "no such folder"]),
+    "missing folder": (missing_folder, ["train/images", "no such file or directory", "*_DIR"]),
     "empty folder": (empty_folder, ["val/images", "holds no image"]),
-    "image without mask": (lambda d: mask_file(d).unlink(), ["images/tile_1.png", "masks/tile_1.png"]),
+    "image without mask": (lambda d: mask_file(d).unlink(), ["images/tile_1.png", "has no mask", "train/masks"]),
     "mask without image": (lambda d: image_file(d).unlink(), ["masks/tile_1.png", "has no image"]),
     "same name twice": (same_name_twice, ["tile_1.png", "same name"]),
     "sizes differ": (lambda d: save_mask(d, np.zeros((64, 60), np.uint8)), ["masks/tile_1.png", "60x64", "64x64"]),
@@ -95,7 +113,10 @@ BROKEN_DATA = {
     "truncated JPEG": (truncated_jpeg, ["images/tile_1.jpg", "cannot be read"]),
     "float image": (float_image, ["images/tile_1.tif", "8-bit"]),
     "16-bit RGB PNG": (deep_image, ["images/tile_1.png", "8-bit"]),
-    "16-bit RGB TIFF": (lambda d: deep_image(d, "tile_1.tif"), ["images/tile_1.tif"]),
+    "16-bit RGB TIFF": (lambda d: deep_image(d, "tile_1.tif"), ["images/tile_1.tif", "8-bit"]),
+    "16-bit RGB TIFF in planes": (planar_image, ["images/tile_1.tif", "8-bit"]),
+    "8-bit TIFF of four bands": (four_bands, ["images/tile_1.tif", "gdal_translate -b 1 -b 2 -b 3"]),
+    "mask twice": (lambda d: mask_file(d).with_suffix(".PNG").write_bytes(b""), ["masks/tile_1", "same name"]),
     "16-bit grey PNG": (lambda d: deep_image(d, channels=1), ["images/tile_1.png", "8-bit"]),
 }
 
@@ -125,7 +146,9 @@ BROKEN_SETTINGS = {
     "no such weights": ({"weights": "coco"}, "WEIGHTS"),
     "no such strength": ({"augmentation": "extreme"}, "AUGMENTATION"),
     "no such sampling": ({"point_sampling": "best"}, "POINT_SAMPLING"),
-    "no such device": ({"device": "abacus"}, "DEVICE"),
+    "no such device": ({"device": "abacus"}, "DEVICE = 'abacus': cannot be used"),
+    "device without data": ({"device": "meta"}, "DEVICE = 'meta': cannot be used"),
+    "endless seed": ({"seed": 2**70}, "SEED"),
     "wild learning rate": ({"learning_rate": 5}, "LEARNING_RATE"),
     "weights out of reach": ({"weights": "imagenet"}, "WEIGHTS = 'imagenet'"),
     "no such flag": ({"num_pionts": 5}, "num-pionts"),
@@ -137,15 +160,6 @@ def test_broken_settings(case, data, capsys):
     settings, wanted = BROKEN_SETTINGS[case]
     message = complaint(flags(data, **settings), data, capsys)
     assert re.search(wanted, message), message
-
-
-def test_edited_constant_of_a_wrong_type(data, capsys, monkeypatch):
-    """Constants are edited by hand, so argparse never sees them."""
-    monkeypatch.setattr(lc, "EPOCHS", 2.5)
-    arguments = flags(data)
-    at = arguments.index("--epochs")
-    message = complaint(arguments[:at] + arguments[at + 2 :], data, capsys)
-    assert "EPOCHS = 2.5: must be int" in message
 
 
 def test_single_tile(data, capsys):
@@ -192,8 +206,73 @@ def test_rgb_mask_to_class_ids():
         lc.rgb_mask_to_class_ids(mask[..., 0], palette)
 
 
-def test_gpu_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(lc.torch.cuda, "is_available", lambda: False)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_that_is_not_there():
     assert lc.pick_device("auto").type == "cpu"
-    with pytest.raises(lc.InputError, match="finds no CUDA GPU"):
+    with pytest.raises(lc.InputError, match="DEVICE = 'cuda': cannot be used"):
         lc.pick_device("cuda")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_masks_of_few_bits_are_read_as_ids(bits, tmp_path):
+    """Written by hand, as GDAL with NBITS writes them: no library here does."""
+    ids = np.random.default_rng(0).integers(0, min(2**bits, 6), (16, 24)).astype(np.uint8)
+    packed = np.zeros((16, 24 * bits // 8), np.uint8)
+    for column in range(24):
+        at, shift = divmod(column * bits, 8)
+        packed[:, at] |= ids[:, column] << (8 - bits - shift)
+    rows = b"".join(b"\0" + row.tobytes() for row in packed)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 24, 16, bits, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    path = tmp_path / "mask.png"
+    with path.open("wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for name, body in chunks:
+            file.write(struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)))
+    assert (lc.read_mask(path) == ids).all()
+
+
+def test_points_must_be_positive_in_a_notebook_too(data):
+    with pytest.raises(lc.InputError, match="NUM_POINTS"):
+        lc.LandCoverDataset(data / "train/images", data / "train/masks", -5)
+    with pytest.raises(lc.InputError, match="NUM_CLASSES is 2"):
+        lc.check_dataset(lc.LandCoverDataset(data / "train/images", data / "train/masks"), 2)
+
+
+def test_output_that_cannot_be_written(data, capsys):
+    (data / "file").write_text("")
+    assert "OUTPUT_DIR" in complaint(flags(data, output_dir=data / "file" / "below"), data, capsys)
+
+
+EDITS = {
+    "value": (r"NUM_POINTS: int \| None = 100", "NUM_POINTS: int | None = 50", "(default: 50)", 0),
+    "no comment": (r"WEIGHT_DECAY: float = 1e-4  # .*", "WEIGHT_DECAY: float = 0.01", "(default: 0.01)", 0),
+    "list over lines": (r'CLASS_NAMES: (.*) = \["water",', r'CLASS_NAMES: \1 = [\n    "sea",', "sea,forest", 0),
+    "numbers for names": (
+        r"CLASS_NAMES: (.*) = \[.*\]",
+        r"CLASS_NAMES: \1 = [1, 2, 3, 4, 5, 6]",
+        "CLASS_NAMES .* must be",
+        2,
+    ),
+    "no type": (r"NUM_POINTS: int \| None = 100", "NUM_POINTS = None", "NUM_POINTS: keep the type", 2),
+    "wrong type": (r"EPOCHS: int = 50", "EPOCHS: int = 2.5", "EPOCHS = 2.5: must be int", 2),
+}
+
+
+@pytest.mark.parametrize("case", EDITS)
+def test_constants_edited_by_hand(case, tmp_path):
+    """The main way to use the program: the file is edited, then run."""
+    pattern, replacement, wanted, code = EDITS[case]
+    edited, edits = re.subn(f"^{pattern}", replacement, SCRIPT.read_text(), count=1, flags=re.MULTILINE)
+    assert edits == 1
+    (tmp_path / SCRIPT.name).write_text(edited)
+    arguments = ["--help"] if code == 0 else []
+    done = subprocess.run(
+        [sys.executable, tmp_path / SCRIPT.name, *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == code
+    assert re.search(wanted, " ".join((done.stdout + done.stderr).split()))
+    assert "Traceback" not in done.stderr

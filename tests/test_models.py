@@ -89,7 +89,7 @@ def test_checkpoint_rebuilds_the_model_alone(tmp_path):
     lc.save_checkpoint(tmp_path / "best_model.pth", model, ["a", "b", "c"])
     plain = torch.load(tmp_path / "best_model.pth")  # weights_only stays at its safe default
     assert "model_state_dict" in plain
-    rebuilt = lc.load_model(tmp_path / "best_model.pth")  # and nothing is downloaded
+    rebuilt = lc.load_model(tmp_path / "best_model.pth", "cpu")  # and nothing is downloaded
     assert rebuilt.class_names == ["a", "b", "c"]
     write_tiles(tmp_path, 1)
     image = lc.load_and_preprocess_image(tmp_path / "images/tile_0.png")

@@ -96,6 +96,18 @@ def test_rare_class_passes_its_share_on():
     assert [(points == c).sum() for c in range(3)] == [43, 3, 44]
 
 
+def test_no_class_is_left_out_for_ever_when_points_are_fewer_than_classes():
+    mask = np.repeat(np.arange(4, dtype=np.uint8), [10, 50, 200, 764]).reshape(32, 32)
+    seen = [lc.sample_stratified_points(mask, 2, np.random.default_rng(seed)) for seed in range(40)]
+    assert all(labelled(points) == 2 for points in seen)
+    assert {int(c) for points in seen for c in points[points != 255]} == {0, 1, 2, 3}
+
+
+def test_accents_are_the_same_letters_however_they_are_stored():
+    assert lc.named_rng(0, "Gew\u00e4sser").random() == lc.named_rng(0, "Gewa\u0308sser").random()
+    lc.named_rng(0, "Gew\udce4sser")  # a Latin-1 file name on Linux
+
+
 def test_boundary_points_lie_on_boundaries():
     mask = np.zeros((40, 40), np.uint8)
     mask[:, 20:] = 1

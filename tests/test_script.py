@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REAL_DATA, ROOT, SCRIPT, flags, run_script, write_tiles
+from matplotlib.figure import Figure
 from PIL import Image
 
 import landcover_segmentation as lc
@@ -30,7 +31,7 @@ def same_weights(a, b) -> bool:
 
 
 def test_importing_does_nothing(tmp_path):
-    code = "import sys; before = set(sys.modules); import landcover_segmentation; print(len(sys.argv))"
+    code = "import landcover_segmentation, torch; print(torch.cuda.is_initialized())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -38,7 +39,7 @@ def test_importing_does_nothing(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert (done.stdout, done.stderr) == ("1\n", "")
+    assert (done.stdout, done.stderr) == ("False\n", "")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -59,7 +60,7 @@ def test_a_run_writes_everything_it_promises(data):
         "labelled pixels to learn from",
         "parameters",
         "random initialisation",
-        "no GPU",
+        "without a GPU",
         "precision",
     ):
         assert said in done.stdout
@@ -87,7 +88,7 @@ def test_a_run_writes_everything_it_promises(data):
         assert min(pixels.shape[:2]) > 300
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
 
-    model = lc.load_model(out / "best_model.pth")
+    model = lc.load_model(out / "best_model.pth", "cpu")
     dataset = lc.LandCoverDataset(data / "val/images", data / "val/masks")
     loader = lc.make_loader(dataset, [[0, 1]], 0, torch.device("cpu"))
     _, confusion = lc.validate(model, loader, 3, torch.device("cpu"))
@@ -133,7 +134,106 @@ def test_interrupted_in_the_first_epoch(data, monkeypatch, capsys):
     out = data.parent / "out"
     assert lc.main(flags(data)) == 130
     assert {path.name for path in out.iterdir()} == set(lc.RESULT_FILES)
-    lc.load_model(out / "best_model.pth")
+    lc.load_model(out / "best_model.pth", "cpu")
+
+
+def test_interrupted_before_a_first_result_leaves_earlier_results_alone(data, monkeypatch, capsys):
+    out = data.parent / "out"
+    assert lc.main(flags(data)) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lc, "train_epoch", interrupt)
+    assert lc.main(flags(data, seed=5)) == 130
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert "earlier results stay" in capsys.readouterr().out
+
+
+def test_resuming_a_mixture_of_two_runs_is_refused(data, capsys):
+    out = data.parent / "out"
+    assert lc.main(flags(data)) == 0
+    best = torch.load(out / "best_model.pth")
+    torch.save({**best, "miou": 0.0}, out / "best_model.pth")
+    assert lc.main([*flags(data), "--resume"]) == 2
+    assert "is not of the run to resume" in capsys.readouterr().err
+    (out / "best_model.pth").unlink()
+    assert lc.main([*flags(data), "--resume"]) == 2
+    assert "best_model.pth: no such file" in capsys.readouterr().err
+
+
+def test_resuming_a_finished_run_changes_nothing(data):
+    out = data.parent / "out"
+    assert lc.main(flags(data)) == 0
+    before = history(out)
+    assert lc.main([*flags(data), "--resume"]) == 0
+    assert history(out) == before
+
+
+@pytest.mark.parametrize("victim", ["torch.save", "csv.DictWriter.writerows"])
+def test_crash_while_writing_leaves_the_old_files_whole(victim, data, monkeypatch):
+    out = data.parent / "out"
+    assert lc.main(flags(data, epochs=1)) == 0
+    name = "best_model.pth" if victim == "torch.save" else "training_history.csv"
+    before = (out / name).read_bytes()
+
+    def write_half(*args, **kwargs):
+        if victim == "torch.save":
+            args[1].write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(victim, write_half)
+    with pytest.raises(OSError, match="no space"):
+        lc.main(flags(data, epochs=1, seed=1))
+    assert (out / name).read_bytes() == before
+    assert not list(out.glob(".partial*"))
+
+
+def test_the_main_job_passes_its_settings_on(data, monkeypatch):
+    """Points by sampling and seed, new augmentation every epoch, the optimiser's numbers."""
+    config = lc.parse_settings(flags(data, seed=3, point_sampling="boundary"))
+    direct = lc.LandCoverDataset(data / "train/images", data / "train/masks", 20, sampling="boundary", seed=3)
+    for index in range(5):
+        assert (lc.make_dataset(config, "train").read(index)[1] == direct.read(index)[1]).all()
+    seen, optimizers = [], []
+
+    def look(model, loader, criterion, optimizer, device, **kwargs):
+        seen.append(torch.cat([images for images, _ in loader]).sum(dim=(0, 1)))
+        optimizers.append({key: optimizer.param_groups[0][key] for key in ("lr", "weight_decay")})
+        return 1.0
+
+    monkeypatch.setattr(lc, "train_epoch", look)
+    assert lc.main(flags(data, epochs=2, learning_rate=0.01, weight_decay=0.3)) == 0
+    assert not torch.equal(*seen)
+    assert optimizers[0] == {"lr": 0.01, "weight_decay": 0.3}
+    assert 0 < optimizers[1]["lr"] < 0.01
+
+
+def test_names_that_matplotlib_would_take_for_formulas(data):
+    for kind in ("images", "masks"):
+        (data / f"val/{kind}/tile_0.png").rename(data / f"val/{kind}/a$_$b.png")
+    assert lc.main(flags(data, epochs=1, class_names="$_$,b,c")) == 0
+
+
+def test_few_labels_are_drawn_as_dots():
+    """A mask of points as an area would be white with a pixel here and there."""
+    mask = np.random.default_rng(0).integers(0, 3, (64, 64)).astype(np.uint8)
+    palette, image = lc.class_palette(None, 3), np.zeros((64, 64, 3), np.uint8)
+    dots, areas = Figure().subplots(1, 2)
+    lc.draw_labels(dots, image, lc.sample_random_points(mask, 5), palette)
+    assert len(dots.collections[0].get_offsets()) == 5
+    assert (np.asarray(dots.images[0].get_array()) == image).all()
+    lc.draw_labels(areas, image, mask, palette)
+    assert not areas.collections
+    assert (np.asarray(areas.images[0].get_array()) == palette[mask]).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_same_seed_same_result_on_a_gpu(data):
+    for out in ("a", "b"):
+        assert lc.main(flags(data, device="cuda", output_dir=data.parent / out)) == 0
+    assert same_weights(weights(data.parent / "a"), weights(data.parent / "b"))
 
 
 def test_every_setting_has_its_way(data, capsys):
@@ -177,10 +277,13 @@ def test_class_without_labels_is_pointed_out(data, capsys):
 
 
 def test_advice_is_given_where_the_curves_call_for_it():
-    def rows(train, val):
-        return [{"train_loss": t, "val_loss": v} for t, v in zip(train, val, strict=True)]
+    def rows(train, val, iou=0.5):
+        return [
+            {"train_loss": t, "val_loss": v, "val_miou": 0.5, "iou_a": iou} for t, v in zip(train, val, strict=True)
+        ]
 
     assert lc.diagnose(rows([1, 0.8, 0.6, 0.5, 0.4], [1, 0.8, 0.7, 0.7, 0.7])) == []
+    assert "a is never found" in lc.diagnose(rows([1, 0.8, 0.6, 0.5, 0.4], [1, 0.8, 0.7, 0.7, 0.7], iou=0.0))[0]
     assert "overfitting" in lc.diagnose(rows([1, 0.8, 0.5, 0.3, 0.1], [1, 0.8, 0.9, 1.0, 1.2]))[0]
     assert "hardly falls" in lc.diagnose(rows([1, 1, 1, 1, 1], [1, 1, 1, 1, 1]))[0]
     assert "not a number" in lc.diagnose(rows([1, 1, float("nan"), 1, 1], [1, 1, 1, 1, 1]))[0]
