@@ -1317,6 +1317,16 @@ def train_run(run: Run) -> None:
             run.scheduler.step()
             keep(run, "last_checkpoint.pth", history=run.history, optimizer_state_dict=run.optimizer.state_dict(),
                  scheduler_state_dict=run.scheduler.state_dict())  # fmt: skip
+            tqdm.write(describe_epoch(run.history[-1], config.epochs))
+
+
+def describe_epoch(row: dict, epochs: int) -> str:
+    left = row["seconds"] * (epochs - row["epoch"])
+    return (
+        f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  "
+        f"mIoU {row['val_miou']:.4f}  pixel accuracy {row['val_pixel_accuracy']:.4f}  "
+        f"{format_time(row['seconds'])}, {format_time(left)} left"
+    )
 
 
 def keep(run: Run, name: str, **more) -> None:
@@ -1327,7 +1337,7 @@ def keep(run: Run, name: str, **more) -> None:
 
 
 def score_epoch(run: Run, epoch: int, train_loss: float, start: float) -> None:
-    """Validates, adds a row to the history, prints it, and keeps the model if it is the best so far."""
+    """Validates, adds a row to the history, and keeps the model if it is the best so far."""
     config = run.config
     val_loss, confusion = validate(
         run.model, run.val_loader, config.num_classes, run.device, dtype=run.dtype, progress="validating"
@@ -1352,8 +1362,6 @@ def score_epoch(run: Run, epoch: int, train_loss: float, start: float) -> None:
         }
     )
     write_history(run.path("training_history.csv"), run.history)
-    tqdm.write(f"epoch {epoch:>3}/{config.epochs}  loss {train_loss:.4f}  val loss {val_loss:.4f}  mIoU {scores['miou']:.4f}  "
-               f"pixel accuracy {scores['pixel_accuracy']:.4f}  {format_time(seconds)}, {format_time(seconds * (config.epochs - epoch))} left")  # fmt: skip
 
 
 def write_results(run: Run) -> None:

@@ -32,7 +32,7 @@ for run in "$@"; do
                 mkdir -p "$tiles/$split/$files"
                 ln -sf "$(realpath "$data")/$split/$files"/scene*_part"$part"_* "$tiles/$split/$files/"
             done
-            train "$run" "$tiles" --backbone resnet50 --weights auto --epochs 8 --num-points 100 ;;
+            train "$run" "$tiles" --backbone resnet50 --weights auto --epochs 6 --num-points 100 ;;
         *) echo "no such run: $run" >&2; exit 2 ;;
     esac
 done

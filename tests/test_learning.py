@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 
+import cv2
 import numpy as np
+import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
@@ -25,6 +27,7 @@ def miou(predictions: np.ndarray, targets: np.ndarray) -> float:
     return lc.score(lc.confusion_matrix(torch.from_numpy(predictions), torch.from_numpy(targets), 6))["miou"]
 
 
+@pytest.mark.skipif(not cv2.__version__.startswith("5."), reason="another OpenCV draws other landscapes")
 def test_shipped_tiles_are_those_of_the_generator(tmp_path):
     subprocess.run(
         [sys.executable, ROOT / "tools/generate_dataset.py", "--output", tmp_path], check=True, capture_output=True
@@ -34,7 +37,7 @@ def test_shipped_tiles_are_those_of_the_generator(tmp_path):
     for path in paths:
         ours, fresh = (np.asarray(Image.open(folder / path)).astype(int) for folder in (ROOT / "dataset", tmp_path))
         assert ours.shape[:2] == (256, 256)
-        # Another version of OpenCV may round an edge or a JPEG block differently; no more than that.
+        # Another minor version may round an edge or a JPEG block differently; no more than that.
         assert np.mean(np.abs(ours - fresh) > 8) < 0.01, path
 
 
