@@ -814,9 +814,9 @@ def environment(device: torch.device) -> dict[str, str]:
         "torchvision": str(torchvision.__version__),
         "albumentations": A.__version__,
         "numpy": np.__version__,
-        "platform": platform.platform(),
+        "system": platform.system(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "cpu": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
     }
 
 
