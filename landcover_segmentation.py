@@ -1304,8 +1304,8 @@ def train_run(run: Run) -> None:
     steps = len(shuffled_batches(len(run.train_set), config.batch_size, config.seed, 0))
     with tqdm(total=steps * config.epochs, initial=steps * done, unit="step", smoothing=0, disable=None) as bar:
         for epoch in range(done + 1, config.epochs + 1):
-            best = max((row["val_miou"] for row in run.history), default=math.nan)
-            bar.set_description(f"epoch {epoch}/{config.epochs}, best mIoU {best:.3f}")
+            best = max((f", best mIoU {row['val_miou']:.3f}" for row in run.history), default="")
+            bar.set_description(f"epoch {epoch}/{config.epochs}{best}")
             start = time.perf_counter()
             run.train_set.epoch = epoch
             torch.manual_seed(int(named_rng(config.seed, epoch, "dropout").integers(2**31)))
