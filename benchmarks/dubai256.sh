@@ -2,7 +2,7 @@
 # The runs on real tiles in technical_report.md: 100 points per tile against dense masks, one seed.
 #   benchmarks/dubai256.sh DATA [RUN ...]
 # DATA holds {train,val}/{images,masks} of the Dubai tiles; RUN is points_100, dense or resnet50_short (default: all three).
-# The learning rate was chosen on train tiles (learnt on parts 1 and 2, scored on part 4): 1e-3 led 5e-4 from the start.
+# The learning rate was chosen on train tiles (learnt on parts 1 and 2, scored on part 4): 1e-3 led 5e-4 after 1 and 2 epochs.
 # A run that was interrupted goes on where it stopped. Results go to benchmarks/results/dubai256_RUN.
 set -euo pipefail
 root=$(dirname "$(realpath "$0")")/..
