@@ -419,7 +419,7 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
         image, points, _ = dataset.read(index)
         report.sizes.append(image.shape[:2])
         report.labels_per_class += np.bincount(points[points != IGNORE_INDEX], minlength=num_classes)
-        with Image.open(dataset.tiles[index][0]) as picture:
+        with _open_picture(dataset.tiles[index][0]) as picture:
             if picture.mode != "RGB":
                 report.conversions[picture.mode] += 1
     return report
@@ -824,7 +824,11 @@ CHECKPOINT_KEYS = {"model_state_dict", "num_classes", "backbone", "class_names",
 
 
 def save_checkpoint(
-    path: str | Path, model: DeepLabV3Segmentation, class_names: list[str] | None = None, **more
+    path: str | Path,
+    model: DeepLabV3Segmentation,
+    class_names: list[str] | None = None,
+    class_colors: list[str] | None = None,
+    **more,
 ) -> None:
     """Writes, in one piece, what `load_model` needs, and `more` (plain values and tensors) beside it.
 
@@ -835,7 +839,7 @@ def save_checkpoint(
         "num_classes": model.num_classes,
         "backbone": model.backbone_name,
         "class_names": class_names or [f"class {index}" for index in range(model.num_classes)],
-        "class_colors": None,
+        "class_colors": class_colors,
         "starting_weights": model.starting_weights,
         "versions": environment(next(model.parameters()).device),
         **more,
@@ -1113,7 +1117,10 @@ def parse_settings(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_settings(config: argparse.Namespace) -> None:
-    """Raises InputError for the first setting that cannot work, whether it came from a constant or a flag."""
+    """Raises InputError for the first setting that cannot work, whether it came from a constant or a flag.
+
+    NUM_POINTS, POINT_SAMPLING and AUGMENTATION are left to `make_dataset`, whose parts check them before any file is read.
+    """
     from matplotlib.colors import is_color_like
 
     for name, kind in setting_types().items():
@@ -1128,11 +1135,6 @@ def check_settings(config: argparse.Namespace) -> None:
         ("CLASS_NAMES", names is None or len(set(names)) == len(names), "must differ from each other"),
         ("CLASS_COLORS", colors is None or len(colors) == config.num_classes, per_class),
         ("CLASS_COLORS", all(map(is_color_like, colors or [])), "write each as '#rrggbb' or by name"),
-        (
-            "NUM_POINTS",
-            config.num_points is None or config.num_points > 0,
-            "must be a positive number, or None for all",
-        ),
         ("EPOCHS", config.epochs >= 1, "must be at least 1"),
         ("BATCH_SIZE", config.batch_size >= 2, "batch norm needs at least 2; to save memory raise ACCUMULATION_STEPS"),
         ("ACCUMULATION_STEPS", config.accumulation_steps >= 1, "must be at least 1"),
@@ -1144,10 +1146,8 @@ def check_settings(config: argparse.Namespace) -> None:
         ("OUTPUT_DIR", output.is_dir() or not output.exists(), "is a file; name a folder"),
     ]
     choices = {
-        "POINT_SAMPLING": SAMPLERS,
         "BACKBONE": BACKBONES,
         "WEIGHTS": ("auto", "imagenet", None),
-        "AUGMENTATION": AUGMENTATION_STRENGTHS,
         "PRECISION": ("auto", "float32", "bfloat16"),
     }
     for name, allowed in choices.items():
@@ -1186,6 +1186,9 @@ class Run:
 
     def path(self, name: str) -> Path:
         return Path(self.config.output_dir) / name
+
+    def best_miou(self) -> float:
+        return max((row["val_miou"] for row in self.history), default=-1.0)
 
 
 def make_dataset(config: argparse.Namespace, split: str) -> LandCoverDataset:
@@ -1247,7 +1250,7 @@ def restore_run(run: Run, checkpoint: dict) -> None:
     run.scheduler.load_state_dict(checkpoint["scheduler_state_dict"])
     run.history.extend(checkpoint["history"])
     best = load_checkpoint(run.path("best_model.pth"))
-    if best.get("miou", -1) < max(row["val_miou"] for row in run.history):
+    if best.get("miou", -1) < run.best_miou():
         raise InputError(
             f"{run.path('best_model.pth')}: is not of the run to resume; put it back, or start anew without --resume"
         )
@@ -1304,7 +1307,7 @@ def train_run(run: Run) -> None:
     steps = len(shuffled_batches(len(run.train_set), config.batch_size, config.seed, 0))
     with tqdm(total=steps * config.epochs, initial=steps * done, unit="step", smoothing=0, disable=None) as bar:
         for epoch in range(done + 1, config.epochs + 1):
-            best = max((f", best mIoU {row['val_miou']:.3f}" for row in run.history), default="")
+            best = f", best mIoU {run.best_miou():.3f}" if run.history else ""
             bar.set_description(f"epoch {epoch}/{config.epochs}{best}")
             start = time.perf_counter()
             run.train_set.epoch = epoch
@@ -1332,7 +1335,7 @@ def describe_epoch(row: dict, epochs: int) -> str:
 def keep(run: Run, name: str, **more) -> None:
     """Saves the model as it stands, with the settings that made it, under that name in OUTPUT_DIR."""
     config = run.config
-    save_checkpoint(run.path(name), run.model, config.class_names, class_colors=config.class_colors, config=vars(config),
+    save_checkpoint(run.path(name), run.model, config.class_names, config.class_colors, config=vars(config),
                     seed=config.seed, **more)  # fmt: skip
 
 
@@ -1345,7 +1348,7 @@ def score_epoch(run: Run, epoch: int, train_loss: float, start: float) -> None:
     scores = score(confusion)
     if not run.history:  # a new run begins to overwrite an old one: nobody shall resume a mixture of both
         run.path("last_checkpoint.pth").unlink(missing_ok=True)
-    if scores["miou"] > max((row["val_miou"] for row in run.history), default=-1):
+    if scores["miou"] > run.best_miou():
         keep(run, "best_model.pth", epoch=epoch, miou=scores["miou"], scores=scores)
     seconds = time.perf_counter() - start
     run.history.append(

@@ -235,6 +235,14 @@ def test_masks_of_few_bits_are_read_as_ids(bits, tmp_path):
     assert (lc.read_mask(path) == ids).all()
 
 
+def test_large_tiles_are_no_attack(data, monkeypatch):
+    """Pillow refuses pictures above twice this many pixels, by default some 179 million."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    report = lc.check_dataset(lc.LandCoverDataset(data / "train/images", data / "train/masks"), 3)
+    assert len(report.sizes) == 5
+    assert Image.MAX_IMAGE_PIXELS == 1000, "other users of Pillow keep their limit"
+
+
 def test_points_must_be_positive_in_a_notebook_too(data):
     with pytest.raises(lc.InputError, match="NUM_POINTS"):
         lc.LandCoverDataset(data / "train/images", data / "train/masks", -5)
