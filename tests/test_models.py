@@ -11,7 +11,7 @@ from conftest import write_tiles
 import landcover_segmentation as lc
 
 
-@pytest.mark.parametrize("backbone", lc.BACKBONES)
+@pytest.mark.parametrize("backbone", [name for name in lc.ARCHITECTURES["deeplabv3"] if name != "resnet34"])
 def test_logits_have_the_size_of_the_image(backbone):
     model = lc.DeepLabV3Segmentation(4, backbone, weights=None).eval()
     with torch.inference_mode():
