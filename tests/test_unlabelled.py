@@ -1,0 +1,183 @@
+"""What the unlabelled pixels teach, and what is done with predictions afterwards."""
+
+import copy
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_tiles
+from torch import nn
+
+import landcover_segmentation as lc
+
+
+def brute_force_messages(values, images, radius, sigma_xy, sigma_rgb):
+    colors = images * torch.tensor(lc.IMAGENET_STD, dtype=images.dtype).view(3, 1, 1)
+    messages, strength = torch.zeros_like(values), torch.zeros_like(values[:, :1])
+    batch, _, height, width = values.shape
+    for b, y, x, dy, dx in itertools.product(
+        range(batch), range(height), range(width), *2 * [range(-radius, radius + 1)]
+    ):
+        v, u = y + dy, x + dx
+        if (dy, dx) != (0, 0) and 0 <= v < height and 0 <= u < width:
+            near = -(dy**2 + dx**2) / (2 * sigma_xy**2)
+            unlike = (colors[b, :, y, x] - colors[b, :, v, u]).square().sum().item() / (2 * sigma_rgb**2)
+            kernel = 0.9 * math.exp(near - unlike) + 0.1 * math.exp(near)
+            messages[b, :, y, x] += kernel * values[b, :, v, u]
+            strength[b, 0, y, x] += kernel
+    return messages, strength
+
+
+@pytest.mark.parametrize("size", [(7, 6), (2, 9), (1, 1)])
+def test_messages_agree_with_a_loop_over_all_pairs(size):
+    torch.manual_seed(0)
+    values, images = torch.rand(2, 3, *size, dtype=torch.float64), torch.rand(2, 3, *size, dtype=torch.float64)
+    expected = brute_force_messages(values, images, 3, 2.0, 0.1)
+    for ours, theirs in zip(lc.pairwise_messages(values, images, 3, 2.0, 0.1), expected, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_pairwise_loss_has_the_gradient_of_its_value():
+    torch.manual_seed(0)
+    logits, images = torch.randn(1, 3, 6, 6), torch.randn(1, 3, 6, 6)
+    loss = lc.PairwiseLoss(reduction=1, radius=2)
+    given = logits.clone().requires_grad_()
+    loss(given, images).backward()
+    probabilities = logits.clone().requires_grad_()
+    p = probabilities.softmax(1)
+    with torch.no_grad():
+        kernels = torch.stack(
+            [lc.pairwise_messages(one, images, 2)[0] for one in torch.eye(36).view(36, 1, 1, 6, 6)]
+        ).reshape(36, 36)
+    flat = p[0].reshape(3, 36)
+    energy = (kernels * (1 - flat.T @ flat)).sum() / 36  # the definition: weight times the chance to differ
+    energy.backward()
+    assert loss(logits, images).item() == pytest.approx(energy.item(), rel=1e-4)
+    assert torch.allclose(given.grad, probabilities.grad, atol=1e-5)
+
+
+def test_pseudo_labels_are_the_confident_argmax():
+    logits = torch.tensor([[4.0, 0.0], [0.1, 0.0]]).T.reshape(1, 2, 1, 2)
+    labels, confident = lc.generate_pseudo_labels(logits, 0.9)
+    assert labels.tolist() == [[[0, 255]]] and confident.tolist() == [[[True, False]]]
+    assert lc.generate_pseudo_labels(logits, 0.0)[1].all()
+
+
+def test_a_pseudo_label_never_overrules_a_point():
+    """A teacher that is sure of class 0 everywhere; the only pixel is a point of class 1: nothing else may be learnt."""
+    model = nn.Conv2d(3, 2, 1)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.copy_(torch.tensor([9.0, 0.0]))
+    objective = lc.UnlabelledPixels(model, 10, pairwise_weight=0, pseudo_label_weight=5)
+    objective.step = 10  # the ramp is over
+    images, targets = torch.randn(1, 3, 4, 4), torch.ones(1, 4, 4, dtype=torch.int64)
+    loss, on_points = objective(model, images, targets)
+    assert loss.item() == on_points.item() > 8
+    student = nn.Conv2d(3, 2, 1)
+    loss, on_points = objective(student, images, torch.full_like(targets, 255))
+    assert on_points.item() == 0 and loss.item() > 0  # without a point, the teacher is all there is
+
+
+def test_teacher_is_a_mean_of_the_student():
+    student = nn.BatchNorm2d(2)
+    teacher = copy.deepcopy(student)
+    with torch.no_grad():
+        student.weight.fill_(3.0)
+        student.running_mean.fill_(2.0)
+    student.num_batches_tracked += 7
+    lc.update_teacher(teacher, student, 0.75)
+    assert teacher.weight.tolist() == [1.5, 1.5] and teacher.running_mean.tolist() == [0.5, 0.5]
+    assert teacher.num_batches_tracked == 7
+
+
+def test_points_spread_over_their_superpixel_as_shares():
+    superpixels = torch.tensor([[[0, 0, 1, 1]], [[0, 0, 0, 2]]])
+    targets = torch.tensor([[[1, 255, 255, 255]], [[0, 1, 255, 255]]])
+    soft, covered = lc.spread_points(targets, superpixels, 3)
+    assert covered.tolist() == [[[True, True, False, False]], [[True, True, True, False]]]
+    assert soft[0, :, 0, 1].tolist() == [0, 1, 0] and soft[1, :, 0, 2].tolist() == [0.5, 0.5, 0]
+
+
+def test_superpixels_travel_with_the_image(tmp_path):
+    write_tiles(tmp_path, 1)
+    dataset = lc.LandCoverDataset(tmp_path / "images", tmp_path / "masks", 5, superpixels=True)
+    image, points, superpixels = dataset[0]
+    assert superpixels.shape == points.shape == image.shape[-2:] and superpixels.unique().numel() > 1
+
+
+def test_informative_points_are_uncertain_and_spread_out():
+    probabilities = torch.zeros(1, 2, 60, 60)
+    probabilities[:, 0] = 1.0
+    probabilities[:, :, 28:32] = 0.5  # one uncertain band
+    labelled = torch.zeros(1, 60, 60, dtype=torch.bool)
+    labelled[0, 30, 30] = True
+    (points,) = lc.select_informative_points(probabilities, 0.5, num_points=20, labelled=labelled)
+    assert 2 < len(points) <= 20 and ((points[:, 0] >= 28) & (points[:, 0] < 32)).all()
+    distance = np.linalg.norm(points[:, None] - points[None], axis=-1)[~np.eye(len(points), dtype=bool)]
+    assert distance.min() > 5 and np.linalg.norm(points - [30, 30], axis=1).min() > 5
+    assert len(lc.select_informative_points(probabilities, 1.1)[0]) == 0
+
+
+def test_symmetries_are_undone_before_the_mean():
+    """A network that looks at one pixel at a time is the same from all sides; one that drifts to a side is not."""
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 8, 12)
+    pointwise = nn.Conv2d(3, 4, 1).eval()
+    assert torch.allclose(
+        lc.predict_probabilities(pointwise, images, symmetries=True), pointwise(images).softmax(1), atol=1e-6
+    )
+    drifting = nn.Conv2d(3, 4, 3, padding=1).eval()
+    turned = lc.predict_probabilities(drifting, images.rot90(1, (-2, -1)), symmetries=True)
+    assert torch.allclose(
+        turned.rot90(-1, (-2, -1)), lc.predict_probabilities(drifting, images, symmetries=True), atol=1e-6
+    )
+    scaled = lc.predict_probabilities(drifting, images, scales=(0.5, 1, 2))
+    assert scaled.shape == (2, 4, 8, 12) and torch.allclose(scaled.sum(1), torch.ones(2, 8, 12), atol=1e-5)
+
+
+def test_ensemble_is_the_mean_probability():
+    torch.manual_seed(0)
+    models, images = [nn.Conv2d(3, 4, 1).eval() for _ in range(3)], torch.randn(2, 3, 8, 8)
+    expected = torch.stack([model(images).softmax(1) for model in models]).mean(0).argmax(1)
+    assert torch.equal(lc.ensemble_predict(iter(models), images), expected)
+
+
+def test_crf_removes_a_speck_but_keeps_an_edge():
+    images = torch.zeros(1, 3, 20, 20)
+    images[..., 10:] = 3.0
+    probabilities = torch.full((1, 2, 20, 20), 0.3)
+    probabilities[:, 0, :, :10] = probabilities[:, 1, :, 10:] = 0.7
+    probabilities[0, :, 5, 5] = torch.tensor([0.4, 0.6])
+    refined = lc.refine_with_crf(probabilities, images).argmax(1)[0]
+    assert (refined[:, :10] == 0).all() and (refined[:, 10:] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "architecture, backbone",
+    [("unet", "resnet34"), ("unet", "efficientnet_lite0"), ("segformer", "mit_b0"), ("deeplabv3", "resnet34")],
+)
+def test_other_architectures(architecture, backbone, tmp_path):
+    pytest.importorskip("segmentation_models_pytorch")
+    model = lc.DeepLabV3Segmentation(4, backbone, None, architecture).to(memory_format=torch.channels_last).eval()
+    lc.save_checkpoint(tmp_path / "model.pth", model)
+    images = torch.rand(1, 3, 50, 71)
+    with torch.inference_mode():
+        logits = model(images)
+        assert logits.shape == (1, 4, 50, 71)
+        assert torch.allclose(lc.load_model(tmp_path / "model.pth", "cpu")(images), logits, atol=1e-4)
+
+
+def test_smp_gets_weights_without_its_hub():
+    pytest.importorskip("segmentation_models_pytorch")
+    ours = lc.DeepLabV3Segmentation(3, "efficientnet_lite0", "imagenet").backbone.features.conv_stem.weight
+    smp = lc.DeepLabV3Segmentation(3, "efficientnet_lite0", "imagenet", "unet").backbone.conv_stem.weight
+    assert torch.equal(ours, smp)
+
+
+@pytest.mark.parametrize("bad", [("mystery", "resnet50"), ("segformer", "resnet50")])
+def test_unknown_architectures_are_refused(bad):
+    with pytest.raises(lc.InputError, match="is one of"):
+        lc.DeepLabV3Segmentation(3, bad[1], None, bad[0])
