@@ -1,14 +1,15 @@
 """Trains named variants over seeds and budgets of points, and appends each score to a CSV.
 
     python benchmarks/study.py --data ../shared/data/dubai256                      the whole grid, one process
-    python benchmarks/study.py --data ... --variants plain teacher --points 20 100 --seeds 0 1 2
+    python benchmarks/study.py --data ... --variants plain default --points 20 100 --seeds 0 1 2
     python benchmarks/study.py --data ... --split choose                           the split on which settings are chosen
 
-DATA holds {train,val}/{images,masks} of the Dubai tiles. A variant is a set of the module's own settings. Cells that are
-in the CSV already are passed over, so that a stopped study goes on where it was, and several processes may share it: each
-claims its cell first. Scores are those of the last epoch on dense masks: no epoch is chosen.
-`choose` trains on parts 1, 2, 4, 5 of each scene and scores on parts 7, 8, all of them train tiles; `val` trains on every
-train tile and scores on val; `scenes` trains on scenes 2, 3, 5, 7, 8 and scores on 1, 4, 6, as they are in both.
+DATA holds {train,val}/{images,masks} of the Dubai tiles. A variant is a set of the module's own settings, or `forest`, the
+random forest that practitioners train on points. Cells that are in the CSV already are passed over, so that a stopped study
+goes on where it was, and several processes may share it: each claims its cell first. Scores are those of the last epoch on
+dense masks: no epoch is chosen. `plain`, `forest` and `default` see the very same points.
+`choose` trains on parts 1, 2, 4, 5 of each scene and scores on parts 7, 8, all of them train tiles; `val` trains on the
+train tiles and scores on val; `scenes` trains on scenes 2, 3, 5, 7, 8 and scores on 1, 4, 6, as they are in both.
 """
 
 from __future__ import annotations
@@ -25,26 +26,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import cv2
+import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 import landcover_segmentation as lc
 
 CLASSES = ["land", "water", "building", "vegetation", "road"]
 BASE = {"backbone": "efficientnet_lite0", "weights": "imagenet", "learning_rate": 1e-3, "num_classes": 5}
 OFF = {"teacher_decay": 0.0, "pseudo_label_weight": 0.0, "pairwise_weight": 0.0, "region_weight": 0.0}
-VARIANTS = {
-    "plain": OFF,
-    "teacher": OFF | {"teacher_decay": 0.99},
-    "pseudo_labels": OFF | {"teacher_decay": 0.99, "pseudo_label_weight": 1.0},
-    "pairwise": OFF | {"teacher_decay": 0.99, "pairwise_weight": 0.01},
-    "regions": OFF | {"teacher_decay": 0.99, "region_weight": 0.5},
-    "multi_scale": OFF | {"teacher_decay": 0.99, "multi_scale": 1.5},
-    "random": OFF | {"teacher_decay": 0.99, "point_sampling": "random"},
-    "grid": OFF | {"teacher_decay": 0.99, "point_sampling": "grid"},
-    "boundary": OFF | {"teacher_decay": 0.99, "point_sampling": "boundary"},
-    "dense": OFF | {"num_points": None},
-}
+VARIANTS = {"plain": OFF, "dense": OFF | {"num_points": None}, "forest": OFF}
 
 
 def prepare(data: Path, work: Path, size: int) -> None:
@@ -84,51 +76,135 @@ def choose_tiles(split: str, every: int, train: list, val: list) -> tuple[list, 
     ]
 
 
-def run_cell(args: argparse.Namespace, work: Path, variant: str, points: int | None, seed: int) -> dict:
-    """Trains one variant and scores its last epoch. Seconds are those of the processor, in training alone."""
+def settings(args: argparse.Namespace, work: Path, cell: dict) -> argparse.Namespace:
+    """The module's settings for a cell, which need not be those of its constants."""
     config = lc.parse_settings([])
-    changes = BASE | {
+    points = None if cell["points"] == "all" else cell["points"]
+    changes = {
         "num_points": points,
         "crop_size": args.size,
         "epochs": args.epochs,
-        "seed": seed,
-        "device": "cpu",
+        "seed": cell["seed"],
+        "device": args.device,
     }
-    for name, value in (changes | VARIANTS[variant]).items():
+    for name, value in (BASE | changes | {"precision": args.precision} | VARIANTS[cell["variant"]]).items():
         setattr(config, name, value)
     config.class_names, config.class_colors = CLASSES, None
     for split in ("train", "val"):
         for kind in ("image", "mask"):
             setattr(config, f"{split}_{kind}_dir", str(work / split / f"{kind}s"))
-    train_set, val_set = lc.make_dataset(config, "train"), lc.make_dataset(config, "val")
-    train_set.tiles, val_set.tiles = choose_tiles(args.split, args.every, train_set.tiles, val_set.tiles)
-    run = lc.start_run(config, train_set, val_set, [(args.size, args.size)] * len(val_set))
+    return config
+
+
+def train_network(config: argparse.Namespace, train_set, val_set, model_path: Path) -> tuple[torch.Tensor, float, str]:
+    """Trains to the last epoch and keeps the model. Returns the confusion matrix, the processor's seconds in training, the weights."""
+    sizes = [lc.read_mask(mask).shape for _, mask in val_set.tiles]
+    run = lc.start_run(config, train_set, val_set, sizes)
     start = time.process_time()
-    for epoch in range(1, config.epochs + 1):
+    for epoch in tqdm(range(1, config.epochs + 1), "epochs", leave=False, disable=None):
         lc.run_epoch(run, epoch)
     seconds = time.process_time() - start
-    scores = lc.score(lc.validate(run.unlabelled.teacher, run.val_loader, 5, run.device)[1])
+    model_path.parent.mkdir(parents=True, exist_ok=True)
+    lc.save_checkpoint(model_path, run.unlabelled.teacher, config.class_names)
+    confusion = lc.validate(run.unlabelled.teacher, run.val_loader, config.num_classes, run.device, dtype=run.dtype)[1]
+    return confusion, seconds, run.model.starting_weights
+
+
+def pixel_features(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 RGB to (H, W, 19) float32: colour in three spaces, its mean in two windows, texture, greenness."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    rgb = image.astype(np.float32)
+
+    def mean(values: np.ndarray, side: int) -> np.ndarray:
+        return cv2.blur(values, (side, side))
+
+    def deviation(side: int) -> np.ndarray:
+        return np.sqrt(np.maximum(mean(grey**2, side) - mean(grey, side) ** 2, 0))
+
+    gradient = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    planes = [
+        rgb,
+        cv2.cvtColor(image, cv2.COLOR_RGB2HSV),
+        cv2.cvtColor(image, cv2.COLOR_RGB2LAB),
+        mean(rgb, 5),
+        mean(rgb, 15),
+    ]
+    texture = [deviation(5), deviation(15), gradient, 2 * rgb[..., 1] - rgb[..., 0] - rgb[..., 2]]
+    return np.dstack([*planes, *texture]).astype(np.float32)
+
+
+def train_forest(config: argparse.Namespace, train_set, val_set) -> tuple[torch.Tensor, float, str]:
+    """A random forest (scikit-learn) on `pixel_features` of the very points that the networks see."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    start = time.process_time()
+    features, labels = [], []
+    for index in tqdm(range(len(train_set)), "features", leave=False, disable=None):
+        image, points, _ = train_set.read(index)
+        features.append(pixel_features(image)[points != lc.IGNORE_INDEX])
+        labels.append(points[points != lc.IGNORE_INDEX])
+    forest = RandomForestClassifier(200, min_samples_leaf=5, max_features="sqrt", random_state=config.seed)
+    forest.fit(np.concatenate(features), np.concatenate(labels))
+    seconds = time.process_time() - start
+    confusion = torch.zeros(config.num_classes, config.num_classes, dtype=torch.int64)
+    for index in tqdm(range(len(val_set)), "scoring", leave=False, disable=None):
+        image, _, mask = val_set.read(index)
+        predictions = forest.predict(pixel_features(image).reshape(-1, 19)).reshape(mask.shape)
+        confusion += lc.confusion_matrix(torch.from_numpy(predictions), torch.from_numpy(mask), config.num_classes)
+    return confusion, seconds, "none"
+
+
+def run_cell(args: argparse.Namespace, work: Path, cell: dict, model_path: Path) -> dict:
+    """Trains one variant and scores it on dense masks."""
+    forest = cell["variant"] == "forest"
+    config = settings(args, work, cell)
+    train_set, val_set = lc.make_dataset(config, "train"), lc.make_dataset(config, "val")
+    train_set.tiles, val_set.tiles = choose_tiles(args.split, args.every, train_set.tiles, val_set.tiles)
+    if forest:
+        confusion, seconds, weights = train_forest(config, train_set, val_set)
+    else:
+        confusion, seconds, weights = train_network(config, train_set, val_set, model_path)
+    scores = lc.score(confusion)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    machine = lc.environment(run.device)
+    device = lc.pick_device(config.device)
+    machine = lc.environment(device)
+    dtype = lc.pick_precision(config.precision, device, config.backbone)
     return {
         "miou": round(scores["miou"], 4),
         **{f"iou_{name}": round(iou, 4) for name, iou in zip(CLASSES, scores["iou_per_class"], strict=True)},
+        "pixel_accuracy": round(scores["pixel_accuracy"], 4),
         "train_tiles": len(train_set),
         "val_tiles": len(val_set),
-        "backbone": config.backbone,
-        "weights": run.model.starting_weights,
+        "backbone": "random forest" if forest else config.backbone,
+        "weights": weights,
         "seconds": round(seconds),
-        "hardware": machine["cpu"],
+        "precision": "float32" if forest else str(dtype).removeprefix("torch."),
+        "hardware": f"{machine['device']}, {machine['cpu']}",
         "torch": machine["torch"],
         "commit": commit.stdout.strip(),
     }
+
+
+def in_csv(path: Path, cell: dict) -> bool:
+    rows = csv.DictReader(path.read_text().splitlines()) if path.exists() else []
+    return any(all(row[key] == str(value) for key, value in cell.items()) for row in rows)
+
+
+def append(path: Path, row: dict) -> None:
+    """Adds a row to a CSV, with a header if it is the first; a single write, so that processes do not mix theirs."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=row, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--csv", type=Path, default=ROOT / "benchmarks/results/study.csv")
-    parser.add_argument("--work", type=Path, default=ROOT / "benchmarks/results/study/tiles", help="resized tiles")
+    parser.add_argument("--work", type=Path, default=ROOT / "benchmarks/results/study", help="resized tiles and models")
     parser.add_argument("--split", choices=("choose", "val", "scenes"), default="val")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--points", nargs="+", type=int, default=[20, 100])
@@ -136,37 +212,38 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--size", type=int, default=128, help="side of the tiles in pixels")
     parser.add_argument("--every", type=int, default=2, help="train on one tile in so many")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="two processes of one thread get more done than one of two"
+    )
     args = parser.parse_args()
-    torch.set_num_threads(1)  # two processes of one thread each get more done than one of two
-    cv2.setNumThreads(1)
-    work = args.work / str(args.size)
-    prepare(args.data, work, args.size)
-    cells = [(seed, points, name) for seed in args.seeds for points in args.points for name in args.variants]
-    claims = args.work / "claims"
-    claims.mkdir(exist_ok=True)
-    for seed, points, name in cells:
-        budget = "all" if VARIANTS[name].get("num_points", points) is None else points
-        cell = {"split": args.split, "variant": name, "points": budget, "seed": seed, "epochs": args.epochs, "size": args.size, "every": args.every}  # fmt: skip
-        done = list(csv.DictReader(args.csv.open(newline=""))) if args.csv.exists() else []
-        if any(all(row[key] == str(value) for key, value in cell.items()) for row in done):
-            continue
-        claim = claims / "-".join(map(str, cell.values()))
-        try:
-            claim.touch(exist_ok=False)
-        except FileExistsError:
-            print(f"{claim}: another process has this cell; remove the file if none is running")
-            continue
-        try:
-            row = cell | run_cell(args, work, name, None if budget == "all" else points, seed)
-        finally:
-            claim.unlink()
-        new = not args.csv.exists()
-        with args.csv.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=row, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        print(f"{name}, {budget} points, seed {seed}: mIoU {row['miou']:.3f} in {row['seconds']} s", flush=True)
+    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(args.threads)
+    tiles, claims = args.work / "tiles" / str(args.size), args.work / "claims"
+    prepare(args.data, tiles, args.size)
+    claims.mkdir(parents=True, exist_ok=True)
+    for seed in args.seeds:
+        for points in args.points:
+            for name in args.variants:
+                budget = "all" if VARIANTS[name].get("num_points", points) is None else points
+                cell = {"split": args.split, "variant": name, "points": budget, "seed": seed,
+                        "epochs": 0 if name == "forest" else args.epochs, "size": args.size, "every": args.every}  # fmt: skip
+                key = "-".join(map(str, cell.values()))
+                claim = claims / key
+                if in_csv(args.csv, cell):
+                    continue
+                try:
+                    claim.touch(exist_ok=False)
+                except FileExistsError:
+                    print(f"{claim}: another process has this cell; remove the file if none is running")
+                    continue
+                try:
+                    row = cell | run_cell(args, tiles, cell, args.work / "models" / f"{key}.pth")
+                finally:
+                    claim.unlink()
+                append(args.csv, row)
+                print(f"{name}, {budget} points, seed {seed}: mIoU {row['miou']:.3f} in {row['seconds']} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The networks: sizes, starting weights, and what a checkpoint rebuilds."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import timm
 import torch
 from conftest import write_tiles
+from torch import nn
 
 import landcover_segmentation as lc
 
@@ -126,5 +128,25 @@ def test_precision_follows_the_hardware(monkeypatch):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
         expected = torch.bfloat16 if supported else torch.float32
         assert lc.pick_precision("auto", cpu, "resnet50") is expected
-        assert lc.pick_precision("auto", cpu, "efficientnet_lite0") is torch.float32
+        assert lc.pick_precision("auto", cpu, "efficientnet_lite0") is expected
     assert lc.pick_precision("bfloat16", cpu, "mobilenet_v3_large") is torch.bfloat16
+
+
+@pytest.mark.parametrize("settings", [(5, 1, 4, 2), (3, 1, 3, 3), (3, 2, 1, 1), (5, 1, 2, 1)])
+@pytest.mark.parametrize("side", [12, 13])
+def test_depthwise_convolutions_keep_their_result_and_gradient(settings, side):
+    """Kernel, stride, padding, dilation; 13 is no multiple of any dilation. Under autocast they stay in float32."""
+    torch.manual_seed(0)
+    kernel, stride, padding, dilation = settings
+    plain = nn.Conv2d(6, 6, kernel, stride, padding, dilation, groups=6).to(memory_format=torch.channels_last)
+    fast = copy.deepcopy(plain)
+    lc.FloatDepthwise.mix_into(nn.Sequential(fast, nn.Conv2d(6, 6, 1)))
+    results = []
+    for convolution in (plain, copy.deepcopy(fast)):
+        images = torch.rand(2, 6, side, side + 1, generator=torch.manual_seed(1)).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=convolution is not plain):
+            out = convolution(images)
+        gradients = torch.autograd.grad(out.square().sum(), [images, *convolution.parameters()])
+        results.append((out, *gradients))
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.dtype is torch.float32 and torch.allclose(ours, theirs, atol=1e-4)

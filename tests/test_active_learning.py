@@ -1,0 +1,281 @@
+"""Which pixels to label next: equal budgets, suggestions spread out, and a study that can be stopped."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, flags, write_tiles
+from PIL import Image
+
+import landcover_segmentation as lc
+
+sys.path.insert(0, str(ROOT / "tools"))
+import active_learning as al
+
+ROUNDS, PER_ROUND, TILES, SIZE = 3, 4, 3, 48
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks this small gain nothing from more, and lose much where other processes want the cores too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield {**os.environ, "OMP_NUM_THREADS": "1"}
+    torch.set_num_threads(threads)
+
+
+def uncertain(size=60, band=slice(None), num_classes=3):
+    """Probabilities (1, C, H, W) that are sure of class 0 everywhere but in a band of rows."""
+    probabilities = torch.zeros(1, num_classes, size, size)
+    probabilities[:, 0] = 1
+    probabilities[:, :, band] = 1 / num_classes
+    return probabilities
+
+
+def positions(points):
+    return np.argwhere(points != 255)
+
+
+def closest(found):
+    distance = np.linalg.norm(found[:, None] - found[None], axis=-1)
+    return distance[~np.eye(len(found), dtype=bool)].min()
+
+
+@pytest.mark.parametrize("probabilities", [None, uncertain(), uncertain(band=slice(30, 32)), uncertain(band=slice(0))])
+def test_budget_is_exact_and_no_label_is_lost_or_invented(probabilities):
+    """Whether the model is unsure everywhere, in places or nowhere."""
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, 3, (60, 60)).astype(np.uint8)
+    mask[:, 40:] = 255
+    points = np.full_like(mask, 255)
+    for number in range(1, 6):
+        before, points = points, al.label_more(points, mask, 5, rng, probabilities)
+        assert len(positions(points)) == 5 * number
+        assert (points[points != 255] == mask[points != 255]).all() and (points[:, 40:] == 255).all()
+        assert (points[before != 255] == before[before != 255]).all()
+
+
+def test_a_tile_with_fewer_labels_than_the_budget_gives_all():
+    mask = np.full((20, 20), 255, np.uint8)
+    mask[3, 4:9] = 1
+    for probabilities in (None, uncertain(20)):
+        points = np.full_like(mask, 255)
+        for budget in (4, 5, 5):
+            points = al.label_more(points, mask, 4, np.random.default_rng(0), probabilities)
+            assert len(positions(points)) == budget
+
+
+def test_where_the_annotator_knows_no_label_the_next_pixel_is_asked():
+    probabilities, mask = uncertain(band=slice(10, 14)), np.zeros((60, 60), np.uint8)
+    probabilities[:, :, 40:44] = torch.tensor([0.8, 0.1, 0.1]).view(1, 3, 1, 1)
+    mask[:20] = 255
+    points = al.label_more(np.full_like(mask, 255), mask, 4, np.random.default_rng(0), probabilities)
+    rows = positions(points)[:, 0]
+    assert len(rows) == 4 and ((rows >= 40) & (rows < 44)).all()
+
+
+def test_points_stay_spread_out_and_uncertain_round_after_round():
+    """The distance shrinks as points gather: if it did not, the third round would find no room and draw at random."""
+    known = np.zeros((60, 60), bool)
+    for number in range(1, 9):
+        (found,) = lc.select_informative_points(uncertain(), 0.0, 5, torch.from_numpy(known)[None])
+        assert len(found) == 5 and not known[tuple(found.T)].any()
+        known[tuple(found.T)] = True
+        assert closest(np.argwhere(known)) >= int(np.sqrt(60 * 60 / (5 * number)) / 2)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, one_thread):
+    """A small data set with an unlabelled corner, and the study on it as a user would start it."""
+    folder = tmp_path_factory.mktemp("study")
+    write_tiles(folder / "data/train", TILES, SIZE)
+    write_tiles(folder / "data/val", 1, SIZE, seed=1)
+    for path in (folder / "data/train/masks").iterdir():
+        mask = np.array(Image.open(path))
+        mask[:20, :20] = 255
+        Image.fromarray(mask).save(path)
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools/active_learning.py", *command(folder)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=one_thread,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def command(folder, output="out", **settings):
+    given = {"epochs": 1, "crop_size": 32, "output_dir": folder / output, **settings}
+    return [
+        "simulate",
+        "--rounds",
+        str(ROUNDS),
+        "--points-per-round",
+        str(PER_ROUND),
+        "--seeds",
+        "3",
+        *flags(folder / "data", **given),
+    ]
+
+
+def read_rows(folder, output="out"):
+    return list(csv.DictReader((folder / output / "active_learning.csv").open(newline="")))
+
+
+def test_both_arms_share_the_first_round_and_the_budget_of_every_other(study):
+    rows = read_rows(study)
+    assert [(row["arm"], row["round"]) for row in rows] == [
+        (arm, str(number)) for arm in ("uncertainty", "random") for number in range(1, ROUNDS + 1)
+    ]
+    for row in rows:
+        assert int(row["points_per_tile"]) == PER_ROUND * int(row["round"])
+        assert int(row["labelled_pixels"]) == TILES * int(row["points_per_tile"])
+        assert row["starting_weights"] == "random initialisation" and 0 <= float(row["miou"]) <= 1
+    assert {**rows[0], "arm": ""} == {**rows[ROUNDS], "arm": ""}
+    assert (study / "out/active_learning.png").stat().st_size > 5000
+    assert (study / "out/active_learning_points.png").stat().st_size > 5000
+
+
+def test_final_points_are_labels_of_the_mask_and_the_arms_have_only_the_start_in_common(study):
+    for image, mask_path in lc.list_tiles(study / "data/train/images", study / "data/train/masks"):
+        mask = lc.read_mask(mask_path)
+        arms = [lc.read_mask(study / f"out/points/seed_3/{arm}/{image.stem}.png") for arm in al.ARMS]
+        for points in arms:
+            assert len(positions(points)) == ROUNDS * PER_ROUND
+            assert (points[points != 255] == mask[points != 255]).all() and (points[:20, :20] == 255).all()
+        assert PER_ROUND <= ((arms[0] != 255) & (arms[1] != 255)).sum() < ROUNDS * PER_ROUND
+
+
+def test_a_stopped_study_goes_on_and_ends_as_if_it_had_not_been_stopped(study, monkeypatch):
+    rounds, train_round, run_epoch = [], al.train_round, lc.run_epoch
+
+    def stop_at_fifth_round(config, val, number, model, bar):
+        rounds.append((Path(config.train_mask_dir).name, number, model))
+        if len(rounds) == 5:
+            raise KeyboardInterrupt
+        return train_round(config, val, number, model, bar)
+
+    def spy(run, *rest):
+        """What training gets: the model of the round before, points, never more than are paid for, and no other mask."""
+        _, number, model = rounds[-1]
+        weights = run.model.state_dict()
+        assert (model is None) == (number == 1)
+        assert model is None or all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+        assert str(study / "stopped/points") in str(run.train_set.tiles[0][1])
+        assert {len(positions(run.train_set.read(index)[2])) for index in range(TILES)} == {PER_ROUND * number}
+        return run_epoch(run, *rest)
+
+    monkeypatch.setattr(al, "train_round", stop_at_fifth_round)
+    monkeypatch.setattr(lc, "run_epoch", spy)
+    assert al.main(command(study, "stopped")) == 130
+    assert len(read_rows(study, "stopped")) == ROUNDS + 2 and rounds[-1][:2] == ("random", 3)
+    assert al.main(command(study, "stopped")) == 0
+    assert [row[:2] for row in rounds[5:]] == [("random", 1), ("random", 2), ("random", 3)], (
+        "the arm done is not run again"
+    )
+    results = [
+        [(row["arm"], row["round"], row["miou"], row["labelled_pixels"]) for row in read_rows(study, output)]
+        for output in ("out", "stopped")
+    ]
+    assert results[0] == results[1]
+    assert al.main(command(study, "stopped")) == 0 and len(rounds) == 8, "nothing is left to do"
+
+
+@pytest.fixture
+def model(tmp_path):
+    torch.manual_seed(0)
+    lc.save_checkpoint(tmp_path / "model.pth", lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", None))
+    return tmp_path / "model.pth"
+
+
+def suggest(model, folder, *more):
+    """Runs `suggest` on the images of a folder; returns the rows of its CSV."""
+    given = ["--checkpoint", model, "--images", folder / "images", "--output", folder / "new/points.csv", *more]
+    assert al.main(["suggest", *map(str, given)]) == 0
+    lines = (folder / "new/points.csv").read_text().splitlines()
+    assert lines[0] == "image,x,y,class,uncertainty"
+    return list(csv.DictReader(lines))
+
+
+def test_suggestions_are_ranked_spread_out_and_away_from_what_is_labelled(tmp_path, model):
+    write_tiles(tmp_path, 2, (64, 96))
+    known = np.full((64, 96), 255, np.uint8)
+    for row in suggest(model, tmp_path, "--num-points", 3)[:3]:
+        known[int(row["y"]), int(row["x"])] = 2
+    (tmp_path / "known").mkdir()
+    Image.fromarray(known).save(tmp_path / "known/tile_0.png")
+    rows = suggest(
+        model, tmp_path, "--num-points", 12, "--labelled", tmp_path / "known", "--pictures", tmp_path / "drawn"
+    )
+    assert [row["image"] for row in rows] == ["tile_0.png"] * 12 + ["tile_1.png"] * 12
+    for part, known_here in ((rows[:12], positions(known)), (rows[12:], np.empty((0, 2), int))):
+        uncertainty = [float(row["uncertainty"]) for row in part]
+        assert uncertainty == sorted(uncertainty, reverse=True) and 0 < uncertainty[-1] <= uncertainty[0] <= 1
+        assert all(row["class"] == "" and 0 <= int(row["x"]) < 96 and 0 <= int(row["y"]) < 64 for row in part)
+        found = np.array([(int(row["y"]), int(row["x"])) for row in part])
+        together = np.concatenate([found, known_here])
+        distance = np.linalg.norm(together[:, None] - found[None], axis=-1)
+        assert distance[distance > 0].min() >= int(np.sqrt(64 * 96 / len(together)) / 2)
+        assert (distance == 0).sum() == 12, "none twice, none that is labelled"
+    assert [Image.open(path).width > 300 for path in sorted((tmp_path / "drawn").iterdir())] == [True, True]
+
+
+def test_uncertainty_is_that_of_the_model_at_that_pixel(tmp_path, model):
+    write_tiles(tmp_path, 1, 64)
+    p = lc.predict_probabilities(lc.load_model(model), lc.load_and_preprocess_image(tmp_path / "images/tile_0.png"))[0]
+    for row in suggest(model, tmp_path):
+        at = p[:, int(row["y"]), int(row["x"])]
+        assert float(row["uncertainty"]) == pytest.approx(-(at * at.log()).sum().item() / np.log(3), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (["--images", "{data}/nowhere"], "nowhere"),
+        (["--images", "{data}/broken"], "tile_9.png"),
+        (["--checkpoint", "{data}/images/tile_0.png"], "tile_0.png"),
+        (["--labelled", "{data}/nowhere"], "--labelled"),
+        (["--labelled", "{data}/small"], "tile_0.png"),
+        (["--num-points", "0"], "--num-points"),
+        (["--output", "{data}/images"], "--output"),
+        (["--epochs", "3"], "--epochs"),
+    ],
+)
+def test_bad_input_of_suggest_is_one_line_and_writes_nothing(tmp_path, model, capsys, change, named):
+    write_tiles(tmp_path, 1)
+    write_tiles(tmp_path / "other", 1, 32)
+    (tmp_path / "other/masks").rename(tmp_path / "small")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/tile_9.png").write_bytes(b"no picture")
+    output = tmp_path / "points.csv"
+    given = ["--checkpoint", str(model), "--images", str(tmp_path / "images"), "--output", str(output)]
+    capsys.readouterr()
+    assert al.main(["suggest", *given, *(part.format(data=tmp_path) for part in change)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and named in error
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (["--epochs", "2"], "EPOCHS = 1, not 2"),
+        (["--rounds", "2"], "ROUNDS"),
+        (["--rounds", "none"], "--rounds"),
+        (["--seeds", "-1"], "SEED"),
+        (["--nonsense", "1"], "--nonsense"),
+        (["--train-mask-dir", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_of_simulate_is_one_line_and_leaves_the_study_as_it_is(study, capsys, change, named):
+    before = (study / "out/active_learning.csv").read_text()
+    assert al.main([*command(study), *change]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and named in error
+    assert (study / "out/active_learning.csv").read_text() == before

@@ -1,0 +1,355 @@
+"""Which pixels to label next: those of which a trained model is least sure (active learning).
+
+    python tools/active_learning.py suggest --checkpoint best_model.pth --images FOLDER   the next points for a person to label
+    python tools/active_learning.py simulate --epochs 12 --output-dir study               does it pay? masks play the annotator
+
+`suggest` writes a CSV of image,x,y,class,uncertainty, the most uncertain first; class is left to the person. Each point keeps
+its distance from the others and from those of --labelled (sparse masks NAME.png, 255 = unlabelled).
+`simulate` draws mIoU over labelled points for that choice and for random points. It takes every flag of
+landcover_segmentation.py; EPOCHS are those of a round. NUM_POINTS, POINT_SAMPLING, SEED and RESUME it sets itself: the same
+command goes on where it was stopped, at the first run (one seed, one choice of points) that was not ended.
+
+The uncertainty is the entropy of the model's probabilities (uncertainty sampling: Settles 2009, Computer Sciences Technical
+Report 1648, University of Wisconsin-Madison; for pixels: Shin et al. 2021, https://arxiv.org/abs/2104.06394).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+import time
+import typing
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+import landcover_segmentation as lc
+
+ARMS = {"uncertainty": "#c0392b", "random": "#4d4d4d"}  # what is compared, and its colour in the curve
+
+# =====================================================================================================
+# Model -> points
+# =====================================================================================================
+
+
+def predict(model: nn.Module, image: np.ndarray) -> Tensor:
+    """Probabilities (1, C, H, W) on the CPU of an RGB image (H, W, 3) uint8, as it is: not augmented."""
+    images = lc.to_device(lc.preprocess_image(image), next(model.parameters()).device)
+    return lc.predict_probabilities(model, images).float().cpu()
+
+
+def label_more(
+    points: np.ndarray, mask: np.ndarray, num_points: int, rng: np.random.Generator, probabilities: Tensor | None = None
+) -> np.ndarray:
+    """The annotator's turn, played by the dense mask: returns the sparse mask (H, W) with num_points labels more.
+
+    points, mask: (H, W) class ids, 255 = unlabelled. With probabilities (1, C, H, W) the most uncertain pixels are labelled;
+    what is lacking, and without probabilities all, is drawn at random. If the mask has fewer labels, all of them are used.
+    """
+    chosen = points != lc.IGNORE_INDEX
+    budget = int(chosen.sum()) + num_points
+    if probabilities is not None:
+        answerable = torch.from_numpy(mask != lc.IGNORE_INDEX)  # elsewhere the annotator passes and is asked the next
+        known = torch.from_numpy(chosen)[None]
+        (positions,) = lc.select_informative_points(probabilities * answerable, 0.0, num_points, known)
+        chosen[tuple(positions.T)] = True
+    rest = np.where(chosen, lc.IGNORE_INDEX, mask)
+    chosen |= lc.sample_random_points(rest, budget - int(chosen.sum()), rng) != lc.IGNORE_INDEX
+    return lc.create_sparse_mask(np.argwhere(chosen), mask)
+
+
+# =====================================================================================================
+# simulate: two arms over the same tiles, starting points, starting weights and steps
+# =====================================================================================================
+
+
+def simulate(config: argparse.Namespace) -> None:
+    """Runs what is left of the study and draws it. config: the module's settings, and rounds, points_per_round and seeds."""
+    config.num_points, config.point_sampling, config.resume = config.points_per_round, "random", False
+    for seed in config.seeds:
+        config.seed = seed
+        lc.check_settings(config)
+    config.class_names = config.class_names or [f"class {index}" for index in range(config.num_classes)]
+    dense, val_set = lc.make_dataset(config, "train"), lc.make_dataset(config, "val")
+    lc.check_fit(config, lc.check_dataset(dense, config.num_classes, "train tiles"))
+    val = val_set, lc.check_dataset(val_set, config.num_classes, "val tiles").sizes
+    lc.prepare_output(config.output_dir)
+    output = Path(config.output_dir)
+    csv_path = output / "active_learning.csv"
+    folders = {(seed, arm): output / f"points/seed_{seed}/{arm}" for seed in config.seeds for arm in ARMS}
+    rows = earlier_rows(csv_path, config)
+    ended = [(int(row["seed"]), row["arm"]) for row in rows if row["round"] == str(config.rounds)]
+    left = [cell for cell in folders if not (cell in ended and folders[cell].is_dir())]
+    rows = [row for row in rows if (int(row["seed"]), row["arm"]) not in left]
+    print(f"{len(dense)} train and {len(val_set)} val tiles: {len(left)} of {len(folders)} runs to do")
+    rounds = len(left) * (config.rounds - 1) + len({seed for seed, _ in left})
+    steps = config.epochs * len(lc.shuffled_batches(len(dense), config.batch_size, 0, 0))
+    first: dict[int, tuple[nn.Module, dict]] = {}
+    try:
+        with tqdm(total=rounds * steps, unit="step", smoothing=0, disable=None) as bar:
+            for seed, arm in left:
+                own = argparse.Namespace(**vars(config) | {"seed": seed, "train_mask_dir": str(folders[seed, arm])})
+                for model, row in run_arm(arm, own, dense, val, first.get(seed), bar):
+                    first.setdefault(seed, (model, row))
+                    rows.append({"seed": seed, "arm": arm} | row)
+                    lc.write_history(csv_path, rows)
+                    tqdm.write(
+                        f"seed {seed}  {arm:11}  {row['points_per_tile']:>3} points per tile  mIoU {row['miou']:.4f}"
+                    )
+    finally:
+        if rows:
+            draw_curve(csv_path.with_suffix(".png"), rows, config)
+    draw_points(output / "active_learning_points.png", dense, [folders[config.seeds[0], arm] for arm in ARMS], config)
+    print(f"wrote active_learning.csv, active_learning.png, active_learning_points.png and points/ to {output}")
+
+
+def earlier_rows(path: Path, config: argparse.Namespace) -> list[dict]:
+    """The rows of an earlier start. Raises InputError if its settings were others: they must not end up in one curve."""
+    free = ("seed", "seeds", "device", "num_workers", "output_dir")
+    settings = {name: value for name, value in vars(config).items() if name not in free}
+    record = path.with_suffix(".json")
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+    before = json.loads(record.read_text(encoding="utf-8")) if rows and record.exists() else settings
+    for name, value in settings.items():
+        if before.get(name) != value:
+            change = f"{name.upper()} = {before.get(name)!r}, not {value!r}"
+            raise lc.InputError(f"{path}: was begun with {change}; put it back, or name another --output-dir")
+    with lc.atomic_write(record) as partial_path:
+        partial_path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return rows
+
+
+def run_arm(
+    arm: str, config, dense: lc.LandCoverDataset, val: tuple, first: tuple | None, bar: tqdm
+) -> typing.Iterator:
+    """Labels and trains, round after round; yields the model and the row of each.
+
+    first: model and row of a first round that is done. As both arms begin with the same points, it is the same for both.
+    """
+    model, machine = None, lc.environment(lc.pick_device(config.device))
+    for number in range(1, config.rounds + 1):
+        bar.set_description(f"seed {config.seed}, {arm}, round {number}/{config.rounds}")
+        start = time.perf_counter()
+        labels = label_tiles(config, dense, number, model if arm == "uncertainty" else None)
+        if number == 1 and first:
+            model, row = first
+        else:
+            model, scores = train_round(config, val, number, model, bar)
+            row = {
+                "round": number,
+                "points_per_tile": number * config.points_per_round,
+                "labelled_pixels": labels,
+                "miou": scores["miou"],
+                **{f"iou_{name}": iou for name, iou in zip(config.class_names, scores["iou_per_class"], strict=True)},
+                "seconds": round(time.perf_counter() - start, 1),
+                "starting_weights": model.starting_weights,
+                "hardware": f"{machine['device']} ({machine['cpu']})",
+            }
+        yield model, row
+
+
+def label_tiles(config, dense: lc.LandCoverDataset, number: int, model: nn.Module | None) -> int:
+    """Writes the sparse masks of a round, grown from those of the round before: where the model is unsure, or at random.
+
+    Returns how many pixels they label.
+    """
+    folder, labels = Path(config.train_mask_dir), 0
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in tqdm(range(len(dense)), "labelling", unit="tile", leave=False, disable=None):
+        name = dense.tiles[index][0].stem
+        path, (image, _, mask) = folder / f"{name}.png", dense.read(index)
+        points = lc.read_mask(path) if number > 1 else np.full_like(mask, lc.IGNORE_INDEX)
+        rng, probabilities = lc.named_rng(config.seed, number, name), predict(model, image) if model else None
+        points = label_more(points, mask, config.points_per_round, rng, probabilities)
+        labels += int((points != lc.IGNORE_INDEX).sum())
+        with lc.atomic_write(path) as partial_path:
+            Image.fromarray(points).save(partial_path, format="PNG")
+    return labels
+
+
+def train_round(config, val: tuple, number: int, model: nn.Module | None, bar: tqdm) -> tuple[nn.Module, dict]:
+    """Trains on the points so far, from the model of the round before but with a fresh optimiser and schedule.
+
+    The sparse masks on disk are all that it reads of the train labels. Returns the model that is kept, a mean teacher, and
+    its scores on the dense masks of the val tiles.
+    """
+    config = argparse.Namespace(**vars(config) | {"num_points": None, "weights": None if model else config.weights})
+    run = lc.start_run(config, lc.make_dataset(config, "train"), *val)
+    teacher = run.unlabelled.teacher
+    for network in (run.model, teacher) if model else ():
+        network.load_state_dict(model.state_dict())
+        network.starting_weights = model.starting_weights
+    for epoch in range((number - 1) * config.epochs + 1, number * config.epochs + 1):  # no round augments like another
+        lc.run_epoch(run, epoch, bar)
+    how = {"dtype": run.dtype, "progress": "validating"}
+    _, confusion = lc.validate(teacher, run.val_loader, config.num_classes, run.device, **how)
+    return teacher, lc.score(confusion)
+
+
+def draw_curve(path: Path, rows: list[dict], config: argparse.Namespace) -> None:
+    """Draws mIoU over points for both arms: runs as dots, their mean as a line, one standard deviation as a band."""
+    from matplotlib.figure import Figure  # not pyplot: no window system, no global state
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for arm, color in ARMS.items():
+        own = [row for row in rows if row["arm"] == arm]
+        points = sorted({int(row["points_per_tile"]) for row in own})
+        runs = [[float(row["miou"]) for row in own if int(row["points_per_tile"]) == x] for x in points]
+        mean = np.array([np.mean(scores) for scores in runs])
+        spread = np.array([np.std(scores, ddof=1) if len(scores) > 1 else 0 for scores in runs])
+        for x, scores in zip(points, runs, strict=True):
+            axes.scatter([x] * len(scores), scores, s=12, color=color, alpha=0.35)
+        axes.fill_between(points, mean - spread, mean + spread, color=color, alpha=0.15, linewidth=0)
+        axes.plot(points, mean, color=color, marker="o", label=f"{arm}, {len({row['seed'] for row in own})} seeds")
+    title = f"{config.backbone}, starting weights: {rows[0]['starting_weights']}, {config.epochs} epochs per round"
+    axes.set_title(title, fontsize=9)
+    axes.set(xlabel="labelled points per tile", ylabel="mIoU on the validation tiles")
+    axes.set_xticks(sorted({int(row["points_per_tile"]) for row in rows}))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with lc.atomic_write(path) as partial_path:
+        figure.savefig(partial_path, dpi=120)
+
+
+def draw_points(path: Path, dense: lc.LandCoverDataset, folders: list[Path], config: argparse.Namespace) -> None:
+    """Draws three tiles with the points of the last round, a column per folder of sparse masks."""
+    from matplotlib.figure import Figure
+
+    palette = lc.class_palette(config.class_colors, config.num_classes)
+    chosen = np.unique(np.linspace(0, len(dense) - 1, 3).round()).astype(int)
+    figure = Figure(figsize=(7, 3.6 * len(chosen)), layout="constrained")
+    for row, index in zip(figure.subplots(len(chosen), len(folders), squeeze=False), chosen, strict=True):
+        image = dense.tiles[index][0]
+        for axes, folder in zip(row, folders, strict=True):
+            lc.draw_labels(axes, lc.read_image(image) // 2 + 127, lc.read_mask(folder / f"{image.stem}.png"), palette)
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(f"{folder.name}: {image.stem}", fontsize=9, parse_math=False)
+    with lc.atomic_write(path) as partial_path:
+        figure.savefig(partial_path, dpi=110)
+
+
+# =====================================================================================================
+# suggest: the next points for a person
+# =====================================================================================================
+
+
+def suggest(args: argparse.Namespace) -> None:
+    model = lc.load_model(args.checkpoint)
+    images = [path for path in sorted(args.images.glob("[!.]*")) if path.suffix.lower() in lc.IMAGE_SUFFIXES]
+    if not images:
+        raise lc.InputError(f"{args.images}: is no folder of images ({', '.join(lc.IMAGE_SUFFIXES)}); correct --images")
+    if args.labelled and not any((args.labelled / f"{path.stem}.png").is_file() for path in images):
+        raise lc.InputError(
+            f"{args.labelled}: holds no mask (NAME.png) of these images; correct --labelled or leave it out"
+        )
+    if args.output.is_dir():
+        raise lc.InputError(f"{args.output}: is a folder; name a file with --output")
+    for folder in filter(None, (args.output.parent, args.pictures)):
+        lc.prepare_output(folder)
+    rows = []
+    for path in tqdm(images, "suggesting", unit="image", disable=None):
+        image = lc.read_image(path)
+        known = read_known(args.labelled / f"{path.stem}.png" if args.labelled else None, image.shape[:2])
+        probabilities = predict(model, image)
+        uncertainty = lc.entropy_map(probabilities)[0]
+        (positions,) = lc.select_informative_points(probabilities, 0.0, args.num_points, torch.from_numpy(known)[None])
+        rows += [(path.name, x, y, "", f"{uncertainty[y, x]:.4f}") for y, x in positions.tolist()]
+        if args.pictures:
+            draw_suggestions(args.pictures / f"{path.stem}.png", image, positions)
+    with lc.atomic_write(args.output) as partial_path, partial_path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("image", "x", "y", "class", "uncertainty"), *rows])
+    print(f"wrote {args.output}: {len(rows)} points in {len(images)} images; fill in the column class")
+
+
+def read_known(path: Path | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Where a sparse mask is labelled, (H, W) bool: nowhere if there is none."""
+    if not path or not path.is_file():
+        return np.zeros(shape, bool)
+    known = lc.read_mask(path) != lc.IGNORE_INDEX
+    if known.shape != shape:
+        raise lc.InputError(f"{path}: differs in size from its image; make them the same size")
+    return known
+
+
+def draw_suggestions(path: Path, image: np.ndarray, positions: np.ndarray) -> None:
+    """Draws the suggested points over the image, numbered in their order."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 8 * image.shape[0] / image.shape[1]), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(image)
+    axes.set_axis_off()
+    for number, (y, x) in enumerate(positions, 1):
+        axes.plot(x, y, "o", color="yellow", markeredgecolor="black", markersize=5)
+        axes.annotate(str(number), (x, y), (4, 4), textcoords="offset points", fontsize=9, backgroundcolor="#ffffffa0")
+    with lc.atomic_write(path) as partial_path:
+        figure.savefig(partial_path, dpi=110)
+
+
+# =====================================================================================================
+# Command line
+# =====================================================================================================
+
+
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return int(text)
+
+
+def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The command with its own flags, and what is left: the module's flags."""
+    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, "description": __doc__}
+    parser = argparse.ArgumentParser(**layout)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one, two = (commands.add_parser(name, **layout) for name in ("simulate", "suggest"))
+    one.add_argument("--rounds", type=positive, default=4, help="how often to label and train (default: %(default)s)")
+    one.add_argument("--points-per-round", type=positive, default=5, help="new points per tile (default: %(default)s)")
+    one.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="a run of each arm per seed (default: 0 1 2)"
+    )
+    two.add_argument("--checkpoint", required=True, help="best_model.pth of a training run")
+    two.add_argument("--images", type=Path, required=True, help="folder of RGB images")
+    two.add_argument("--num-points", type=positive, default=20, help="points per image (default: %(default)s)")
+    two.add_argument("--labelled", type=Path, help="folder of sparse masks NAME.png of the points labelled already")
+    two.add_argument("--output", type=Path, default="points_to_label.csv", help="the CSV (default: %(default)s)")
+    two.add_argument("--pictures", type=Path, help="folder for a picture per image with the points numbered")
+    for each in (parser, one, two):
+        each.error = lc.complain  # one line, as for every other mistake
+    return parser.parse_known_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line: exit code 0, 2 for a mistake of the user's (one line on stderr), 130 after Ctrl-C."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print("warning:", message, file=sys.stderr)
+        try:
+            args, rest = parse(argv)
+            if args.command == "simulate":
+                args.seeds = sorted(set(args.seeds))
+                simulate(argparse.Namespace(**vars(lc.parse_settings(rest)) | vars(args)))
+            elif rest:
+                lc.complain(f"unknown: {' '.join(rest)}")
+            else:
+                suggest(args)
+            return 0
+        except lc.InputError as error:
+            print("error:", " ".join(str(error).split()), file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return 130
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True, errors="replace")
+    sys.exit(main())
