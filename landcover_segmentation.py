@@ -17,7 +17,6 @@ import contextlib
 import copy
 import csv
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -86,8 +85,11 @@ SEED: int = 0  # decides points, initial weights and order; vary it to see the s
 MULTI_SCALE: float = 1.0  # 1.5: train at scales from 1/1.5 to 1.5, for objects of varying size; 1 is off
 # ---- Unlabelled pixels
 TEACHER_DECAY: float = 0.99  # the model kept is the mean over about 1 / (1 - TEACHER_DECAY) steps; 0 keeps the last step's
-PSEUDO_LABEL_WEIGHT: float = 0.0  # learn from the pixels of which the teacher is sure; 1 is usual
-PSEUDO_LABEL_THRESHOLD: float = 0.9  # how sure, as a probability; lower it if hardly a pixel gets there
+PSEUDO_LABEL_WEIGHT: float = 1.0  # learn from what the teacher makes of the unlabelled pixels; 0 is off and trains faster
+PSEUDO_LABEL_THRESHOLD: float = 0.0  # 0 takes the teacher's probabilities of every pixel; 0.9 only the classes of which it is so sure
+POINT_EVIDENCE: bool = True  # the points of a tile correct what the teacher says of pixels like them
+TEACHER_VIEWS: int = 2  # the teacher's opinion is a mean over so many views of the tile, turned and mirrored; each costs a sixth of a step
+STRONG_VIEW: float = 0.0  # recolour the student's view by so much, so that a weak view teaches a strong one; 0.05 is a start
 PAIRWISE_WEIGHT: float = 0.0  # neighbours of like colour shall be of one class; raise for larger areas, lower if small objects vanish; 0.01 is a start
 REGION_WEIGHT: float = 0.0  # spread each point over its superpixel as a soft label (pip install scikit-image); 0.5 is a start
 # ---- Machine
@@ -420,7 +422,6 @@ class LandCoverDataset(Dataset):
         (crop, flip, quarter turn): a resampled sparse mask loses points.
     sampling: a name in SAMPLERS or a function (mask, num_points, rng) -> sparse mask.
     num_classes: when given, a mask with other ids is refused.
-    superpixels: items get a third part, superpixel ids (H, W) int64 of the image, for `UnlabelledPixels`.
     Set `epoch` before each pass: augmentation depends on seed, epoch and tile, never on the worker that does it.
 
     Raises InputError at once for missing or unpaired files, and on access for files that cannot be used.
@@ -428,7 +429,7 @@ class LandCoverDataset(Dataset):
 
     def __init__(
         self, image_dir, mask_dir, num_points=None, transform=None, *, sampling="stratified", num_classes=None,
-        superpixels=False, seed=0,
+        seed=0,
     ):  # fmt: skip
         if sampling not in SAMPLERS and not callable(sampling):
             raise InputError(f"POINT_SAMPLING is one of {', '.join(SAMPLERS)} or a function, not {sampling!r}")
@@ -439,7 +440,6 @@ class LandCoverDataset(Dataset):
         self.transform = transform or get_transforms("val")
         self.sample = SAMPLERS.get(sampling, sampling)
         self.num_classes = num_classes
-        self.superpixels = superpixels
         self.seed = seed
         self.epoch = 0
 
@@ -465,14 +465,13 @@ class LandCoverDataset(Dataset):
             return image, mask, mask
         return image, self.sample(mask, self.num_points, named_rng(self.seed, image_path.stem)), mask
 
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image, points, _ = self.read(index)
         rng = named_rng(self.seed, self.epoch, self.tiles[index][0].stem)
         if isinstance(self.transform, A.Compose):
             self.transform.set_random_state(rng, random.Random(int(rng.integers(2**32))))
-        maps = [points, find_superpixels(image)] if self.superpixels else [points]
-        item = self.transform(image=image, masks=maps)
-        return item["image"], *(labels.long() for labels in item["masks"])
+        item = self.transform(image=image, mask=points)
+        return item["image"], item["mask"].long()
 
 
 @dataclass
@@ -864,8 +863,38 @@ class PairwiseLoss(nn.Module):
         return (strength[:, 0] - 2 * agreement + agreement.detach()).mean()
 
 
+@torch.no_grad()
+def point_evidence(
+    images: Tensor, targets: Tensor, probabilities: Tensor, sigma_rgb: float = 0.1, sigma_xy: float = 0.3,
+    sigma_opinion: float = 0.3, most_points: int = 1000,
+) -> Tensor:  # fmt: skip
+    """How much each pixel is like the points of each class in its own tile: (B, C, H, W) in 0..1.
+
+    images: (B, 3, H, W), normalised; targets: (B, H, W), 255 = unlabelled; probabilities: (B, C, H, W), a model's opinion.
+    A kernel estimate: the mean, over the points of a class, of exp(-|difference|² / 2) in colour (smoothed, RGB in 0..1), position
+    (sides of the tile) and opinion, each divided by its sigma. The mean and not the sum, for a sum would favour frequent
+    classes, whom the opinion favours already. Points that the model mistakes so correct it where it is mistaken alike. No more
+    than most_points of a tile are used.
+    """
+    (height, width), num_classes = images.shape[-2:], probabilities.shape[1]
+    colors = images.float() * torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    colors = F.avg_pool2d(F.pad(colors, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    y, x = torch.meshgrid(
+        *(torch.arange(n, device=images.device) / max(height, width) for n in (height, width)), indexing="ij"
+    )
+    evidence = []
+    for color, labels, opinion in zip(colors, targets.flatten(1), probabilities, strict=True):
+        places = torch.cat([color / sigma_rgb, torch.stack([y, x]) / sigma_xy, opinion / sigma_opinion]).flatten(1).T
+        points = (labels != IGNORE_INDEX).nonzero()[:, 0]
+        points = points[:: math.ceil(len(points) / most_points) or 1]
+        kernel = torch.cdist(places, places[points]).square_().mul_(-0.5).exp_()
+        classes = F.one_hot(labels[points], num_classes).float()
+        evidence.append((kernel @ (classes / classes.sum(0).clamp(min=1))).T.view(num_classes, height, width))
+    return torch.stack(evidence)
+
+
 def find_superpixels(image: np.ndarray, pixels_each: int = 100) -> np.ndarray:
-    """Regions of like colour, (H, W) uint16 ids, of about pixels_each pixels (SLIC, Achanta et al. 2012, by scikit-image).
+    """Regions of like colour, (H, W) ids, of about pixels_each pixels (SLIC, Achanta et al. 2012, by scikit-image).
 
     image: (H, W, 3) uint8 RGB. Raises InputError without scikit-image.
     """
@@ -873,18 +902,19 @@ def find_superpixels(image: np.ndarray, pixels_each: int = 100) -> np.ndarray:
         from skimage.segmentation import slic
     except ImportError as error:
         raise InputError("REGION_WEIGHT above 0 needs superpixels: pip install scikit-image") from error
-    number = max(1, image.shape[0] * image.shape[1] // pixels_each)
-    return slic(image, number, compactness=10, start_label=0).astype(np.uint16)
+    return slic(image, max(1, image.shape[0] * image.shape[1] // pixels_each), compactness=10, start_label=0)
 
 
-def spread_points(targets: Tensor, superpixels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+def spread_points(images: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """Gives every pixel of a superpixel the labels of the points in it, as shares (compare Rivier et al. 2023, https://arxiv.org/abs/2309.05490).
 
-    targets: (B, H, W) class ids, 255 = unlabelled; superpixels: (B, H, W) ids, of each tile on its own.
+    images: (B, 3, H, W), normalised; targets: (B, H, W) class ids, 255 = unlabelled.
     Returns soft labels (B, C, H, W) that sum to 1, and where there are any, (B, H, W) bool.
     """
-    tile = torch.arange(len(targets), device=targets.device).view(-1, 1, 1)
-    ids = superpixels + (int(superpixels.max()) + 1) * tile
+    std, mean = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (IMAGENET_STD, IMAGENET_MEAN))
+    pictures = ((images.float() * std + mean).clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    ids = torch.stack([torch.from_numpy(find_superpixels(picture)) for picture in pictures]).to(images.device)
+    ids += (int(ids.max()) + 1) * torch.arange(len(ids), device=ids.device).view(-1, 1, 1)  # none spans two tiles
     votes = torch.zeros(int(ids.max()) + 1, num_classes, device=targets.device)
     labelled = targets != IGNORE_INDEX
     votes.index_put_((ids[labelled], targets[labelled]), torch.ones((), device=targets.device), accumulate=True)
@@ -911,49 +941,61 @@ def recolor(images: Tensor, strength: float) -> Tensor:
 class UnlabelledPixels:
     """A training objective: the loss on the points, and beside it what the unlabelled pixels teach.
 
-    objective(model, images (B, 3, H, W), targets (B, H, W), superpixels (B, H, W) or None) -> (loss to minimise, loss on the points in it)
+    objective(model, images (B, 3, H, W), targets (B, H, W)) -> (loss to minimise, loss on the points in it)
 
     criterion: the loss on the points. total_steps: steps of the whole training.
-    pseudo_label_weight: of the cross-entropy on the pixels of which a mean teacher is sure: it sees the batch as it is, the student sees it
-        recoloured. A point always overrules it. Summed over those pixels and divided by all, so that few count little.
-    pairwise_weight: of `PairwiseLoss`. region_weight: of the cross-entropy on the soft labels of `spread_points`.
-    The first two grow over the first 30% of the steps, as exp(-5 (1 - t)²) (Laine & Aila 2017, https://arxiv.org/abs/1610.02242).
+    pseudo_label_weight: of the cross-entropy against the labels of `pseudo_labels`, over unlabelled pixels.
+    pairwise_weight: of `PairwiseLoss`. Both grow over the first 30% of the steps, as exp(-5 (1 - t)²) (Laine & Aila 2017,
+        https://arxiv.org/abs/1610.02242).
+    region_weight: of the cross-entropy on the soft labels of `spread_points`.
     Call `update(model)` after each step of the optimiser. `teacher`, the mean of the model over the last 1 / (1 - decay) steps, is the one to keep.
     """
 
     def __init__(
         self, model: nn.Module, total_steps: int, criterion: nn.Module | None = None, *, pseudo_label_weight: float = 1.0,
-        confidence_threshold: float = 0.9, color_strength: float = 0.05, pairwise_weight: float = 0.01, region_weight: float = 0.0,
-        decay: float = 0.99,
+        confidence_threshold: float = 0.0, evidence_floor: float | None = 0.003, views: int = 2, color_strength: float = 0.0,
+        pairwise_weight: float = 0.0, region_weight: float = 0.0, decay: float = 0.99,
     ):  # fmt: skip
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
         self.total_steps, self.step, self.decay = total_steps, 0, decay
         self.criterion, self.pairwise = criterion or PartialCrossEntropyLoss(), PairwiseLoss()
         self.pseudo_label_weight, self.confidence_threshold = pseudo_label_weight, confidence_threshold
-        self.color_strength, self.pairwise_weight, self.region_weight = color_strength, pairwise_weight, region_weight
+        self.evidence_floor, self.views, self.color_strength = evidence_floor, views, color_strength
+        self.pairwise_weight, self.region_weight = pairwise_weight, region_weight
 
-    def __call__(
-        self, model: nn.Module, images: Tensor, targets: Tensor, superpixels: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def pseudo_labels(self, images: Tensor, targets: Tensor) -> Tensor:
+        """What the teacher and the points nearby make of the unlabelled pixels: soft labels (B, C, H, W), 0 on the points.
+
+        The teacher's probabilities, a mean over `views` of the tile turned and mirrored, are multiplied by the evidence of the
+        tile's own points plus evidence_floor, which stands for no point being near (None: the teacher alone). With a
+        confidence_threshold above 0, only pixels that surpass it count, as if they were of that class for certain.
+        """
+        opinion = predict_probabilities(self.teacher, images, self.views).float()
+        if self.evidence_floor is not None:
+            opinion = opinion * (point_evidence(images, targets, opinion) + self.evidence_floor)
+            opinion = opinion / opinion.sum(1, keepdim=True)
+        if self.confidence_threshold:
+            labels, confident = generate_pseudo_labels(opinion.log(), self.confidence_threshold)
+            opinion = F.one_hot(labels.masked_fill(~confident, 0), opinion.shape[1]).movedim(-1, 1) * confident[:, None]
+        return opinion * (targets == IGNORE_INDEX)[:, None]
+
+    def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         ramp = math.exp(-5 * (1 - min(1.0, self.step / max(1.0, 0.3 * self.total_steps))) ** 2)
-        logits = model(recolor(images, self.color_strength) if self.pseudo_label_weight else images)
-        on_points = self.criterion(logits, targets)
-        loss, unlabelled = on_points, targets == IGNORE_INDEX
-        if self.pseudo_label_weight:
-            with torch.no_grad():
-                pseudo_labels, confident = generate_pseudo_labels(self.teacher(images), self.confidence_threshold)
-            taught = confident & unlabelled
-            share = taught.float().mean()
-            loss = loss + self.pseudo_label_weight * ramp * share * self.criterion(
-                logits, pseudo_labels.masked_fill(~taught, IGNORE_INDEX)
-            )
+        logits = model(recolor(images, self.color_strength) if self.color_strength else images)
+        loss = on_points = self.criterion(logits, targets)
+        if self.pseudo_label_weight:  # the mean over all pixels, so that few confident ones count little
+            on_pseudo_labels = F.cross_entropy(logits.float(), self.pseudo_labels(images, targets).float())
+            loss = loss + self.pseudo_label_weight * ramp * on_pseudo_labels
         if self.pairwise_weight:
             loss = loss + self.pairwise_weight * ramp * self.pairwise(logits, images)
-        if self.region_weight and superpixels is not None:
-            soft_labels, covered = spread_points(targets, superpixels, logits.shape[1])
-            covered = covered & unlabelled
-            cross_entropy = -(soft_labels * logits.log_softmax(1)).sum(1)
-            loss = loss + self.region_weight * (cross_entropy * covered).sum() / covered.sum().clamp(min=1)
+        if self.region_weight:
+            soft_labels, covered = spread_points(images, targets, logits.shape[1])
+            covered &= targets == IGNORE_INDEX
+            on_regions = F.cross_entropy(logits.float(), soft_labels * covered[:, None]) / covered.float().mean().clamp(
+                min=1e-9
+            )
+            loss = loss + self.region_weight * on_regions
         return loss, on_points
 
     def update(self, model: nn.Module) -> None:
@@ -1047,14 +1089,14 @@ def train_epoch(
 ):  # fmt: skip
     """One pass over a loader of (images (B, 3, H, W), targets (B, H, W)). Returns the mean loss per labelled pixel.
 
-    criterion: called with (logits, targets); unlabelled: the objective that takes its place. A loader may give superpixels (B, H, W)
-    third, for it. multi_scale: batches are seen at a random scale between 1 / multi_scale and multi_scale; their logits are
-    scaled back, so that no point moves. The gradients of accumulation_steps batches are averaged before each step.
+    criterion: called with (logits, targets); unlabelled: the objective that takes its place. multi_scale: batches are seen at
+    a random scale between 1 / multi_scale and multi_scale; their logits are scaled back, so that no point moves. The gradients
+    of accumulation_steps batches are averaged before each step.
     progress: a tqdm bar to move on.
     """
     model.train()
     loss_sum, labels = 0.0, 0
-    for step, (images, targets, *superpixels) in enumerate(loader):
+    for step, (images, targets) in enumerate(loader):
         group_start = step - step % accumulation_steps
         group_size = min(accumulation_steps, len(loader) - group_start)
         images, targets = to_device(images, device), targets.to(device, non_blocking=True)
@@ -1062,7 +1104,7 @@ def train_epoch(
         student = partial(at_scale, model, scale) if scale != 1 else model
         with autocast(device, dtype):
             if unlabelled:
-                loss, on_points = unlabelled(student, images, targets, *(ids.to(device) for ids in superpixels))
+                loss, on_points = unlabelled(student, images, targets)
             else:
                 loss = on_points = criterion(student(images), targets)
         (loss / group_size).backward()
@@ -1396,23 +1438,35 @@ def load_and_preprocess_image(path: str | Path) -> Tensor:
     return preprocess_image(read_image(path))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict_probabilities(
-    model: nn.Module, images: Tensor, symmetries: bool = False, scales: typing.Sequence[float] = (1.0,)
+    model: nn.Module, images: Tensor, views: int = 1, scales: typing.Sequence[float] = (1.0,)
 ) -> Tensor:
     """Class probabilities (B, C, H, W) of images (B, 3, H, W) on the model's device.
 
-    Test-time augmentation: with symmetries, the mean over the four quarter turns of the tile and of its mirror image, eight
-    forward passes; with several scales, the mean over the resized tile too. Only the scales cost sharpness.
+    Test-time augmentation: the mean over several views (1 to 8) of the tile turned by quarters and mirrored, each a forward
+    pass, and over the tile resized by each of the scales. Only the scales cost sharpness.
     """
     total: Tensor | float = 0.0
     for scale in scales:
-        for flip, turns in itertools.product((False, True), range(4)) if symmetries else ((False, 0),):
+        for turns, flip in SYMMETRIES[:views]:
             view = (images.flip(-1) if flip else images).rot90(turns, (-2, -1))
             logits = model(view) if scale == 1 else at_scale(model, scale, view)
             seen = logits.softmax(1).rot90(-turns, (-2, -1))
             total = total + (seen.flip(-1) if flip else seen)
-    return total / (len(scales) * (8 if symmetries else 1))
+    return total / (len(scales) * views)
+
+
+SYMMETRIES = [
+    (0, False),
+    (1, True),
+    (2, False),
+    (3, True),
+    (1, False),
+    (0, True),
+    (3, False),
+    (2, True),
+]  # of the square: the first ones differ most
 
 
 def ensemble_predict(models: typing.Iterable[nn.Module], image: Tensor, **augmentation) -> Tensor:
@@ -1533,10 +1587,11 @@ def check_settings(config: argparse.Namespace) -> None:
         ),
         ("MULTI_SCALE", 1 <= config.multi_scale <= 4, "must lie between 1 (off) and 4"),
         ("TEACHER_DECAY", 0 <= config.teacher_decay < 1, "must be at least 0 and below 1"),
+        ("TEACHER_VIEWS", 1 <= config.teacher_views <= 8, "must lie between 1 and 8"),
         ("PSEUDO_LABEL_THRESHOLD", 0 <= config.pseudo_label_threshold <= 1, "is a probability, from 0 to 1"),
         *(
             (name, getattr(config, name.lower()) >= 0, "must be at least 0, which is off")
-            for name in ("PSEUDO_LABEL_WEIGHT", "PAIRWISE_WEIGHT", "REGION_WEIGHT")
+            for name in ("PSEUDO_LABEL_WEIGHT", "STRONG_VIEW", "PAIRWISE_WEIGHT", "REGION_WEIGHT")
         ),
         ("NUM_CLASSES", 2 <= config.num_classes <= 255, "must lie between 2 and 255"),
         ("CLASS_NAMES", names is None or len(names) == config.num_classes, per_class),
@@ -1611,7 +1666,6 @@ def make_dataset(config: argparse.Namespace, split: str) -> LandCoverDataset:
         get_transforms("train", config.augmentation, config.crop_size),
         sampling=config.point_sampling,
         num_classes=config.num_classes,
-        superpixels=config.region_weight > 0,
         seed=config.seed,
     )
 
@@ -1642,6 +1696,9 @@ def start_run(
         config.epochs * steps_per_epoch(config, len(train_set)),
         pseudo_label_weight=config.pseudo_label_weight,
         confidence_threshold=config.pseudo_label_threshold,
+        evidence_floor=0.003 if config.point_evidence else None,
+        views=config.teacher_views,
+        color_strength=config.strong_view,
         pairwise_weight=config.pairwise_weight,
         region_weight=config.region_weight,
         decay=config.teacher_decay,

@@ -35,8 +35,40 @@ import landcover_segmentation as lc
 
 CLASSES = ["land", "water", "building", "vegetation", "road"]
 BASE = {"backbone": "efficientnet_lite0", "weights": "imagenet", "learning_rate": 1e-3, "num_classes": 5}
-OFF = {"teacher_decay": 0.0, "pseudo_label_weight": 0.0, "pairwise_weight": 0.0, "region_weight": 0.0}
-VARIANTS = {"plain": OFF, "dense": OFF | {"num_points": None}, "forest": OFF}
+OFF = {"teacher_decay": 0.0, "pseudo_label_weight": 0.0, "pairwise_weight": 0.0, "region_weight": 0.0,
+       "multi_scale": 1.0, "point_sampling": "random"}  # fmt: skip
+TEACHER = OFF | {"teacher_decay": 0.99}
+DEFAULT = TEACHER | {"pseudo_label_weight": 1.0, "pseudo_label_threshold": 0.0, "point_evidence": True, "teacher_views": 2,
+                     "strong_view": 0.0}  # fmt: skip
+VARIANTS = {
+    "plain": OFF,
+    "dense": OFF | {"num_points": None},
+    "forest": OFF,
+    "default": DEFAULT,
+    # one part in
+    "teacher": TEACHER,
+    "confident": DEFAULT | {"pseudo_label_threshold": 0.9, "point_evidence": False, "teacher_views": 1},
+    "pairwise": TEACHER | {"pairwise_weight": 0.01},
+    "regions": TEACHER | {"region_weight": 0.5},
+    "multi_scale": TEACHER | {"multi_scale": 1.4},
+    # one part out, or another way, or one more
+    "default-evidence": DEFAULT | {"point_evidence": False},
+    "default-views": DEFAULT | {"teacher_views": 1},
+    "default+views": DEFAULT | {"teacher_views": 4},
+    "default+threshold": DEFAULT | {"pseudo_label_threshold": 0.9},
+    "default+strong_view": DEFAULT | {"strong_view": 0.05},
+    "default+pairwise": DEFAULT | {"pairwise_weight": 0.01},
+    "default+multi_scale": DEFAULT | {"multi_scale": 1.4},
+    # where the points are
+    "plain_stratified": OFF | {"point_sampling": "stratified"},
+    "plain_grid": OFF | {"point_sampling": "grid"},
+    "plain_boundary": OFF | {"point_sampling": "boundary"},
+    "default_stratified": DEFAULT | {"point_sampling": "stratified"},
+    "default_grid": DEFAULT | {"point_sampling": "grid"},
+    "default_boundary": DEFAULT | {"point_sampling": "boundary"},
+    # other networks
+    "default_unet": DEFAULT | {"architecture": "unet"},
+}
 
 
 def prepare(data: Path, work: Path, size: int) -> None:

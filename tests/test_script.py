@@ -53,7 +53,7 @@ def test_help_lists_every_constant():
 
 def test_a_run_writes_everything_it_promises(data):
     out = data.parent / "out"
-    done = run_script(*flags(data, epochs=3), cwd=data.parent)
+    done = run_script(*flags(data, epochs=3, precision="float32"), cwd=data.parent)
     assert done.returncode == 0, done.stderr
     for said in (
         "5 train, 2 val",

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import write_tiles
 from torch import nn
 
 import landcover_segmentation as lc
@@ -65,13 +64,14 @@ def test_pseudo_labels_are_the_confident_argmax():
     assert lc.generate_pseudo_labels(logits, 0.0)[1].all()
 
 
-def test_a_pseudo_label_never_overrules_a_point():
-    """A teacher that is sure of class 0 everywhere; the only pixel is a point of class 1: nothing else may be learnt."""
+@pytest.mark.parametrize("threshold", [0.0, 0.9])
+def test_a_pseudo_label_never_overrules_a_point(threshold):
+    """A teacher that is sure of class 0 everywhere; the only pixels are points of class 1: nothing else may be learnt."""
     model = nn.Conv2d(3, 2, 1)
     with torch.no_grad():
         model.weight.zero_()
         model.bias.copy_(torch.tensor([9.0, 0.0]))
-    objective = lc.UnlabelledPixels(model, 10, pairwise_weight=0, pseudo_label_weight=5)
+    objective = lc.UnlabelledPixels(model, 10, pseudo_label_weight=5, confidence_threshold=threshold)
     objective.step = 10  # the ramp is over
     images, targets = torch.randn(1, 3, 4, 4), torch.ones(1, 4, 4, dtype=torch.int64)
     loss, on_points = objective(model, images, targets)
@@ -79,6 +79,78 @@ def test_a_pseudo_label_never_overrules_a_point():
     student = nn.Conv2d(3, 2, 1)
     loss, on_points = objective(student, images, torch.full_like(targets, 255))
     assert on_points.item() == 0 and loss.item() > 0  # without a point, the teacher is all there is
+
+
+def test_below_the_threshold_nothing_is_taught():
+    teacher = nn.Conv2d(3, 2, 1)
+    with torch.no_grad():
+        teacher.weight.zero_()
+        teacher.bias.copy_(torch.tensor([1.0, 0.0]))  # sure by 0.73
+    images, targets = torch.randn(2, 3, 4, 4), torch.full((2, 4, 4), 255)
+    for threshold, taught in ((0.7, [1.0, 0.0]), (0.8, [0.0, 0.0])):
+        objective = lc.UnlabelledPixels(teacher, 10, confidence_threshold=threshold, evidence_floor=None)
+        assert (objective.pseudo_labels(images, targets) == torch.tensor(taught).view(1, 2, 1, 1)).all()
+
+
+def brute_force_evidence(image, targets, opinion, sigmas):
+    """By the definition, pixel by pixel and point by point."""
+    colors = image * torch.tensor(lc.IMAGENET_STD).view(3, 1, 1)
+    _, height, width = image.shape
+    evidence = torch.zeros(len(opinion), height, width)
+
+    def smooth(y, x):
+        window = [
+            (min(max(y + v, 0), height - 1), min(max(x + u, 0), width - 1)) for v in (-1, 0, 1) for u in (-1, 0, 1)
+        ]
+        return torch.stack([colors[:, v, u] for v, u in window]).mean(0)
+
+    for y, x, c in itertools.product(range(height), range(width), range(len(opinion))):
+        kernels = []
+        for v, u in (targets == c).nonzero().tolist():
+            color = (smooth(y, x) - smooth(v, u)).square().sum() / sigmas[0] ** 2
+            place = ((y - v) ** 2 + (x - u) ** 2) / max(height, width) ** 2 / sigmas[1] ** 2
+            belief = (opinion[:, y, x] - opinion[:, v, u]).square().sum() / sigmas[2] ** 2
+            kernels.append(torch.exp(-(color + place + belief) / 2))
+        if kernels:
+            evidence[c, y, x] = torch.stack(kernels).mean()
+    return evidence
+
+
+def test_evidence_agrees_with_a_loop_over_pixels_and_points():
+    torch.manual_seed(0)
+    images, opinions = torch.rand(2, 3, 6, 9), torch.randn(2, 3, 6, 9).softmax(1)
+    targets = torch.full((2, 6, 9), 255)
+    targets[0, 1, 2], targets[0, 5, 8], targets[0, 3, 3], targets[0, 0, 0] = 0, 0, 2, 0
+    ours = lc.point_evidence(images, targets, opinions, 0.1, 0.4, 0.5)
+    theirs = brute_force_evidence(images[0], targets[0], opinions[0], (0.1, 0.4, 0.5))
+    assert torch.allclose(ours[0], theirs, atol=1e-5)
+    assert (ours[1] == 0).all()  # no point, no evidence
+
+
+def test_evidence_corrects_a_teacher_where_it_is_mistaken_alike():
+    """A teacher that takes the bright half for class 0; one point says that bright is class 1."""
+    images = torch.zeros(1, 3, 8, 8)
+    images[..., 4:] = 3.0
+    teacher = nn.Conv2d(3, 2, 1)
+    with torch.no_grad():
+        teacher.weight.zero_()
+        teacher.bias.copy_(torch.tensor([0.5, 0.0]))
+    targets = torch.full((1, 8, 8), 255)
+    targets[0, 0, 0], targets[0, 4, 6] = 0, 1
+    labels = lc.UnlabelledPixels(teacher, 10).pseudo_labels(images, targets)
+    alone = lc.UnlabelledPixels(teacher, 10, evidence_floor=None).pseudo_labels(images, targets)
+    assert (alone[0, 1] < 0.5).all()
+    unlabelled = targets[0] == 255
+    assert (labels[0, 1, :, 5:][unlabelled[:, 5:]] > 0.9).all() and (labels[0, 1, :, :3] < 0.2).all()
+    assert torch.equal(labels[0].sum(0) > 0.5, unlabelled)
+
+
+def test_many_points_are_thinned():
+    torch.manual_seed(0)
+    images, opinions = torch.rand(1, 3, 40, 40), torch.rand(1, 2, 40, 40).softmax(1)
+    targets = torch.randint(2, (1, 40, 40))
+    few, all_of_them = (lc.point_evidence(images, targets, opinions, most_points=n) for n in (400, 1600))
+    assert (few - all_of_them).abs().mean() < 0.02
 
 
 def test_teacher_is_a_mean_of_the_student():
@@ -93,19 +165,25 @@ def test_teacher_is_a_mean_of_the_student():
     assert teacher.num_batches_tracked == 7
 
 
-def test_points_spread_over_their_superpixel_as_shares():
-    superpixels = torch.tensor([[[0, 0, 1, 1]], [[0, 0, 0, 2]]])
+def test_points_spread_over_their_superpixel_as_shares(monkeypatch):
+    regions = iter([np.array([[0, 0, 1, 1]]), np.array([[0, 0, 0, 2]])])
+    monkeypatch.setattr(lc, "find_superpixels", lambda picture: next(regions))
     targets = torch.tensor([[[1, 255, 255, 255]], [[0, 1, 255, 255]]])
-    soft, covered = lc.spread_points(targets, superpixels, 3)
+    soft, covered = lc.spread_points(torch.zeros(2, 3, 1, 4), targets, 3)
     assert covered.tolist() == [[[True, True, False, False]], [[True, True, True, False]]]
     assert soft[0, :, 0, 1].tolist() == [0, 1, 0] and soft[1, :, 0, 2].tolist() == [0.5, 0.5, 0]
 
 
-def test_superpixels_travel_with_the_image(tmp_path):
-    write_tiles(tmp_path, 1)
-    dataset = lc.LandCoverDataset(tmp_path / "images", tmp_path / "masks", 5, superpixels=True)
-    image, points, superpixels = dataset[0]
-    assert superpixels.shape == points.shape == image.shape[-2:] and superpixels.unique().numel() > 1
+def test_superpixels_are_those_of_the_picture():
+    """Two halves of different colour; the points of each reach no pixel of the other."""
+    pytest.importorskip("skimage")
+    images = torch.zeros(1, 3, 40, 40)
+    images[..., 20:] = 2.0
+    targets = torch.full((1, 40, 40), 255)
+    targets[0, ::5, 5], targets[0, ::5, 30] = 0, 1
+    soft, covered = lc.spread_points(images, targets, 2)
+    assert covered.float().mean() > 0.2
+    assert (soft[0, 1, :, :20] == 0).all() and (soft[0, 0, :, 20:] == 0).all()
 
 
 def test_informative_points_are_uncertain_and_spread_out():
@@ -126,14 +204,10 @@ def test_symmetries_are_undone_before_the_mean():
     torch.manual_seed(0)
     images = torch.randn(2, 3, 8, 12)
     pointwise = nn.Conv2d(3, 4, 1).eval()
-    assert torch.allclose(
-        lc.predict_probabilities(pointwise, images, symmetries=True), pointwise(images).softmax(1), atol=1e-6
-    )
+    assert torch.allclose(lc.predict_probabilities(pointwise, images, views=8), pointwise(images).softmax(1), atol=1e-6)
     drifting = nn.Conv2d(3, 4, 3, padding=1).eval()
-    turned = lc.predict_probabilities(drifting, images.rot90(1, (-2, -1)), symmetries=True)
-    assert torch.allclose(
-        turned.rot90(-1, (-2, -1)), lc.predict_probabilities(drifting, images, symmetries=True), atol=1e-6
-    )
+    turned = lc.predict_probabilities(drifting, images.rot90(1, (-2, -1)), views=8)
+    assert torch.allclose(turned.rot90(-1, (-2, -1)), lc.predict_probabilities(drifting, images, views=8), atol=1e-6)
     scaled = lc.predict_probabilities(drifting, images, scales=(0.5, 1, 2))
     assert scaled.shape == (2, 4, 8, 12) and torch.allclose(scaled.sum(1), torch.ones(2, 8, 12), atol=1e-5)
 
