@@ -889,7 +889,9 @@ def point_evidence(
         points = points[:: math.ceil(len(points) / most_points) or 1]
         kernel = torch.cdist(places, places[points]).square_().mul_(-0.5).exp_()
         classes = F.one_hot(labels[points], num_classes).float()
-        evidence.append((kernel @ (classes / classes.sum(0).clamp(min=1))).T.view(num_classes, height, width))
+        with torch.autocast(images.device.type, enabled=False):
+            mean = kernel @ (classes / classes.sum(0).clamp(min=1))
+        evidence.append(mean.T.view(num_classes, height, width))
     return torch.stack(evidence)
 
 

@@ -43,6 +43,7 @@ DEFAULT = TEACHER | {"pseudo_label_weight": 1.0, "pseudo_label_threshold": 0.0, 
 VARIANTS = {
     "plain": OFF,
     "dense": OFF | {"num_points": None},
+    "dense_teacher": TEACHER | {"num_points": None},
     "forest": OFF,
     "default": DEFAULT,
     # one part in
@@ -66,6 +67,10 @@ VARIANTS = {
     "default_stratified": DEFAULT | {"point_sampling": "stratified"},
     "default_grid": DEFAULT | {"point_sampling": "grid"},
     "default_boundary": DEFAULT | {"point_sampling": "boundary"},
+    # how the tiles are varied
+    "plain_weak": OFF | {"augmentation": "weak"},
+    "dense_weak": OFF | {"num_points": None, "augmentation": "weak"},
+    "default_weak": DEFAULT | {"augmentation": "weak"},
     # other networks
     "default_unet": DEFAULT | {"architecture": "unet"},
 }

@@ -1,0 +1,154 @@
+"""Writes the tables of README.md and technical_report.md from the CSVs in benchmarks/results/.
+
+    python benchmarks/report.py            write them between <!-- table:NAME --> and <!-- end -->
+    python benchmarks/report.py --check    say which differ, exit 1 if any does
+
+A table is a function below. Figures are the mean over seeds and, after ±, their standard deviation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import statistics
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ("README.md", "technical_report.md")
+CLASSES = ("land", "water", "building", "vegetation", "road")
+
+
+def rows(name: str, **wanted: object) -> list[dict]:
+    """The rows of a CSV in benchmarks/results/ in which each column has the wanted value."""
+    path = ROOT / "benchmarks/results" / name
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [row for row in csv.DictReader(lines) if all(row[key] == str(value) for key, value in wanted.items())]
+
+
+def spread(values: list[float], digits: int = 3) -> str:
+    """Mean ± standard deviation, or the one value there is."""
+    if not values:
+        return "-"
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
+
+
+def column(found: list[dict], key: str = "miou") -> list[float]:
+    return [float(row[key]) for row in found]
+
+
+def markdown(header: list[str], body: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *body))
+
+
+def paired(found: list[dict], base: list[dict], key: str, how) -> list[float]:
+    """how(value, value of the base) for every seed that both have."""
+    theirs = {row["seed"]: float(row[key]) for row in base}
+    return [how(float(row[key]), theirs[row["seed"]]) for row in found if row["seed"] in theirs]
+
+
+def main_table(split: str) -> str:
+    """The comparison of methods at each budget of points, scored on val or across scenes."""
+    names = {
+        "forest": "random forest on 19 features",
+        "plain": "plain partial cross-entropy",
+        "default": "**default of this program**",
+        "dense": "dense masks, plain",
+        "dense_teacher": "dense masks, mean teacher",
+    }
+    found = rows("study.csv", split=split, size=128, every=2)
+    plain = {
+        row["points"]: [r for r in found if r["variant"] == "plain" and r["points"] == row["points"]] for row in found
+    }
+    dense = [row for row in found if row["variant"] == "dense"]
+    body = []
+    for name, title in names.items():
+        for points in sorted(
+            {row["points"] for row in found if row["variant"] == name}, key=lambda p: int(p) if p != "all" else 10**9
+        ):
+            own = [row for row in found if row["variant"] == name and row["points"] == points]
+            gap = "-"
+            if name == "default" and dense and plain[points]:
+                base, top = statistics.mean(column(plain[points])), statistics.mean(column(dense))
+                gap = f"{(statistics.mean(column(own)) - base) / (top - base):.0%}"
+            time = spread(paired(own, plain.get(points) or plain.get("20", []), "seconds", lambda a, b: a / b), 2)
+            share = f"{statistics.mean(column(own)) / statistics.mean(column(dense)):.1%}" if dense else "-"
+            body.append([title, points, str(len(own)), spread(column(own)), share, gap, time])
+    return markdown(
+        ["method", "points per tile", "seeds", "mIoU", "of dense", "gap closed", "training time, plain = 1"], body
+    )
+
+
+def class_table(split: str, points: int) -> str:
+    found = rows("study.csv", split=split, size=128, every=2)
+    body = []
+    for name in ("forest", "plain", "default", "dense"):
+        own = [row for row in found if row["variant"] == name and row["points"] in (str(points), "all")]
+        if own:
+            body.append([name, *(spread(column(own, f"iou_{label}")) for label in CLASSES)])
+    return markdown(["IoU", *CLASSES], body)
+
+
+def parts_table() -> str:
+    """Every variant on the split on which settings are chosen, against `teacher` or `default` on the same seeds."""
+    found = rows("study.csv", split="choose", points=20, size=128, every=2) + rows(
+        "study.csv", split="choose", variant="dense", size=128, every=2
+    )
+    names = list(dict.fromkeys(row["variant"] for row in found))
+    by_name = {name: [row for row in found if row["variant"] == name] for name in names}
+    body = []
+    for name in names:
+        base = "default" if name.startswith("default") and name != "default" else "plain"
+        own, reference = by_name[name], by_name.get(base, [])
+        gain = "-" if name == "plain" else f"{spread(paired(own, reference, 'miou', lambda a, b: a - b))} over {base}"
+        time = spread(paired(own, by_name.get("plain", []), "seconds", lambda a, b: a / b), 2)
+        body.append([f"`{name}`", str(len(own)), spread(column(own)), gain, time])
+    return markdown(["variant", "seeds", "mIoU", "gain, seed by seed", "training time, plain = 1"], body)
+
+
+def inference_table() -> str:
+    found = rows("inference.csv")
+    body = []
+    base = [row for row in found if row["way"] == "plain"]
+    for way in dict.fromkeys(row["way"] for row in found):
+        own = [row for row in found if row["way"] == way]
+        gain = paired(own, base, "miou", lambda a, b: a - b)
+        cost = statistics.mean(column(own, "seconds_per_tile")) / statistics.mean(column(base, "seconds_per_tile"))
+        body.append([way, spread(column(own)), spread(gain) if gain and way != "plain" else "-", f"{cost:.1f}"])
+    return markdown(["prediction", "mIoU", "gain, seed by seed", "time, plain = 1"], body)
+
+
+TABLES = {
+    "val": lambda: main_table("val"),
+    "scenes": lambda: main_table("scenes"),
+    "classes": lambda: class_table("val", 20),
+    "parts": parts_table,
+    "inference": inference_table,
+}
+
+
+def fill(text: str) -> str:
+    """A document's text with every table as the CSVs have it now."""
+    return re.sub(
+        r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text, flags=re.DOTALL
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    args, stale = parser.parse_args(), []
+    for name in DOCUMENTS:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        if fill(text) != text:
+            stale.append(name)
+            if not args.check:
+                (ROOT / name).write_text(fill(text), encoding="utf-8")
+    print(f"{'differ from' if args.check else 'written from'} benchmarks/results: {', '.join(stale) or 'none'}")
+    return int(bool(stale) and args.check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

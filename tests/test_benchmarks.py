@@ -1,0 +1,93 @@
+"""The study behind the published tables: its splits, its baseline, its way of going on, and that the tables are the CSVs'."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, write_tiles
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import report
+import study
+
+
+def tiles(split: str) -> list[tuple[Path, Path]]:
+    parts = (3, 6, 9) if split == "val" else (1, 2, 4, 5, 7, 8)
+    return [
+        (Path(f"{split}/scene{scene}_part{part}_r0_c0.png"), Path("mask")) for scene in range(1, 9) for part in parts
+    ]
+
+
+def test_splits_do_not_overlap_and_choices_are_made_on_train_tiles_alone():
+    train, val = tiles("train"), tiles("val")
+    for split in ("val", "choose", "scenes"):
+        learnt, scored = study.choose_tiles(split, 1, train, val)
+        assert learnt and scored and not {path for path, _ in learnt} & {path for path, _ in scored}
+        assert study.choose_tiles(split, 2, train, val)[0] == learnt[::2]
+    learnt, scored = study.choose_tiles("choose", 1, train, val)
+    assert all(path.parent.name == "train" for path, _ in learnt + scored)
+    learnt, scored = study.choose_tiles("scenes", 1, train, val)
+    assert {path.stem[5] for path, _ in scored} == set("146") and {path.stem[5] for path, _ in learnt} == set("23578")
+
+
+def test_features_of_the_forest():
+    flat = study.pixel_features(np.full((20, 20, 3), (10, 200, 30), np.uint8))
+    assert flat.shape == (20, 20, 19)
+    assert (flat[..., :3] == (10, 200, 30)).all() and np.abs(flat[..., 15:18]).max() < 0.1  # colour; no texture
+    assert (flat[..., 18] == 2 * 200 - 10 - 30).all()
+    noisy = study.pixel_features(np.random.default_rng(0).integers(0, 255, (20, 20, 3)).astype(np.uint8))
+    assert (noisy[..., 15:18].mean((0, 1)) > 5).all()
+
+
+def test_a_study_writes_each_cell_once(tmp_path):
+    for split, part in (("train", 1), ("val", 3)):
+        write_tiles(tmp_path / split, 4, 64, num_classes=5)
+        for kind in ("images", "masks"):
+            for index, path in enumerate(sorted((tmp_path / split / kind).iterdir())):
+                path.rename(path.with_name(f"scene{index + 1}_part{part}_r0_c0.png"))
+
+    def run() -> list[dict]:
+        command = [sys.executable, ROOT / "benchmarks/study.py", "--data", tmp_path, "--csv", tmp_path / "study.csv"]
+        command += ["--work", tmp_path / "work", "--variants", "forest", "plain", "dense", "--points", "10", "20"]
+        command += ["--seeds", "0", "--epochs", "1", "--size", "32", "--every", "1"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stderr
+        return list(csv.DictReader((tmp_path / "study.csv").read_text().splitlines()))
+
+    first = run()
+    cells = [(row["variant"], row["points"]) for row in first]
+    assert cells == [("forest", "10"), ("plain", "10"), ("dense", "all"), ("forest", "20"), ("plain", "20")]
+    assert all(0 <= float(row["miou"]) <= 1 and row["train_tiles"] == row["val_tiles"] == "4" for row in first)
+    assert {row["weights"] for row in first} == {"none", "ImageNet"}
+    assert (tmp_path / "work/models/val-plain-10-0-1-32-1.pth").is_file()
+    assert run() == first
+
+
+def test_tables_are_those_of_the_results():
+    for name in report.DOCUMENTS:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert report.fill(text) == text, f"{name}: run python benchmarks/report.py"
+
+
+def test_a_table_is_computed_from_its_rows(tmp_path, monkeypatch):
+    (tmp_path / "benchmarks/results").mkdir(parents=True)
+    miou = {("plain", "20"): (0.5, 0.6), ("default", "20"): (0.6, 0.7), ("dense", "all"): (0.7, 0.7)}
+    lines = ["split,variant,points,seed,size,every,miou,seconds"]
+    for (variant, points), scores in miou.items():
+        for seed, score in enumerate(scores):
+            seconds = 150 if variant == "default" else 100
+            lines.append(f"val,{variant},{points},{seed},128,2,{score},{seconds}")
+    (tmp_path / "benchmarks/results/study.csv").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    table = report.fill("<!-- table:val -->\nold\n<!-- end -->")
+    assert "| **default of this program** | 20 | 2 | 0.650 ± 0.071 | 92.9% | 67% | 1.50 ± 0.00 |" in table
+    assert "old" not in table
+    assert report.fill(table) == table
+
+
+@pytest.mark.parametrize("text", ["", "nothing to fill", "<!-- 3:x -->0.5"])
+def test_other_text_stays(text):
+    assert report.fill(text) == text
