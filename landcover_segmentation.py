@@ -26,6 +26,7 @@ import platform
 import random
 import re
 import socket
+import struct
 import sys
 import tempfile
 import time
@@ -33,6 +34,7 @@ import types
 import typing
 import unicodedata
 import warnings
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -1494,7 +1496,7 @@ def open_scene(path: str | Path) -> typing.Iterator[Scene]:
         if _is_deep(picture):
             raise InputError(too_deep)
         if 33550 in getattr(picture, "tag_v2", {}):  # ModelPixelScale of a GeoTIFF
-            warnings.warn(f"{path}: its map has no georeference without rasterio; pip install rasterio", stacklevel=3)
+            warnings.warn(f"{path}: its map has no georeference without rasterio; pip install rasterio", stacklevel=2)
         picture.load()
     width, height = picture.size
     yield Scene(height, width, lambda top, bottom: np.array(picture.crop((0, top, width, bottom)).convert("RGBA")))
@@ -1599,16 +1601,25 @@ def raster_writer(
 ) -> typing.Iterator[typing.Callable[[int, np.ndarray], None]]:
     """Yields write(top, rows (h, W) uint8) for a raster of the scene's size in which 255 is nodata. palette: (C, 3) uint8.
 
-    With a georeference it becomes a cloud-optimised GeoTIFF, by way of a tiled one in a temporary folder, else a PNG.
+    With a georeference it becomes a cloud-optimised GeoTIFF, by way of a tiled one in a temporary folder, else a PNG, written
+    by hand because Pillow would hold all of it. Rows are to come in order.
     """
     table = None if palette is None else colorize(np.arange(256), palette)
     if scene.transform is None:
-        raster = np.empty((scene.height, scene.width), np.uint8)
-        yield lambda top, rows: np.copyto(raster[top : top + len(rows)], rows)
-        picture = Image.fromarray(raster)
-        if table is not None:
-            picture.putpalette(table.tobytes())
-        picture.save(path)
+        with path.open("wb") as file:
+
+            def chunk(name: bytes, body: bytes) -> None:
+                file.write(struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)))
+
+            color_type, packer = 0 if table is None else 3, zlib.compressobj()
+            file.write(b"\x89PNG\r\n\x1a\n")
+            chunk(b"IHDR", struct.pack(">IIBBBBB", scene.width, scene.height, 8, color_type, 0, 0, 0))
+            if table is not None:
+                chunk(b"PLTE", table.tobytes())
+            filtered = ((0, 0), (1, 0))  # each row begins with the number of its filter: 0, none
+            yield lambda top, rows: chunk(b"IDAT", packer.compress(np.pad(rows, filtered).tobytes()))
+            chunk(b"IDAT", packer.flush())
+            chunk(b"IEND", b"")
         return
     import rasterio.shutil
 

@@ -385,6 +385,23 @@ def test_nothing_is_half_written(tmp_path):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_ctrl_c_leaves_nothing(suffix, tmp_path):
+    class Interrupted(Colour):
+        def forward(self, images):
+            if len(self.batches) == 4:
+                raise KeyboardInterrupt
+            return super().forward(images)
+
+    image = picture(300, 300)
+    source = save_tif(tmp_path / "scene.tif", image) if suffix == "tif" else tmp_path / "scene.png"
+    if suffix == "png":
+        Image.fromarray(image).save(source)
+    with pytest.raises(KeyboardInterrupt):
+        lc.predict_scene(Interrupted(), source, tmp_path, tile=64, confidence=True)
+    assert list(tmp_path.iterdir()) == [source]
+
+
 # ---- Command
 
 
@@ -423,6 +440,15 @@ def test_the_command_maps_a_folder(tmp_path, checkpoint):
     model = lc.load_model(checkpoint, "cpu")
     expected = lc.predict_class_ids(model, lc.read_image(tmp_path / "scenes/scene_1.jpg"), tile=64, symmetries=True)
     assert (lc.read_mask(tmp_path / "maps/scene_1_classes.png") == expected).mean() > 0.95, "up to the precision"
+
+
+def test_the_command_warns_once_where_rasterio_is_missing(tmp_path, checkpoint, monkeypatch, capsys):
+    save_tif(tmp_path / "scene.tif", picture(64, 64))
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    arguments = ["--checkpoint", checkpoint, "--input", tmp_path / "scene.tif", "--output", tmp_path / "out"]
+    assert lc.main(["predict", *map(str, arguments)]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["warning"], lines
 
 
 def test_the_command_has_its_own_help(capsys):
