@@ -3,6 +3,7 @@
     python landcover_segmentation.py                        train on dataset/, score, draw
     python landcover_segmentation.py --num-points 20        every constant below is also a flag (--help)
     python landcover_segmentation.py --resume               go on after an interruption
+    python landcover_segmentation.py predict --help         then map images of any size
 
 A DeepLabV3 (Chen et al. 2017, https://arxiv.org/abs/1706.05587) learns from sparse points (Bearman et al.
 2016, https://arxiv.org/abs/1506.02106) with partial cross-entropy, starting from ImageNet weights.
@@ -24,6 +25,7 @@ import platform
 import random
 import re
 import socket
+import struct
 import sys
 import tempfile
 import time
@@ -31,10 +33,12 @@ import types
 import typing
 import unicodedata
 import warnings
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for news
 
@@ -1495,10 +1499,273 @@ def refine_with_crf(
     return probabilities
 
 
-def predict_class_ids(model: nn.Module, image: np.ndarray) -> np.ndarray:
-    """Class ids (H, W) uint8 of an RGB image (H, W, 3) uint8, predicted in one piece on the model's device."""
-    probabilities = predict_probabilities(model, to_device(preprocess_image(image), next(model.parameters()).device))
-    return probabilities.argmax(1)[0].to(torch.uint8).cpu().numpy()
+def predict_class_ids(model: nn.Module, image: np.ndarray, **options) -> np.ndarray:
+    """Class ids (H, W) uint8 of an RGB image (H, W, 3) uint8 of any size; options as for `predict_strips`."""
+
+    def read(top: int, bottom: int) -> np.ndarray:
+        return np.pad(image[top:bottom], ((0, 0), (0, 0), (0, 1)), constant_values=255)
+
+    strips = predict_strips(model, Scene(*image.shape[:2], read), **options)
+    return np.concatenate([class_ids for _, _, class_ids, _ in strips])
+
+
+# ---- Scenes of any size, strip by strip
+
+
+@dataclass
+class Scene:
+    """An image that is read from top to bottom: read(top, bottom) -> RGBA (bottom - top, W, 4) uint8, alpha 0 = no data.
+
+    crs and transform are rasterio's; both are None without a georeference.
+    """
+
+    height: int
+    width: int
+    read: typing.Callable[[int, int], np.ndarray]
+    crs: typing.Any = None
+    transform: typing.Any = None
+
+
+@contextlib.contextmanager
+def open_scene(path: str | Path) -> typing.Iterator[Scene]:
+    """Opens an image file of any size: a TIFF by rasterio, which reads row by row; anything else, and a TIFF where rasterio is
+    not installed, by Pillow, which holds the whole picture at 4 bytes per pixel and knows no georeference (a warning says so).
+
+    Of more than three bands the first three are taken. Raises InputError as `read_image` does.
+    """
+    too_deep = f"{path}: has more than 8 bits per channel; scale it to 8-bit RGB first: {GDAL_CURE}"
+    try:
+        import rasterio
+    except ImportError:
+        rasterio = None
+    if rasterio and Path(path).is_file() and Path(path).suffix.lower() in (".tif", ".tiff"):
+        with _rasterio_reads(path), warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            dataset = rasterio.open(path)
+        with dataset, rasterio.Env(GDAL_CACHEMAX=2**28):  # bytes here; else a share of the machine's memory
+            if set(dataset.dtypes[:3]) != {"uint8"}:
+                raise InputError(too_deep)
+            georeference = (dataset.crs, dataset.transform) if dataset.crs or not dataset.transform.is_identity else ()
+            yield Scene(dataset.height, dataset.width, partial(_read_rows, dataset), *georeference)
+        return
+    with _open_picture(path) as picture:
+        if _is_deep(picture):
+            raise InputError(too_deep)
+        if 33550 in getattr(picture, "tag_v2", {}):  # ModelPixelScale of a GeoTIFF
+            warnings.warn(f"{path}: its map has no georeference without rasterio; pip install rasterio", stacklevel=2)
+        picture.load()
+    width, height = picture.size
+    yield Scene(height, width, lambda top, bottom: np.array(picture.crop((0, top, width, bottom)).convert("RGBA")))
+
+
+@contextlib.contextmanager
+def _rasterio_reads(path: str | Path) -> typing.Iterator[None]:
+    from rasterio.errors import RasterioError
+
+    try:
+        yield
+    except RasterioError as error:
+        raise InputError(f"{path}: cannot be read ({error}); replace or remove it") from error
+
+
+def _read_rows(dataset, top: int, bottom: int) -> np.ndarray:
+    """Rows of a rasterio dataset as RGBA (h, W, 4) uint8: alpha bands, masks and nodata values all become alpha."""
+    window = ((top, bottom), (0, dataset.width))
+    with _rasterio_reads(dataset.name):
+        bands = dataset.read([1, 2, 3] if dataset.count >= 3 else [1, 1, 1], window=window)
+        alpha = dataset.dataset_mask(window=window)
+    if dataset.colorinterp[0].name == "palette":
+        bands = np.uint8(list(dataset.colormap(1).values()))[bands[0], :3].transpose(2, 0, 1)
+    return np.concatenate([bands, alpha[None]]).transpose(1, 2, 0)
+
+
+def lay_windows(size: int, tile: int = 512, overlap: int | None = None) -> tuple[np.ndarray, Tensor]:
+    """Lays windows along `size` pixels: where each begins (N,), and the weights of its pixels (N, length) float32.
+
+    The windows are spread evenly over the size rounded up to a multiple of 32, and begin at multiples of 32, so that a network
+    that halves five times sees the same grid in each. Neighbours share at least `overlap` pixels (None: a quarter of the
+    tile). In the middle of what they share one weight falls as the other rises, in a raised cosine over half the overlap; the
+    rest, where a window sees too little around it, weighs nothing. At every pixel the weights sum to 1.
+    """
+    overlap = tile // 4 if overlap is None else overlap
+    if tile < 64 or tile % 32:
+        raise InputError(f"tile = {tile}: must be a multiple of 32, and at least 64")
+    if not 0 <= overlap <= tile // 2:
+        raise InputError(f"overlap = {overlap}: must lie between 0 and {tile // 2}, half of the tile")
+    span = size + -size % 32
+    length = min(tile, span)
+    gaps = math.ceil((span - length) / ((tile - overlap) // 32 * 32))
+    starts = np.arange(gaps + 1) * (span - length) // 32 // max(1, gaps) * 32
+    crossings = (starts[:-1] + starts[1:] + length) / 2
+    positions = starts[:, None] + np.arange(length) + 0.5
+
+    def risen(centres: np.ndarray) -> np.ndarray:
+        way = (positions - centres[:, None]) / max(1, overlap / 2) + 0.5
+        return np.sin(np.pi / 2 * way.clip(0, 1)) ** 2
+
+    weights = risen(np.array([-np.inf, *crossings])) - risen(np.array([*crossings, np.inf]))
+    return starts, torch.from_numpy(weights).float()
+
+
+def predict_strips(
+    model: nn.Module, scene: Scene, *, tile: int = 512, overlap: int | None = None, batch_size: int = 4,
+    dtype: torch.dtype = torch.float32, progress: str | None = None, **augmentation,
+) -> typing.Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:  # fmt: skip
+    """Predicts a scene in windows, blended by the weights of `lay_windows`, in memory for tile x W x classes float32.
+
+    Yields strips of finished rows from top to bottom, each as the number of its first row, image (h, W, 4), class ids (h, W)
+    and confidence (h, W), the probability in percent; all uint8, the last two 255 where there is no data. There the network
+    sees the mean colour. A network whose logits depend on no more than overlap / 4 pixels around gives what it would give for
+    the whole scene at once. batch_size: windows per forward pass; progress names a bar; augmentation: as for `predict_probabilities`.
+    """
+    device = next(model.parameters()).device
+    tops, downs = lay_windows(scene.height, tile, overlap)
+    lefts, acrosses = lay_windows(scene.width, tile, overlap)
+    (height, width), span = (downs.shape[1], acrosses.shape[1]), lefts[-1] + acrosses.shape[1]
+    classes = predict_probabilities(model, torch.zeros(1, 3, 32, 32, device=device)).shape[1]
+    total, pixels = torch.zeros(classes, height, span, device=device), np.empty((0, scene.width, 4), np.uint8)
+    bar = tqdm(total=len(tops) * len(lefts), desc=progress, unit="window", disable=None if progress else True)
+    for top, bottom, down in zip(tops, [*tops[1:], scene.height], downs.to(device), strict=True):
+        fresh = scene.read(top + len(pixels), min(top + height, scene.height))
+        fresh[fresh[..., 3] == 0, :3] = [round(255 * value) for value in IMAGENET_MEAN]
+        pixels = np.concatenate([pixels, fresh])
+        padding = (0, height - len(pixels)), (0, span - scene.width), (0, 0)
+        padded = np.pad(pixels, padding, mode="edge")  # as the model itself pads
+        seen = [index for index, left in enumerate(lefts) if padded[:, left : left + width, 3].any()]
+        for batch in (seen[start : start + batch_size] for start in range(0, len(seen), batch_size)):
+            views = [padded[:, left : left + width, :3] for left in lefts[batch]]
+            images = to_device(torch.cat([preprocess_image(view) for view in views]), device)
+            with autocast(device, dtype):
+                probabilities = predict_probabilities(model, images, **augmentation)
+            for left, across, part in zip(lefts[batch], acrosses[batch].to(device), probabilities, strict=True):
+                total[:, :, left : left + width] += part * (across * down[:, None])
+            bar.update(len(batch))
+        bar.update(len(lefts) - len(seen))
+        rows = bottom - top
+        confidence, class_ids = total[:, :rows, : scene.width].max(0)
+        done = torch.stack([class_ids.byte(), (100 * confidence).round().byte()]).cpu().numpy()
+        done[:, pixels[:rows, :, 3] == 0] = IGNORE_INDEX
+        yield int(top), pixels[:rows], *done
+        pixels, unfinished = pixels[rows:], total[:, rows:].clone()
+        total.zero_()[:, : unfinished.shape[1]] = unfinished
+    bar.close()
+
+
+@contextlib.contextmanager
+def raster_writer(
+    path: Path, scene: Scene, description: str, names: typing.Sequence[str] = (), palette: np.ndarray | None = None
+) -> typing.Iterator[typing.Callable[[int, np.ndarray], None]]:
+    """Yields write(top, rows (h, W) uint8) for a raster of the scene's size in which 255 is nodata. palette: (C, 3) uint8.
+
+    With a georeference it becomes a cloud-optimised GeoTIFF, by way of a tiled one in a temporary folder, else a PNG, written
+    by hand because Pillow would hold all of it. Rows are to come in order.
+    """
+    table = None if palette is None else colorize(np.arange(256), palette)
+    if scene.transform is None:
+        with path.open("wb") as file:
+
+            def chunk(name: bytes, body: bytes) -> None:
+                file.write(struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)))
+
+            color_type, packer = 0 if table is None else 3, zlib.compressobj()
+            file.write(b"\x89PNG\r\n\x1a\n")
+            chunk(b"IHDR", struct.pack(">IIBBBBB", scene.width, scene.height, 8, color_type, 0, 0, 0))
+            if table is not None:
+                chunk(b"PLTE", table.tobytes())
+            filtered = ((0, 0), (1, 0))  # each row begins with the number of its filter: 0, none
+            yield lambda top, rows: chunk(b"IDAT", packer.compress(np.pad(rows, filtered).tobytes()))
+            chunk(b"IDAT", packer.flush())
+            chunk(b"IEND", b"")
+        return
+    import rasterio.shutil
+
+    place = {"height": scene.height, "width": scene.width, "crs": scene.crs, "transform": scene.transform}
+    form = {"count": 1, "dtype": "uint8", "nodata": IGNORE_INDEX, "tiled": True, "blockxsize": 512, "blockysize": 512}
+    packed = {"compress": "deflate", "bigtiff": "if_safer"}
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
+        tiled = Path(folder) / "tiled.tif"
+        with rasterio.open(tiled, "w", "GTiff", **place, **form, **packed) as dataset:
+            dataset.set_band_description(1, description)
+            dataset.update_tags(1, **{f"CLASS_{index}": name for index, name in enumerate(names)})
+            if table is not None:
+                dataset.write_colormap(1, dict(enumerate(table.tolist())))
+            yield lambda top, rows: dataset.write(rows, 1, window=((top, top + len(rows)), (0, scene.width)))
+        resampling = "average" if table is None else "mode"
+        rasterio.shutil.copy(tiled, path, driver="COG", overview_resampling=resampling, **packed)
+
+
+def pixel_hectares(scene: Scene) -> np.ndarray | None:
+    """The area of a pixel in each row, (H,), in hectares; None where the scene does not tell.
+
+    In a projected system it is that of the grid, as a GIS reports it. Degrees and Mercator, whose scale depends on the
+    latitude, are measured on the ground, by way of the equal-area projection EPSG:6933.
+    """
+    crs = scene.crs
+    if not crs or not (crs.is_projected or crs.is_geographic):
+        return None
+    if crs.is_projected and '"Mercator' not in crs.to_wkt():
+        return np.full(scene.height, abs(scene.transform.determinant) * crs.linear_units_factor[1] ** 2 / 10_000)
+    from rasterio.transform import xy
+    from rasterio.warp import transform
+
+    rows, middle = np.arange(scene.height), np.full(scene.height, scene.width / 2)
+    corner, right, below = (
+        np.array(transform(crs, "EPSG:6933", *xy(scene.transform, rows + down, middle + across, offset="ul")))
+        for down, across in ((0, 0), (0, 1), (1, 0))
+    )
+    return np.abs(np.linalg.det(np.stack([right - corner, below - corner]).T)) / 10_000
+
+
+def predict_scene(
+    model: DeepLabV3Segmentation, path: str | Path, output_dir: str | Path, *, confidence: bool = False, **options
+) -> list[Path]:
+    """Maps an image file of any size with a model of `load_model`. Returns the files written: all of them or none.
+
+    NAME_classes: class ids, 255 = no data, with the classes' colours: a .tif if the image has a georeference, else a .png. GDAL
+    and QGIS find the class names of a .tif in the .aux.xml beside it, other programs in its tags. NAME_overlay.png: the
+    classes over the image, thinned to 4096 pixels at most. NAME_area.csv: each class's pixels, share and, where the pixel
+    size is known, hectares. With confidence, NAME_confidence: the probability of the class in percent.
+
+    options: as for `predict_strips`. Raises InputError as `open_scene` and `lay_windows` do.
+    """
+    palette, names, written = class_palette(model.class_colors, model.num_classes), model.class_names, []
+    with open_scene(path) as scene, contextlib.ExitStack() as results, contextlib.ExitStack() as rasters:
+
+        def target(ending: str) -> Path:
+            written.append(Path(output_dir) / f"{Path(path).stem}_{ending}")
+            return results.enter_context(atomic_write(written[-1]))
+
+        suffix = "png" if scene.transform is None else "tif"
+        writers = [raster_writer(target(f"classes.{suffix}"), scene, "land cover", names, palette)]
+        if confidence:
+            writers.append(raster_writer(target(f"confidence.{suffix}"), scene, "confidence in percent"))
+        if scene.transform is not None:
+            categories = "".join(f"<Category>{escape(name)}</Category>" for name in names)
+            band = f'<PAMRasterBand band="1"><CategoryNames>{categories}</CategoryNames></PAMRasterBand>'
+            target("classes.tif.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>", encoding="utf-8")
+        writers = [rasters.enter_context(writer) for writer in writers]
+        step = math.ceil(max(scene.height, scene.width) / 4096)
+        overlay, hectares = [], pixel_hectares(scene)
+        counts, areas = np.zeros(256, np.int64), np.zeros(256)
+        for top, pixels, class_ids, percent in predict_strips(model, scene, **options):
+            for write, rows in zip(writers, (class_ids, percent), strict=False):
+                write(top, rows)
+            counts += np.bincount(class_ids.ravel(), minlength=256)
+            if hectares is not None:
+                each = np.repeat(hectares[top : top + len(class_ids)], scene.width)
+                areas += np.bincount(class_ids.ravel(), each, minlength=256)
+            image, labels = (part[-top % step :: step, ::step] for part in (pixels[..., :3], class_ids))
+            colors = colorize(labels, palette)
+            overlay.append(np.where(labels[..., None] == IGNORE_INDEX, colors, colors // 2 + image // 2))
+        Image.fromarray(np.concatenate(overlay)).save(target("overlay.png"))
+        shares = (counts / max(1, counts[:IGNORE_INDEX].sum())).round(6)
+        table = [
+            {"class_id": index, "class": name, "pixels": counts[index], "share": shares[index]}
+            | ({} if hectares is None else {"hectares": round(areas[index], 4)})
+            for index, name in enumerate(names)
+        ]
+        write_history(target("area.csv"), table)
+    return written
 
 
 # =====================================================================================================
@@ -1934,12 +2201,55 @@ def prepare_output(folder: str | Path) -> None:
         ) from error
 
 
+def predict_command(argv: list[str]) -> int:
+    """`predict` on the command line: maps a file or a folder of them, all opened on trial before the first is predicted."""
+    parser = argparse.ArgumentParser(
+        prog="landcover_segmentation.py predict",
+        description="Map images of any size with a trained model: class ids, overlay, area per class.",
+        allow_abbrev=False,
+    )
+    parser.error = complain
+    flag = parser.add_argument
+    flag("--checkpoint", metavar="FILE", default="best_model.pth", help="the trained model (default: best_model.pth)")
+    flag("--input", metavar="PATH", required=True, help="an image or a folder of them; GeoTIFFs: pip install rasterio")
+    flag("--output", metavar="DIR", required=True, help="folder for the results")
+    flag("--tile", metavar="N", type=int, default=512, help="side of the sliding window in pixels (default: 512)")
+    flag("--overlap", metavar="N", type=int, help="of neighbouring windows in pixels (default: a quarter of the tile)")
+    flag("--device", metavar="NAME", default=DEVICE, help=f"auto, cpu, cuda or another of PyTorch (default: {DEVICE})")
+    flag("--tta", action="store_true", help="mean over the eight flips and quarter turns, eight times slower")
+    flag("--confidence", action="store_true", help="write the probability of the class too, in percent")
+    config = parser.parse_args(argv)
+    source, output = Path(config.input), Path(config.output)
+    paths = list(_by_stem(source, IMAGE_SUFFIXES).values()) if source.is_dir() else [source]
+    if not paths:
+        raise InputError(f"{source}: holds no image ({', '.join(IMAGE_SUFFIXES)}); correct --input")
+    if output.resolve() == source.resolve():
+        raise InputError(f"--output {output}: is the input; name another folder")
+    model = load_model(config.checkpoint, config.device)
+    lay_windows(1, config.tile, config.overlap)
+    for path in paths:
+        with open_scene(path):
+            pass
+    prepare_output(output)
+    dtype = pick_precision("auto", next(model.parameters()).device, model.backbone_name)
+    for path in paths:
+        written = predict_scene(
+            model, path, output, confidence=config.confidence, tile=config.tile, overlap=config.overlap,
+            symmetries=config.tta, dtype=dtype, progress=path.name,
+        )  # fmt: skip
+        print("wrote " + ", ".join(map(str, written)))
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line: exit code 0, 2 for a mistake of the user's (one line on stderr), 130 after Ctrl-C."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: print("warning:", message, file=sys.stderr)
         try:
-            return train_and_score(parse_settings(argv))
+            arguments = sys.argv[1:] if argv is None else argv
+            if arguments[:1] == ["predict"]:
+                return predict_command(arguments[1:])
+            return train_and_score(parse_settings(arguments))
         except InputError as error:
             print("error:", " ".join(str(error).split()), file=sys.stderr)
             return 2

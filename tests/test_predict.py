@@ -1,0 +1,510 @@
+"""Prediction of scenes of any size: no seams, bounded memory, georeference, colours, areas, and nothing half-written."""
+
+import csv
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_script
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+import landcover_segmentation as lc
+
+NAMES, COLORS = ["water", "forest & scrub", "road"], ["#3b78d8", "#1e6b34", "#4d4d4d"]
+PALETTE = lc.class_palette(COLORS, 3)
+
+
+class Blur(nn.Module):
+    """Three classes by the brightest channel of a blur that reaches `radius` pixels far, with zeros beyond the image, as a
+    convolution has them; stride 32 shifts with the grid, as the networks' strides do."""
+
+    num_classes, class_names, class_colors, backbone_name = 3, NAMES, COLORS, "toy"
+
+    def __init__(self, radius: int = 8, stride: int = 1):
+        super().__init__()
+        self.anchor = nn.Parameter(torch.ones(()))
+        self.radius, self.stride, self.batches = radius, stride, []
+
+    def forward(self, images):
+        self.batches.append(tuple(images.shape))
+        logits, side = images * self.anchor, 2 * self.radius + 1
+        logits = F.avg_pool2d(logits, (side, 1), 1, (self.radius, 0))
+        logits = F.avg_pool2d(logits, (1, side), 1, (0, self.radius))
+        if self.stride > 1:
+            logits = F.avg_pool2d(logits, self.stride, ceil_mode=True).repeat_interleave(self.stride, 2)
+            logits = logits.repeat_interleave(self.stride, 3)[..., : images.shape[2], : images.shape[3]]
+        return 20 * logits
+
+
+class Colour(Blur):
+    """Class by the brightest channel of the pixel itself."""
+
+    def forward(self, images):
+        self.batches.append(tuple(images.shape))
+        return 20 * images * self.anchor
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 255, (height // 9 + 1, width // 9 + 1, 3), np.uint8)
+    return coarse.repeat(9, 0).repeat(9, 1)[:height, :width]
+
+
+def brightest(image: np.ndarray) -> np.ndarray:
+    normalised = (image / 255 - lc.IMAGENET_MEAN) / lc.IMAGENET_STD
+    return normalised.argmax(2)
+
+
+def array_scene(image: np.ndarray) -> lc.Scene:
+    return lc.Scene(
+        *image.shape[:2], lambda top, bottom: np.pad(image[top:bottom], [(0, 0), (0, 0), (0, 1)], constant_values=255)
+    )
+
+
+def test_windows_cover_every_pixel_with_weights_that_sum_to_one():
+    for size in [*range(1, 700, 7), 2000, 20_000]:
+        for tile, overlap in ((64, None), (64, 0), (64, 32), (96, 20), (512, None), (512, 256)):
+            starts, weights = lc.lay_windows(size, tile, overlap)
+            overlap = tile // 4 if overlap is None else overlap
+            length = weights.shape[1]
+            assert starts[0] == 0
+            assert length <= tile
+            assert starts[-1] + length == size + -size % 32, (
+                "to the end, rounded up to the network's grid, and no further"
+            )
+            assert (starts % 32 == 0).all()
+            assert (np.diff(starts) <= length - overlap).all(), "neighbours share at least the overlap"
+            assert len(starts) <= 1 + np.ceil(size / (tile - overlap) * 2), "and few windows do"
+            total = np.zeros(starts[-1] + length)
+            for start, part in zip(starts, weights.numpy(), strict=True):
+                total[start : start + length] += part
+            assert np.abs(total - 1).max() < 1e-6
+            assert (weights >= 0).all()
+            for inner_edge in (weights[1:, : overlap // 4], weights[:-1, length - overlap // 4 :]):
+                assert (inner_edge == 0).all(), "the outer quarter of the overlap weighs nothing"
+
+
+def test_weights_rise_smoothly():
+    _, weights = lc.lay_windows(2000, 512)
+    assert weights.diff().abs().max() < 1.6 / 64, "no step: a raised cosine over 64 pixels"
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(64, 32), (96, None), (128, 40)])
+@pytest.mark.parametrize("stride", [1, 32])
+@pytest.mark.parametrize("size", [(300, 411), (256, 97), (1, 500), (333, 1), (20, 33), (64, 64)])
+def test_no_seams(size, stride, tile, overlap):
+    """A network that sees no further than a quarter of the overlap gives what it gives for the whole scene."""
+    image = picture(*size)
+    model = Blur(radius=6, stride=stride) if stride == 1 else Blur(radius=0, stride=stride)
+    padded = np.pad(image, ((0, -size[0] % 32), (0, -size[1] % 32), (0, 0)), mode="edge")
+    whole = lc.predict_probabilities(model, lc.preprocess_image(padded))[0, :, : size[0], : size[1]]
+    strips = list(lc.predict_strips(model, array_scene(image), tile=tile, overlap=overlap))
+    assert [top for top, *_ in strips] == np.cumsum([0, *(len(ids) for *_, ids, _ in strips[:-1])]).tolist()
+    class_ids = np.concatenate([ids for *_, ids, _ in strips])
+    confidence = np.concatenate([percent for *_, percent in strips])
+    assert class_ids.shape == confidence.shape == size
+    assert (class_ids == whole.argmax(0).numpy()).mean() == 1
+    assert np.abs(confidence - 100 * whole.amax(0).numpy()).max() < 0.51
+    assert (np.concatenate([pixels[..., :3] for _, pixels, *_ in strips]) == image).all()
+
+
+def test_no_visible_seams_where_the_network_sees_further_than_the_overlap():
+    image = picture(500, 500)
+    model = Blur(radius=40)
+    whole = lc.predict_probabilities(model, lc.preprocess_image(np.pad(image, ((0, 12), (0, 12), (0, 0)), "edge")))
+    tiled = lc.predict_class_ids(model, image, tile=256)
+    assert (tiled == whole.argmax(1)[0, :500, :500].numpy())[40:-40, 40:-40].mean() > 0.97
+
+
+def test_a_real_network_on_a_tile_is_predicted_as_it_was_scored():
+    """Up to the window's size there is one window, and nothing but what the network does itself."""
+    torch.manual_seed(0)
+    model = lc.DeepLabV3Segmentation(4, "mobilenet_v3_large", None).eval()
+    for size in ((70, 90), (128, 64), (1, 5)):
+        image = picture(*size)
+        whole = lc.predict_probabilities(model, lc.preprocess_image(image)).argmax(1)[0].numpy()
+        assert (lc.predict_class_ids(model, image) == whole).mean() > 0.999
+
+
+def test_flips_scales_and_batches_are_passed_on():
+    image, model = picture(200, 200), Blur(radius=2)
+    plain = lc.predict_class_ids(model, image, tile=96)
+    model.batches.clear()
+    turned = lc.predict_class_ids(model, image, tile=96, symmetries=True, batch_size=3)
+    assert (plain == turned).mean() > 0.999, "a blur has no direction"
+    assert model.batches[1:9] == [(3, 3, 96, 96)] * 8
+    model.batches.clear()
+    lc.predict_class_ids(model, image, tile=96, scales=(0.5, 1))
+    assert any(shape[2:] == (48, 48) for shape in model.batches)
+
+
+def test_memory_is_bounded_by_the_open_rows(monkeypatch):
+    """A scene twenty times as high is read once, from top to bottom, and holds no more rows at a time."""
+    held, asked = [], []
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, **options: held.append(size) or zeros(*size, **options))
+
+    def read(top, bottom):
+        asked.append((top, bottom))
+        return np.full((bottom - top, 70, 4), 255, np.uint8)
+
+    rows = [len(ids) for *_, ids, _ in lc.predict_strips(Colour(), lc.Scene(20_000, 70, read), tile=64)]
+    assert sum(rows) == 20_000
+    assert max(rows) <= 64
+    assert held == [(1, 3, 32, 32), (3, 64, 96)]
+    assert asked[0] == (0, 64)
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(asked)), "each row once, in order"
+    assert asked[-1][1] == 20_000
+
+
+# ---- Files
+
+
+def save_tif(path: Path, image: np.ndarray, **options) -> Path:
+    rasterio = pytest.importorskip("rasterio")
+    bands = image.transpose(2, 0, 1) if image.ndim == 3 else image[None]
+    form = {"crs": "EPSG:32640", "transform": rasterio.Affine(10, 0, 300_000, 0, -10, 2_800_000)} | options
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with rasterio.open(
+            path, "w", "GTiff", image.shape[1], image.shape[0], len(bands), dtype=image.dtype, **form
+        ) as file:
+            file.write(bands)
+    return path
+
+
+def areas(path: Path) -> list[dict]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_png_gives_png(tmp_path):
+    image = picture(150, 230)
+    Image.fromarray(image).save(tmp_path / "scene.png")
+    written = lc.predict_scene(Colour(), tmp_path / "scene.png", tmp_path / ".", tile=64, confidence=True)
+    endings = {"classes.png", "confidence.png", "overlay.png", "area.csv"}
+    assert {path.name for path in written} == {f"scene_{ending}" for ending in endings}
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written} | {"scene.png"}
+    class_ids = lc.read_mask(tmp_path / "scene_classes.png")
+    assert (class_ids == brightest(image)).all()
+    assert (np.asarray(Image.open(tmp_path / "scene_classes.png").convert("RGB")) == PALETTE[class_ids]).all()
+    overlay = np.asarray(Image.open(tmp_path / "scene_overlay.png"))
+    assert np.abs(overlay - (image / 2 + PALETTE[class_ids] / 2)).max() <= 1
+    confidence = np.asarray(Image.open(tmp_path / "scene_confidence.png"))
+    assert confidence.shape == class_ids.shape
+    assert 33 <= confidence.min() <= confidence.max() <= 100
+    rows = areas(tmp_path / "scene_area.csv")
+    assert [row["class"] for row in rows] == NAMES
+    assert [int(row["pixels"]) for row in rows] == np.bincount(class_ids.ravel(), minlength=3).tolist()
+    assert sum(float(row["share"]) for row in rows) == pytest.approx(1, abs=1e-5)
+    assert "hectares" not in rows[0]
+
+
+def test_a_large_overlay_is_thinned(tmp_path):
+    image = np.zeros((70, 9000, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "scene.png")
+    lc.predict_scene(Colour(), tmp_path / "scene.png", tmp_path, tile=64)
+    assert Image.open(tmp_path / "scene_overlay.png").size == (3000, 24)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_are_nodata(mode, tmp_path):
+    image = Image.fromarray(picture(100, 80)).convert(mode)
+    if mode == "P":
+        image.info["transparency"] = image.getpixel((0, 0))
+        hidden = np.asarray(image) == image.getpixel((0, 0))
+    else:
+        hidden = np.zeros((100, 80), bool)
+        hidden[:70, 30:] = True
+        image.putalpha(Image.fromarray(np.where(hidden, 0, 255).astype(np.uint8)))
+    image.save(tmp_path / "scene.png")
+    lc.predict_scene(Colour(), tmp_path / "scene.png", tmp_path, tile=64, confidence=True)
+    for name in ("classes", "confidence"):
+        assert ((np.asarray(Image.open(tmp_path / f"scene_{name}.png")) == 255) == hidden).all()
+    assert (np.asarray(Image.open(tmp_path / "scene_overlay.png"))[hidden] == 255).all()
+    assert sum(int(row["pixels"]) for row in areas(tmp_path / "scene_area.csv")) == (~hidden).sum()
+
+
+def test_what_lies_under_transparency_does_not_leak():
+    """The network sees the mean colour, as beyond the tile in training, and windows without data not at all."""
+    rows = np.zeros((64, 640, 4), np.uint8)
+    rows[..., 0] = 255
+    rows[:, :10, 3] = 255
+    model = Blur(radius=3)
+    [(_, pixels, class_ids, _)] = lc.predict_strips(model, lc.Scene(64, 640, lambda top, bottom: rows), tile=64)
+    assert (class_ids[:, 10:] == 255).all()
+    assert pixels[0, 20, :3].tolist() == [124, 116, 104]
+    assert sum(shape[0] for shape in model.batches[1:]) == 1
+    model.batches.clear()
+    strips = lc.predict_strips(model, lc.Scene(200, 90, lambda a, b: np.zeros((b - a, 90, 4), np.uint8)), tile=64)
+    assert all((ids == 255).all() for *_, ids, _ in strips)
+    assert len(model.batches) == 1, "but for the one that counts the classes"
+
+
+def test_geotiff_keeps_its_georeference(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    image = picture(700, 1100)
+    source = save_tif(tmp_path / "scene.tif", image)
+    out = tmp_path / "out"
+    out.mkdir()
+    written = lc.predict_scene(Colour(), source, out, tile=128, confidence=True)
+    endings = {"classes.tif", "classes.tif.aux.xml", "confidence.tif", "overlay.png", "area.csv"}
+    assert (
+        {path.name for path in written} == {path.name for path in out.iterdir()} == {f"scene_{end}" for end in endings}
+    )
+    with rasterio.open(source) as scene, rasterio.open(out / "scene_classes.tif") as made:
+        assert (made.crs, made.transform, made.shape) == (scene.crs, scene.transform, scene.shape)
+        assert (made.count, made.dtypes, made.nodata) == (1, ("uint8",), 255)
+        assert (made.read(1) == brightest(image)).all()
+        assert [made.colormap(1)[index][:3] for index in range(3)] == [tuple(color) for color in PALETTE.tolist()]
+        assert made.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert made.profile["tiled"]
+        assert made.profile["compress"] == "deflate"
+        assert made.overviews(1) == [2, 4]
+        assert [made.tags(1)[f"CLASS_{index}"] for index in range(3)] == NAMES
+    pytest.importorskip("rasterio.shutil").copy(out / "scene_classes.tif", tmp_path / "names.vrt", driver="VRT")
+    assert "<Category>forest &amp; scrub</Category>" in (tmp_path / "names.vrt").read_text(), "GDAL knows the names"
+    with rasterio.open(out / "scene_confidence.tif") as made:
+        assert (made.crs, made.nodata) == (scene.crs, 255)
+        assert made.read(1).max() <= 100
+    hectares = [float(row["hectares"]) for row in areas(out / "scene_area.csv")]
+    assert hectares == pytest.approx(np.bincount(brightest(image).ravel()) * 0.01), "10 m x 10 m is a hundredth"
+
+    rio = Path(sys.executable).with_name("rio")
+    said = json.loads(subprocess.run([rio, "info", out / "scene_classes.tif"], capture_output=True, text=True).stdout)
+    assert (said["crs"], said["nodata"], said["transform"][:6]) == (
+        "EPSG:32640",
+        255,
+        [10, 0, 300_000, 0, -10, 2_800_000],
+    )
+    assert said["colorinterp"] == ["palette"]
+    if shutil.which("gdalinfo"):
+        said = subprocess.run(["gdalinfo", out / "scene_classes.tif"], capture_output=True, text=True).stdout
+        for line in (
+            "UTM zone 40N", "Origin = (300000.0", "Pixel Size = (10.0", "NoData Value=255", "Color Table (RGB with 256",
+            "1: forest & scrub", "0: 59,120,216", "LAYOUT=COG", "Description = land cover",
+        ):  # fmt: skip
+            assert line in said
+
+
+@pytest.mark.parametrize("kind", ["nodata", "alpha", "mask", "five bands", "grey", "palette"])
+def test_tiffs_of_many_kinds(kind, tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    image = np.maximum(picture(90, 130), 1)
+    hidden = np.zeros((90, 130), bool)
+    path = tmp_path / "scene.tif"
+    if kind != "grey":
+        hidden[20:60, 40:] = True
+    if kind == "nodata":
+        save_tif(path, np.where(hidden[..., None], 0, image), nodata=0)
+    elif kind == "alpha":
+        save_tif(path, np.dstack([image, np.where(hidden, 0, 255).astype(np.uint8)]), photometric="RGB", alpha="YES")
+    elif kind == "mask":
+        save_tif(path, image)
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+            file.write_mask(~hidden)
+    elif kind == "five bands":
+        save_tif(path, np.dstack([image, image[..., :2] * 0]))
+        hidden[:] = False
+    elif kind == "grey":
+        image = image[..., :1].repeat(3, 2)
+        save_tif(path, image[..., 0])
+    else:
+        table = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
+        index = np.where(hidden, 7, np.maximum(picture(90, 130)[..., 0], 8))
+        image = table[index]
+        save_tif(path, index, nodata=7, photometric="palette")
+        with rasterio.open(path, "r+") as file:
+            file.write_colormap(1, dict(enumerate(table.tolist())))
+    with lc.open_scene(path) as scene:
+        rows = scene.read(10, 80)
+    assert (rows[..., :3] == image[10:80])[~hidden[10:80]].all()
+    lc.predict_scene(Colour(), path, tmp_path, tile=64)
+    with rasterio.open(tmp_path / "scene_classes.tif") as made:
+        assert ((made.read(1) == 255) == hidden).all()
+        assert (made.read(1)[~hidden] == brightest(image)[~hidden]).all()
+
+
+@pytest.mark.parametrize(
+    ("crs", "size", "hectares"),
+    [
+        ("EPSG:2263", 10, (10 * 1200 / 3937) ** 2 / 1e4),  # US survey feet
+        ("EPSG:3857", 10, (10 * np.cos(np.radians(60))) ** 2 / 1e4),  # at 60 degrees north a metre there is half a one
+        (
+            "EPSG:4326",
+            1e-4,
+            111.412e3 * 55.800e3 * 1e-8 / 1e4,
+        ),  # a degree of latitude and one of longitude at 60 degrees
+        (None, 10, None),
+    ],
+)
+def test_areas_are_those_on_the_ground(crs, size, hectares):
+    rasterio = pytest.importorskip("rasterio")
+    top = {"EPSG:3857": 8_399_737.9, "EPSG:4326": 60.0}.get(crs, 0)
+    transform = rasterio.Affine(size, 0, 0, 0, -size, top)
+    scene = lc.Scene(4, 6, None, rasterio.crs.CRS.from_string(crs) if crs else None, transform)
+    found = lc.pixel_hectares(scene)
+    if hectares is None:
+        assert found is None
+    else:
+        assert found.shape == (4,)
+        assert found == pytest.approx(hectares, rel=0.004)
+
+
+def test_without_rasterio_the_georeference_is_missed_out_loud(tmp_path, monkeypatch):
+    save_tif(tmp_path / "scene.tif", picture(90, 130))
+    Image.fromarray(picture(20, 20)).save(tmp_path / "plain.tif")
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.warns(UserWarning, match=r"scene.tif: .*pip install rasterio"):
+        written = lc.predict_scene(Colour(), tmp_path / "scene.tif", tmp_path, tile=64)
+    assert tmp_path / "scene_classes.png" in written
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert tmp_path / "plain_classes.png" in lc.predict_scene(Colour(), tmp_path / "plain.tif", tmp_path)
+
+
+def test_nothing_is_half_written(tmp_path):
+    """An error on the way, here in the middle of a truncated file, leaves the results of before as they were."""
+    source = save_tif(tmp_path / "scene.tif", picture(900, 300), tiled=True, blockxsize=64, blockysize=64)
+    out = tmp_path / "out"
+    out.mkdir()
+    lc.predict_scene(Colour(), source, out, tile=64, confidence=True)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    with pytest.raises(lc.InputError, match=r"scene.tif: cannot be read"):
+        lc.predict_scene(Colour(), source, out, tile=64, confidence=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_ctrl_c_leaves_nothing(suffix, tmp_path):
+    class Interrupted(Colour):
+        def forward(self, images):
+            if len(self.batches) == 4:
+                raise KeyboardInterrupt
+            return super().forward(images)
+
+    image = picture(300, 300)
+    source = save_tif(tmp_path / "scene.tif", image) if suffix == "tif" else tmp_path / "scene.png"
+    if suffix == "png":
+        Image.fromarray(image).save(source)
+    with pytest.raises(KeyboardInterrupt):
+        lc.predict_scene(Interrupted(), source, tmp_path, tile=64, confidence=True)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+# ---- Command
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    torch.manual_seed(0)
+    model = lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", None)
+    lc.save_checkpoint(tmp_path / "best_model.pth", model, NAMES, COLORS)
+    return tmp_path / "best_model.pth"
+
+
+def test_the_command_maps_a_folder(tmp_path, checkpoint):
+    (tmp_path / "scenes").mkdir()
+    for index in range(2):
+        Image.fromarray(picture(100, 140, index)).save(tmp_path / f"scenes/scene_{index}.jpg")
+    command = [
+        "predict",
+        "--input",
+        "scenes",
+        "--output",
+        "maps",
+        "--tile",
+        "64",
+        "--device",
+        "cpu",
+        "--tta",
+        "--confidence",
+    ]
+    done = run_script(*command, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("wrote ")
+    assert "scene_0_classes.png" in lines[0]
+    assert len(list((tmp_path / "maps").iterdir())) == 8
+    model = lc.load_model(checkpoint, "cpu")
+    expected = lc.predict_class_ids(model, lc.read_image(tmp_path / "scenes/scene_1.jpg"), tile=64, symmetries=True)
+    assert (lc.read_mask(tmp_path / "maps/scene_1_classes.png") == expected).mean() > 0.95, "up to the precision"
+
+
+def test_the_command_warns_once_where_rasterio_is_missing(tmp_path, checkpoint, monkeypatch, capsys):
+    save_tif(tmp_path / "scene.tif", picture(64, 64))
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    arguments = ["--checkpoint", checkpoint, "--input", tmp_path / "scene.tif", "--output", tmp_path / "out"]
+    assert lc.main(["predict", *map(str, arguments)]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["warning"], lines
+
+
+def test_the_command_has_its_own_help(capsys):
+    with pytest.raises(SystemExit) as end:
+        lc.main(["predict", "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for name in ("checkpoint", "input", "output", "tile", "overlap", "device", "tta", "confidence"):
+        assert f"--{name}" in text
+    assert "--num-points" not in text
+    assert "predict --help" in lc.__doc__, "which is what the main job's help begins with"
+
+
+BAD = {
+    "no such file": (["--input", "nowhere.png"], r"nowhere.png: no such file"),
+    "no such tif": (["--input", "nowhere.tif"], r"nowhere.tif: no such file"),
+    "text": (["--input", "text.png"], r"text.png: cannot be read"),
+    "text as tif": (["--input", "text.tif"], r"text.tif: cannot be read"),
+    "16 bits": (["--input", "deep.tif"], r"deep.tif: .*8-bit RGB first"),
+    "16 bits, png": (["--input", "deep.png"], r"deep.png: .*8-bit RGB first"),
+    "empty folder": (["--input", "empty"], r"empty: holds no image"),
+    "a bad file among good ones": (["--input", "."], r"deep.*8-bit RGB first"),
+    "no checkpoint": (["--checkpoint", "nowhere.pth"], r"nowhere.pth: no such file"),
+    "not a checkpoint": (["--checkpoint", "good.png"], r"good.png: is not a checkpoint"),
+    "odd tile": (["--tile", "100"], r"tile = 100: must be a multiple of 32"),
+    "no tile": (["--tile", "0"], r"tile = 0"),
+    "wide overlap": (["--overlap", "300"], r"overlap = 300: must lie between 0 and 256"),
+    "tile in words": (["--tile", "big"], r"--tile.*'big'.*--help"),
+    "no such flag": (["--tyle", "64"], r"--tyle"),
+    "no such device": (["--device", "abacus"], r"abacus"),
+    "output is a file": (["--output", "good.png"], r"good.png"),
+    "output is the input": (["--input", "empty2", "--output", "empty2"], r"empty2: is the input"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case, tmp_path, checkpoint, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(picture(64, 64)).save("good.png")
+    for name in ("text.png", "text.tif"):
+        Path(name).write_text("text")
+    for name in ("empty", "empty2"):
+        Path(name).mkdir()
+    shutil.copy("good.png", "empty2/good.png")
+    if case == "a bad file among good ones":
+        for name in ("text.png", "text.tif"):
+            Path(name).unlink()
+    for name in ("deep.png", "deep.tif")[: 1 if case.startswith("a bad") else 2]:
+        Image.fromarray(np.zeros((64, 64), np.uint16)).save(name)
+    arguments, wanted = BAD[case]
+    given = {"--input": "good.png", "--output": "out"} | dict(zip(arguments[::2], arguments[1::2], strict=True))
+    assert lc.main(["predict", *(part for pair in given.items() for part in pair)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    lines = [line for line in said.err.splitlines() if line]
+    assert len(lines) == 1, said.err
+    assert lines[0].startswith("error: ")
+    assert re.search(wanted, lines[0]), lines[0]
+    assert not Path("out").exists()
