@@ -1463,16 +1463,8 @@ def predict_probabilities(
     return total / (len(scales) * views)
 
 
-SYMMETRIES = [
-    (0, False),
-    (1, True),
-    (2, False),
-    (3, True),
-    (1, False),
-    (0, True),
-    (3, False),
-    (2, True),
-]  # of the square: the first ones differ most
+# Quarter turns and whether mirrored first: the eight symmetries of the square, those that differ most first.
+SYMMETRIES = [*zip((0, 1, 2, 3), (False, True) * 2), *zip((1, 0, 3, 2), (False, True) * 2)]  # noqa: B905
 
 
 def ensemble_predict(models: typing.Iterable[nn.Module], image: Tensor, **augmentation) -> Tensor:
@@ -2235,7 +2227,7 @@ def predict_command(argv: list[str]) -> int:
     for path in paths:
         written = predict_scene(
             model, path, output, confidence=config.confidence, tile=config.tile, overlap=config.overlap,
-            symmetries=config.tta, dtype=dtype, progress=path.name,
+            views=8 if config.tta else 1, dtype=dtype, progress=path.name,
         )  # fmt: skip
         print("wrote " + ", ".join(map(str, written)))
     return 0

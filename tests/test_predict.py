@@ -139,7 +139,7 @@ def test_flips_scales_and_batches_are_passed_on():
     image, model = picture(200, 200), Blur(radius=2)
     plain = lc.predict_class_ids(model, image, tile=96)
     model.batches.clear()
-    turned = lc.predict_class_ids(model, image, tile=96, symmetries=True, batch_size=3)
+    turned = lc.predict_class_ids(model, image, tile=96, views=8, batch_size=3)
     assert (plain == turned).mean() > 0.999, "a blur has no direction"
     assert model.batches[1:9] == [(3, 3, 96, 96)] * 8
     model.batches.clear()
@@ -438,7 +438,7 @@ def test_the_command_maps_a_folder(tmp_path, checkpoint):
     assert "scene_0_classes.png" in lines[0]
     assert len(list((tmp_path / "maps").iterdir())) == 8
     model = lc.load_model(checkpoint, "cpu")
-    expected = lc.predict_class_ids(model, lc.read_image(tmp_path / "scenes/scene_1.jpg"), tile=64, symmetries=True)
+    expected = lc.predict_class_ids(model, lc.read_image(tmp_path / "scenes/scene_1.jpg"), tile=64, views=8)
     assert (lc.read_mask(tmp_path / "maps/scene_1_classes.png") == expected).mean() > 0.95, "up to the precision"
 
 
