@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import copy
 import csv
+import functools
 import hashlib
 import json
 import math
@@ -92,7 +93,7 @@ TEACHER_DECAY: float = 0.99  # the model kept is the mean over about 1 / (1 - TE
 PSEUDO_LABEL_WEIGHT: float = 1.0  # learn from what the teacher makes of the unlabelled pixels; 0 is off and trains faster
 PSEUDO_LABEL_THRESHOLD: float = 0.0  # 0 takes the teacher's probabilities of every pixel; 0.9 only the classes of which it is so sure
 POINT_EVIDENCE: bool = True  # the points of a tile correct what the teacher says of pixels like them
-TEACHER_VIEWS: int = 2  # the teacher's opinion is a mean over so many views of the tile, turned and mirrored; each costs a sixth of a step
+TEACHER_VIEWS: int = 2  # the teacher's opinion is a mean over so many views of the tile, turned and mirrored; each costs a forward pass
 STRONG_VIEW: float = 0.0  # recolour the student's view by so much, so that a weak view teaches a strong one; 0.05 is a start
 PAIRWISE_WEIGHT: float = 0.0  # neighbours of like colour shall be of one class; raise for larger areas, lower if small objects vanish; 0.01 is a start
 REGION_WEIGHT: float = 0.0  # spread each point over its superpixel as a soft label (pip install scikit-image); 0.5 is a start
@@ -111,6 +112,7 @@ IGNORE_INDEX = 255
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, for RGB in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
+EVIDENCE_FLOOR = 0.003  # how much a pixel is like a class of which no point is near; chosen on train tiles
 
 
 class InputError(ValueError):
@@ -474,8 +476,12 @@ class LandCoverDataset(Dataset):
         rng = named_rng(self.seed, self.epoch, self.tiles[index][0].stem)
         if isinstance(self.transform, A.Compose):
             self.transform.set_random_state(rng, random.Random(int(rng.integers(2**32))))
-        item = self.transform(image=image, mask=points)
-        return item["image"], item["mask"].long()
+        item = self.transform(image=image, masks=[points, np.zeros_like(points)])
+        points, beyond = item["masks"]
+        item["image"][:, beyond != 0] = (
+            0  # the mean colour, whatever the jitter made of it: nothing is to be learnt there
+        )
+        return item["image"], points.long()
 
 
 @dataclass
@@ -548,19 +554,35 @@ class FloatDepthwise:
     def mix_into(network: nn.Module) -> None:
         """Gives every depthwise convolution of a network this class beside its own."""
         for module in network.modules():
-            if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
-                module.__class__ = type(f"Float{type(module).__name__}", (FloatDepthwise, type(module)), {})
+            depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+            if depthwise and not isinstance(module, FloatDepthwise):
+                module.__class__ = float_depthwise(type(module))
 
     def forward(self, images: Tensor) -> Tensor:
         if images.device.type != "cpu" or not torch.is_grad_enabled():
             return super().forward(images)
         with torch.autocast("cpu", enabled=False):
-            images, (d, _), sides = images.float(), self.dilation, images.shape[-2:]
-            if d == 1 or self.stride != (1, 1) or any(side % d for side in sides):
+            images, d = images.float(), self.dilation[0]
+            half = [(kernel - 1) // 2 for kernel in self.kernel_size]
+            same_size = self.stride == (1, 1) and self.padding == tuple(d * side for side in half)
+            apart = d > 1 and self.dilation == (d, d) and not any(side % d for side in images.shape[-2:])
+            if not (same_size and apart and self.padding_mode == "zeros"):
                 return super().forward(images)
-            padding = [(kernel - 1) // 2 for kernel in self.kernel_size]
-            parts = deinterleave(images, d)
-            return interleave(F.conv2d(parts, self.weight, self.bias, padding=padding, groups=self.groups), d)
+            parts = F.conv2d(deinterleave(images, d), self.weight, self.bias, padding=half, groups=self.groups)
+            return interleave(parts, d)
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        return new_float_depthwise, (type(self).__mro__[2],), self.__dict__  # pickle finds no class made at run time
+
+
+@functools.cache
+def float_depthwise(kind: type[nn.Conv2d]) -> type:
+    """The class of a convolution with `FloatDepthwise` mixed in."""
+    return type(f"Float{kind.__name__}", (FloatDepthwise, kind), {})
+
+
+def new_float_depthwise(kind: type[nn.Conv2d]) -> nn.Conv2d:
+    return object.__new__(float_depthwise(kind))
 
 
 def deinterleave(images: Tensor, d: int) -> Tensor:
@@ -877,8 +899,8 @@ def point_evidence(
     images: (B, 3, H, W), normalised; targets: (B, H, W), 255 = unlabelled; probabilities: (B, C, H, W), a model's opinion.
     A kernel estimate: the mean, over the points of a class, of exp(-|difference|² / 2) in colour (smoothed, RGB in 0..1), position
     (sides of the tile) and opinion, each divided by its sigma. The mean and not the sum, for a sum would favour frequent
-    classes, whom the opinion favours already. Points that the model mistakes so correct it where it is mistaken alike. No more
-    than most_points of a tile are used.
+    classes, whom the opinion favours already. Points that the model mistakes so correct it where it is mistaken alike. Of a tile
+    with more than most_points, every class keeps its share of that number at most.
     """
     (height, width), num_classes = images.shape[-2:], probabilities.shape[1]
     colors = images.float() * torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
@@ -890,13 +912,22 @@ def point_evidence(
     for color, labels, opinion in zip(colors, targets.flatten(1), probabilities, strict=True):
         places = torch.cat([color / sigma_rgb, torch.stack([y, x]) / sigma_xy, opinion / sigma_opinion]).flatten(1).T
         points = (labels != IGNORE_INDEX).nonzero()[:, 0]
-        points = points[:: math.ceil(len(points) / most_points) or 1]
-        kernel = torch.cdist(places, places[points]).square_().mul_(-0.5).exp_()
+        if len(points) > most_points:
+            points = thin_points(points, labels[points], most_points // num_classes)
         classes = F.one_hot(labels[points], num_classes).float()
+        share = classes / classes.sum(0).clamp(min=1)
         with torch.autocast(images.device.type, enabled=False):
-            mean = kernel @ (classes / classes.sum(0).clamp(min=1))
-        evidence.append(mean.T.view(num_classes, height, width))
+            means = [
+                torch.cdist(part, places[points]).square_().mul_(-0.5).exp_() @ share for part in places.split(2**16)
+            ]
+        evidence.append(torch.cat(means).T.view(num_classes, height, width))
     return torch.stack(evidence)
+
+
+def thin_points(points: Tensor, labels: Tensor, most_each: int) -> Tensor:
+    """Of points (N,) with labels (N,), at most so many of each class, always the same draw: no class is lost."""
+    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(0)).to(points.device)
+    return torch.cat([points[order][labels[order] == label][:most_each] for label in labels.unique()])
 
 
 def find_superpixels(image: np.ndarray, pixels_each: int = 100) -> np.ndarray:
@@ -959,7 +990,7 @@ class UnlabelledPixels:
 
     def __init__(
         self, model: nn.Module, total_steps: int, criterion: nn.Module | None = None, *, pseudo_label_weight: float = 1.0,
-        confidence_threshold: float = 0.0, evidence_floor: float | None = 0.003, views: int = 2, color_strength: float = 0.0,
+        confidence_threshold: float = 0.0, evidence_floor: float | None = EVIDENCE_FLOOR, views: int = 2, color_strength: float = 0.0,
         pairwise_weight: float = 0.0, region_weight: float = 0.0, decay: float = 0.99,
     ):  # fmt: skip
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
@@ -984,20 +1015,26 @@ class UnlabelledPixels:
         if self.confidence_threshold:
             labels, confident = generate_pseudo_labels(opinion.log(), self.confidence_threshold)
             opinion = F.one_hot(labels.masked_fill(~confident, 0), opinion.shape[1]).movedim(-1, 1) * confident[:, None]
-        return opinion * (targets == IGNORE_INDEX)[:, None]
+        return opinion * self.unlabelled(images, targets)[:, None]
+
+    @staticmethod
+    def unlabelled(images: Tensor, targets: Tensor) -> Tensor:
+        """Where there is an image but no label, (B, H, W) bool: beyond the edge of a small tile, images are exactly 0."""
+        return (targets == IGNORE_INDEX) & (images != 0).any(1)
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         ramp = math.exp(-5 * (1 - min(1.0, self.step / max(1.0, 0.3 * self.total_steps))) ** 2)
         logits = model(recolor(images, self.color_strength) if self.color_strength else images)
         loss = on_points = self.criterion(logits, targets)
-        if self.pseudo_label_weight:  # the mean over all pixels, so that few confident ones count little
+        dense = not (targets == IGNORE_INDEX).any()  # nothing is left to be taught
+        if self.pseudo_label_weight and not dense:  # the mean over all pixels, so that few confident ones count little
             on_pseudo_labels = F.cross_entropy(logits.float(), self.pseudo_labels(images, targets).float())
             loss = loss + self.pseudo_label_weight * ramp * on_pseudo_labels
         if self.pairwise_weight:
             loss = loss + self.pairwise_weight * ramp * self.pairwise(logits, images)
         if self.region_weight:
             soft_labels, covered = spread_points(images, targets, logits.shape[1])
-            covered &= targets == IGNORE_INDEX
+            covered &= self.unlabelled(images, targets)
             on_regions = F.cross_entropy(logits.float(), soft_labels * covered[:, None]) / covered.float().mean().clamp(
                 min=1e-9
             )
@@ -1067,8 +1104,8 @@ def pick_device(device: str = "auto") -> torch.device:
     return torch.device(device)
 
 
-def pick_precision(precision: str, device: torch.device, backbone: str) -> torch.dtype:
-    """torch.bfloat16 where it was measured to pay ('auto'), or what the name says."""
+def pick_precision(precision: str, device: torch.device) -> torch.dtype:
+    """torch.bfloat16 where the hardware multiplies in it ('auto'), or what the name says."""
     if precision != "auto":
         return getattr(torch, precision)
     if device.type == "cuda":
@@ -1152,15 +1189,26 @@ def validate(
     return loss_sum / max(1, int(confusion.sum())), confusion
 
 
-def seconds_per_tile(model: nn.Module, device: torch.device, dtype: torch.dtype, crop_size: int) -> float:
-    """Time of a training step on one tile, from a trial on a copy of the model (two tiles, second of two steps)."""
-    trial = copy.deepcopy(model).train()
+def seconds_per_tile(
+    model: nn.Module,
+    unlabelled: UnlabelledPixels,
+    device: torch.device,
+    dtype: torch.dtype,
+    crop_size: int,
+    points: int | None,
+) -> float:
+    """Time of a training step on one tile, from a trial on a copy of model and objective (two tiles, second of two steps)."""
+    trial, objective = copy.deepcopy((model, unlabelled))
+    trial.train()
     images = to_device(torch.rand(2, 3, crop_size, crop_size), device)
+    targets = torch.full((2, crop_size**2), 0 if points is None else IGNORE_INDEX)
+    targets[:, : points or 0] = 0
+    targets = targets.view(2, crop_size, crop_size).to(device)
     for _ in range(2):  # the first step also sets up kernels and memory
         start = time.perf_counter()
         with autocast(device, dtype):
-            logits = trial(images)
-        logits.mean().backward()
+            loss, _ = objective(trial, images, targets)
+        loss.backward()
     return (time.perf_counter() - start) / 2
 
 
@@ -1453,6 +1501,8 @@ def predict_probabilities(
     Test-time augmentation: the mean over several views (1 to 8) of the tile turned by quarters and mirrored, each a forward
     pass, and over the tile resized by each of the scales. Only the scales cost sharpness.
     """
+    if not 1 <= views <= len(SYMMETRIES):
+        raise InputError(f"views = {views!r}: must lie between 1 and {len(SYMMETRIES)}")
     total: Tensor | float = 0.0
     for scale in scales:
         for turns, flip in SYMMETRIES[:views]:
@@ -1566,6 +1616,8 @@ def _read_rows(dataset, top: int, bottom: int) -> np.ndarray:
     with _rasterio_reads(dataset.name):
         bands = dataset.read([1, 2, 3] if dataset.count >= 3 else [1, 1, 1], window=window)
         alpha = dataset.dataset_mask(window=window)
+    if getattr(dataset.photometric, "value", "") == "MINISWHITE":  # as Pillow shows it
+        bands = 255 - bands
     if dataset.colorinterp[0].name == "palette":
         bands = np.uint8(list(dataset.colormap(1).values()))[bands[0], :3].transpose(2, 0, 1)
     return np.concatenate([bands, alpha[None]]).transpose(1, 2, 0)
@@ -1950,14 +2002,14 @@ def start_run(
     model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.epochs)
-    dtype = pick_precision(config.precision, device, config.backbone)
+    dtype = pick_precision(config.precision, device)
     val_loader = make_loader(val_set, batches_of_one_size(val_sizes, config.batch_size), config.num_workers, device)
     unlabelled = UnlabelledPixels(
         model,
         config.epochs * steps_per_epoch(config, len(train_set)),
         pseudo_label_weight=config.pseudo_label_weight,
         confidence_threshold=config.pseudo_label_threshold,
-        evidence_floor=0.003 if config.point_evidence else None,
+        evidence_floor=EVIDENCE_FLOOR if config.point_evidence else None,
         views=config.teacher_views,
         color_strength=config.strong_view,
         pairwise_weight=config.pairwise_weight,
@@ -1976,12 +2028,16 @@ def restore_run(run: Run, checkpoint: dict) -> None:
     Raises InputError if a setting that decides the result has changed since, or best_model.pth is not of this run.
     """
     if (
-        not {"config", "history", "student_state_dict", "optimizer_state_dict", "scheduler_state_dict"}
+        not {"config", "history", "step", "student_state_dict", "optimizer_state_dict", "scheduler_state_dict"}
         <= checkpoint.keys()
     ):
         raise InputError(f"{run.path('last_checkpoint.pth')}: holds no training to resume; start anew without --resume")
+    if checkpoint["config"].keys() != vars(run.config).keys():
+        raise InputError(
+            f"{run.path('last_checkpoint.pth')}: was begun by another version; start anew without --resume"
+        )
     for name, value in vars(run.config).items():
-        before = checkpoint["config"].get(name)
+        before = checkpoint["config"][name]
         if value != before and name not in ("resume", "output_dir", "num_workers", "device"):
             raise InputError(
                 f"{name.upper()} = {value!r}: the run to resume had {before!r}; put it back, or start anew without --resume"
@@ -2022,7 +2078,7 @@ def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
         )
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     print(
-        f"model: DeepLabV3 {config.backbone}, {parameters:.1f} M parameters, starting weights: {model.starting_weights}"
+        f"model: {config.architecture} {config.backbone}, {parameters:.1f} M parameters, starting weights: {model.starting_weights}"
     )
     machine = environment(run.device)
     print(f"device: {machine['device']} ({machine['cpu']}), precision: {str(run.dtype).removeprefix('torch.')}")
@@ -2035,7 +2091,8 @@ def warn_if_slow(run: Run, val_pixels: int) -> None:
     if run.device.type != "cpu" or epochs == 0:
         return
     crops = len(run.train_set) + val_pixels / config.crop_size**2 / 3  # a forward pass is a third of a step
-    total = seconds_per_tile(run.model, run.device, run.dtype, config.crop_size) * crops * epochs
+    step = seconds_per_tile(run.model, run.unlabelled, run.device, run.dtype, config.crop_size, config.num_points)
+    total = step * crops * epochs
     if config.backbone in DEPTHWISE_BACKBONES:
         cure = "a smaller CROP_SIZE or fewer EPOCHS shorten it"
     else:
@@ -2130,7 +2187,7 @@ def write_results(run: Run) -> None:
     write_history(run.path("training_history.csv"), run.history)
     best = load_checkpoint(run.path("best_model.pth"))
     model = load_model(run.path("best_model.pth"), run.config.device)
-    what = (f"DeepLabV3 {run.config.backbone}, {run.config.num_points or 'all'} labelled pixels per tile, "
+    what = (f"{run.config.architecture} {run.config.backbone}, {run.config.num_points or 'all'} labelled pixels per tile, "
             f"starting weights: {model.starting_weights}, best mIoU {best['miou']:.3f} (epoch {best['epoch']})")  # fmt: skip
     write_metrics(run.path("metrics.json"), best, run.history, run.device, run.dtype)
     draw_history(run.path("training_history.png"), run.history, model.class_names, model.class_colors, what)
@@ -2223,7 +2280,7 @@ def predict_command(argv: list[str]) -> int:
         with open_scene(path):
             pass
     prepare_output(output)
-    dtype = pick_precision("auto", next(model.parameters()).device, model.backbone_name)
+    dtype = pick_precision("auto", next(model.parameters()).device)
     for path in paths:
         written = predict_scene(
             model, path, output, confidence=config.confidence, tile=config.tile, overlap=config.overlap,

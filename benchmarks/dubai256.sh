@@ -23,8 +23,8 @@ train() { # RUN DATA FLAGS...
 
 for run in "$@"; do
     case $run in
-        points_100) train "$run" "$data" --backbone efficientnet_lite0 --weights imagenet --learning-rate 1e-3 --epochs 12 --num-points 100 ;;
-        dense) train "$run" "$data" --backbone efficientnet_lite0 --weights imagenet --learning-rate 1e-3 --epochs 12 --num-points none ;;
+        points_100) train "$run" "$data" --backbone efficientnet_lite0 --precision float32 --weights imagenet --learning-rate 1e-3 --epochs 12 --num-points 100 ;;
+        dense) train "$run" "$data" --backbone efficientnet_lite0 --precision float32 --weights imagenet --learning-rate 1e-3 --epochs 12 --num-points none ;;
         resnet50_short) # part 1 of each scene, scored on part 3 of each, so that a CPU gets through
             tiles=benchmarks/results/dubai256_resnet50_short/tiles
             for kind in train:1:images train:1:masks val:3:images val:3:masks; do

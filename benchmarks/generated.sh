@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 for run in "$@"; do
     case $run in
-        efficientnet) flags=(--backbone efficientnet_lite0 --weights imagenet --learning-rate 1e-3 --epochs 30) ;;
+        efficientnet) flags=(--backbone efficientnet_lite0 --precision float32 --weights imagenet --learning-rate 1e-3 --epochs 30) ;;
         resnet50) flags=() ;; # the main job as it stands
         *) echo "no such run: $run" >&2; exit 2 ;;
     esac

@@ -1,9 +1,9 @@
-"""What is gained after training, and what it costs: test-time augmentation, dense CRF, ensemble.
+"""What is gained after training, and what it costs: test-time augmentation, local CRF, ensemble.
 
     python benchmarks/inference.py --data ../shared/data/dubai256        the models that benchmarks/study.py has left
 
 Each way of predicting is scored with the last epoch's model of every seed on the study's tiles, on dense masks by one
-confusion matrix, and appended to a CSV with the processor's time per tile as a multiple of the plain forward pass. An
+confusion matrix, and appended to a CSV with the processor's seconds per tile. An
 ensemble takes the seeds together, so there is one row of it. Rows that are in the CSV already are passed over.
 """
 
@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 import cv2
 import torch
-from study import CLASSES, append, choose_tiles, in_csv, prepare
+from study import CLASSES, append, choose_tiles, in_csv, iou_columns, prepare
 from tqdm import tqdm
 
 import landcover_segmentation as lc
@@ -92,8 +92,7 @@ def main() -> None:
         cell = what | {"way": way, "seed": seed}
         if not in_csv(args.csv, cell):
             scores, seconds = measure(predict, tiles)
-            iou = {f"iou_{name}": round(value, 4) for name, value in zip(CLASSES, scores["iou_per_class"], strict=True)}
-            append(args.csv, cell | {"miou": round(scores["miou"], 4), **iou, "seconds_per_tile": round(seconds, 5),
+            append(args.csv, cell | {"miou": round(scores["miou"], 4), **iou_columns(scores), "seconds_per_tile": round(seconds, 5),
                                      "hardware": lc.environment(torch.device("cpu"))["cpu"]})  # fmt: skip
             print(f"{way}, seed {seed}: mIoU {scores['miou']:.3f}, {1000 * seconds:.1f} ms per tile", flush=True)
 

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
 DOCUMENTS = ("README.md", "technical_report.md")
 CLASSES = ("land", "water", "building", "vegetation", "road")
 
@@ -92,20 +93,25 @@ def class_table(split: str, points: int) -> str:
 
 
 def parts_table() -> str:
-    """Every variant on the split on which settings are chosen, against `teacher` or `default` on the same seeds."""
-    found = rows("study.csv", split="choose", points=20, size=128, every=2) + rows(
-        "study.csv", split="choose", variant="dense", size=128, every=2
-    )
-    names = list(dict.fromkeys(row["variant"] for row in found))
-    by_name = {name: [row for row in found if row["variant"] == name] for name in names}
+    """Every variant on the split on which settings are chosen, against `plain` or `default` on the same seeds."""
+    found = [row for row in rows("study.csv", split="choose", size=128, every=2)
+             if row["points"] in ("20", "all") and row["epochs"] in ("0", "12")]  # fmt: skip
+    by_name = {name: [row for row in found if row["variant"] == name] for name in study_order(found)}
     body = []
-    for name in names:
+    for name, own in by_name.items():
         base = "default" if name.startswith("default") and name != "default" else "plain"
-        own, reference = by_name[name], by_name.get(base, [])
-        gain = "-" if name == "plain" else f"{spread(paired(own, reference, 'miou', lambda a, b: a - b))} over {base}"
-        time = spread(paired(own, by_name.get("plain", []), "seconds", lambda a, b: a / b), 2)
-        body.append([f"`{name}`", str(len(own)), spread(column(own)), gain, time])
+        gain = paired(own, by_name.get(base, []), "miou", lambda a, b: a - b)
+        time = paired(own, by_name.get("plain", []), "seconds", lambda a, b: a / b)
+        against = "-" if name == "plain" else f"{spread(gain)} over {base}"
+        body.append([f"`{name}`", str(len(own)), spread(column(own)), against, spread(time, 2)])
     return markdown(["variant", "seeds", "mIoU", "gain, seed by seed", "training time, plain = 1"], body)
+
+
+def study_order(found: list[dict]) -> list[str]:
+    """The variants that were run, in the order in which benchmarks/study.py lists them."""
+    from study import VARIANTS
+
+    return [name for name in VARIANTS if any(row["variant"] == name for row in found)]
 
 
 def inference_table() -> str:
@@ -114,10 +120,19 @@ def inference_table() -> str:
     base = [row for row in found if row["way"] == "plain"]
     for way in dict.fromkeys(row["way"] for row in found):
         own = [row for row in found if row["way"] == way]
-        gain = paired(own, base, "miou", lambda a, b: a - b)
+        gain = paired(own, base, "miou", lambda a, b: a - b) if way != "plain" else []
         cost = statistics.mean(column(own, "seconds_per_tile")) / statistics.mean(column(base, "seconds_per_tile"))
-        body.append([way, spread(column(own)), spread(gain) if gain and way != "plain" else "-", f"{cost:.1f}"])
+        body.append([way, spread(column(own)), spread(gain), f"{cost:.1f}"])
     return markdown(["prediction", "mIoU", "gain, seed by seed", "time, plain = 1"], body)
+
+
+def labels_table() -> str:
+    found = rows("labels.csv")
+    body = []
+    for way in dict.fromkeys(row["way"] for row in found):
+        own = [row for row in found if row["way"] == way]
+        body.append([way, *(spread(column(own, key)) for key in ("coverage", "accuracy", "miou"))])
+    return markdown(["labels from", "share of pixels labelled", "share of those right", "their mIoU"], body)
 
 
 TABLES = {
@@ -125,6 +140,7 @@ TABLES = {
     "scenes": lambda: main_table("scenes"),
     "classes": lambda: class_table("val", 20),
     "parts": parts_table,
+    "labels": labels_table,
     "inference": inference_table,
 }
 

@@ -38,8 +38,9 @@ BASE = {"backbone": "efficientnet_lite0", "weights": "imagenet", "learning_rate"
 OFF = {"teacher_decay": 0.0, "pseudo_label_weight": 0.0, "pairwise_weight": 0.0, "region_weight": 0.0,
        "multi_scale": 1.0, "point_sampling": "random"}  # fmt: skip
 TEACHER = OFF | {"teacher_decay": 0.99}
-DEFAULT = TEACHER | {"pseudo_label_weight": 1.0, "pseudo_label_threshold": 0.0, "point_evidence": True, "teacher_views": 2,
-                     "strong_view": 0.0}  # fmt: skip
+UNLABELLED = ("teacher_decay", "pseudo_label_weight", "pseudo_label_threshold", "point_evidence", "teacher_views", "strong_view",
+              "pairwise_weight", "region_weight", "multi_scale")  # fmt: skip
+DEFAULT = {name: getattr(lc, name.upper()) for name in UNLABELLED} | {"point_sampling": "random"}
 VARIANTS = {
     "plain": OFF,
     "dense": OFF | {"num_points": None},
@@ -137,10 +138,11 @@ def train_network(config: argparse.Namespace, train_set, val_set, model_path: Pa
     """Trains to the last epoch and keeps the model. Returns the confusion matrix, the processor's seconds in training, the weights."""
     sizes = [lc.read_mask(mask).shape for _, mask in val_set.tiles]
     run = lc.start_run(config, train_set, val_set, sizes)
-    start = time.process_time()
+    clock = time.process_time if run.device.type == "cpu" else time.perf_counter  # other work disturbs only the latter
+    start = clock()
     for epoch in tqdm(range(1, config.epochs + 1), "epochs", leave=False, disable=None):
         lc.run_epoch(run, epoch)
-    seconds = time.process_time() - start
+    seconds = clock() - start
     model_path.parent.mkdir(parents=True, exist_ok=True)
     lc.save_checkpoint(model_path, run.unlabelled.teacher, config.class_names)
     confusion = lc.validate(run.unlabelled.teacher, run.val_loader, config.num_classes, run.device, dtype=run.dtype)[1]
@@ -202,13 +204,13 @@ def run_cell(args: argparse.Namespace, work: Path, cell: dict, model_path: Path)
     else:
         confusion, seconds, weights = train_network(config, train_set, val_set, model_path)
     scores = lc.score(confusion)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     device = lc.pick_device(config.device)
     machine = lc.environment(device)
-    dtype = lc.pick_precision(config.precision, device, config.backbone)
+    dtype = lc.pick_precision(config.precision, device)
     return {
         "miou": round(scores["miou"], 4),
-        **{f"iou_{name}": round(iou, 4) for name, iou in zip(CLASSES, scores["iou_per_class"], strict=True)},
+        **iou_columns(scores),
         "pixel_accuracy": round(scores["pixel_accuracy"], 4),
         "train_tiles": len(train_set),
         "val_tiles": len(val_set),
@@ -220,6 +222,12 @@ def run_cell(args: argparse.Namespace, work: Path, cell: dict, model_path: Path)
         "torch": machine["torch"],
         "commit": commit.stdout.strip(),
     }
+
+
+def iou_columns(scores: dict) -> dict:
+    """IoU per class, rounded; empty for a class that is neither in the masks nor in the predictions."""
+    values = zip(CLASSES, scores["iou_per_class"], strict=True)
+    return {f"iou_{name}": "" if iou is None else round(iou, 4) for name, iou in values}
 
 
 def in_csv(path: Path, cell: dict) -> bool:
@@ -268,18 +276,18 @@ def main() -> None:
                         "epochs": 0 if name == "forest" else args.epochs, "size": args.size, "every": args.every}  # fmt: skip
                 key = "-".join(map(str, cell.values()))
                 claim = claims / key
-                if in_csv(args.csv, cell):
-                    continue
                 try:
                     claim.touch(exist_ok=False)
                 except FileExistsError:
                     print(f"{claim}: another process has this cell; remove the file if none is running")
                     continue
                 try:
+                    if in_csv(args.csv, cell):
+                        continue
                     row = cell | run_cell(args, tiles, cell, args.work / "models" / f"{key}.pth")
+                    append(args.csv, row)
                 finally:
                     claim.unlink()
-                append(args.csv, row)
                 print(f"{name}, {budget} points, seed {seed}: mIoU {row['miou']:.3f} in {row['seconds']} s", flush=True)
 
 
