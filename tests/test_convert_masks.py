@@ -136,8 +136,8 @@ def test_palette_pictures_and_transparency(run):
     masks, _ = run({"indexed.png": indexed}, "--colors", "#ff0000,#0000ff,#000000")
     assert masks["indexed.png"].tolist() == [[0, 1, 2]], "colours are colours"
     clear = np.array([[(255, 0, 0, 255), (255, 0, 0, 0)]], np.uint8)
-    masks, printed = run({"clear.png": clear}, "--colors", "#ff0000")
-    assert masks["clear.png"].tolist() == [[0, 255]] and "not in the palette" not in printed
+    masks, printed = run({"indexed.png": clear}, "--colors", "#ff0000")
+    assert masks["indexed.png"].tolist() == [[0, 255]] and "not in the palette" not in printed
 
 
 def test_started_as_a_user_would_the_masks_pair_with_their_images(tmp_path):

@@ -43,9 +43,10 @@ PALETTES = {
     # Semantic_Segmentation/render.py (colours).
     "loveda": """background,#ffffff,1 | building,#ff0000,2 | road,#ffff00,3 | water,#0000ff,4 | barren,#9f81b7,5
         | forest,#00ff00,6 | agriculture,#ffc380,7 | ,#000000,0""",
-    # Vaihingen and Potsdam. Publisher: https://www.isprs.org/education/benchmarks/UrbanSemLab/semantic-labeling.aspx. Checked only
-    # at second hand: its list as many repositories quote it, and the ISPRSDataset of
-    # https://github.com/open-mmlab/mmsegmentation. Black is the border left out in the masks named noBoundary.
+    # Vaihingen and Potsdam. Publisher: https://www.isprs.org/education/benchmarks/UrbanSemLab/2d-sem-label-vaihingen.aspx and
+    # 2d-sem-label-potsdam.aspx. Checked only at second hand: its list as many repositories quote it, and ISPRSDataset in
+    # https://github.com/open-mmlab/mmsegmentation. Black is the border left out in the masks named noBoundary. Names of Potsdam:
+    # top_potsdam_2_10_RGB.tif, top_potsdam_2_10_label.tif, so --rename _label=_RGB.
     "isprs": """impervious surfaces,#ffffff, | building,#0000ff, | low vegetation,#00ffff, | tree,#00ff00, | car,#ffff00,
         | clutter,#ff0000, | ,#000000,""",
     # Publisher: https://humansintheloop.org/resources/datasets/semantic-segmentation-dataset-2/, also

@@ -182,9 +182,8 @@ def cut(name: str, config: argparse.Namespace, bar: tqdm) -> typing.Iterator[tup
             rgba, ids = (source(top, min(top + size, scene.height)) for source in (scene.read, read))
             wrong = ids[(ids >= num_classes) & (ids != lc.IGNORE_INDEX)]
             if len(wrong):
-                raise lc.InputError(
-                    f"{config.labels[name]}: holds class id {wrong[0]}; with {num_classes} classes they end at {num_classes - 1}"
-                )
+                last = f"with {num_classes} classes they end at {num_classes - 1}"
+                raise lc.InputError(f"{config.labels[name]}: holds class id {wrong.max()}; {last}")
             hidden = (rgba[..., 3] == 0) & (ids != lc.IGNORE_INDEX)
             ids = np.where(hidden, np.uint8(lc.IGNORE_INDEX), ids)
             for left in range(0, scene.width, size):
