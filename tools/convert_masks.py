@@ -1,0 +1,258 @@
+"""Turn masks in colours, or with odd ids, into the class ids that training reads: one channel, 255 = unlabelled.
+
+    python tools/convert_masks.py --input labels --output dataset/train/masks --palette loveda
+    python tools/convert_masks.py --input train --output masks --palette deepglobe --rename _mask=_sat --tolerance 221
+    python tools/convert_masks.py --input labels --output masks --colors '#3c1098,#8429f6' --names building,land
+    python tools/convert_masks.py --input labels --output masks --ids 1,2,5 --names town,town,water --unlabelled 0
+
+--palette is a data set below or a CSV file with the columns name,color,id (one of color and id may lack). Rows (and --names) of
+the same name become one class, a row without a name is unlabelled; classes are numbered as they appear.
+Where ids are given, grey pictures are read as ids; everything else goes by its colours. What the palette does not know
+becomes 255, and the program says how much of it there was. --tolerance takes colours damaged by JPEG to the nearest of the
+palette within that distance in RGB. --rename OLD=NEW takes the files whose name ends in OLD, and pairs them with their image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import sys
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+import landcover_segmentation as lc
+
+# Name, colour, id in the published masks. The colours of data sets that publish ids are those of their pictures.
+PALETTES = {
+    # Publisher: http://deepglobe.org/challenge.html, https://arxiv.org/abs/1805.06561. Checked only at second hand: its notes on
+    # the labels, as many repositories quote them. They also say: values may not be pure 0 and 255, "binarize them at threshold
+    # 128". The nearest colour is just that, and none is further than 221. Names: ID_sat.jpg, ID_mask.png.
+    "deepglobe": """urban land,#00ffff, | agriculture land,#ffff00, | rangeland,#ff00ff, | forest land,#00ff00,
+        | water,#0000ff, | barren land,#ffffff, | ,#000000,""",
+    # Publisher, checked: https://github.com/Junjue-Wang/LoveDA, README (ids, 0 is to be ignored) and
+    # Semantic_Segmentation/render.py (colours).
+    "loveda": """background,#ffffff,1 | building,#ff0000,2 | road,#ffff00,3 | water,#0000ff,4 | barren,#9f81b7,5
+        | forest,#00ff00,6 | agriculture,#ffc380,7 | ,#000000,0""",
+    # Vaihingen and Potsdam. Publisher: https://www.isprs.org/education/benchmarks/UrbanSemLab/2d-sem-label-vaihingen.aspx and
+    # 2d-sem-label-potsdam.aspx. Checked only at second hand: its list as many repositories quote it, and ISPRSDataset in
+    # https://github.com/open-mmlab/mmsegmentation. Black is the border left out in the masks named noBoundary. Names of Potsdam:
+    # top_potsdam_2_10_RGB.tif, top_potsdam_2_10_label.tif, so --rename _label=_RGB.
+    "isprs": """impervious surfaces,#ffffff, | building,#0000ff, | low vegetation,#00ffff, | tree,#00ff00, | car,#ffff00,
+        | clutter,#ff0000, | ,#000000,""",
+    # Publisher: https://humansintheloop.org/resources/datasets/semantic-segmentation-dataset-2/, also
+    # https://www.kaggle.com/datasets/humansintheloop/semantic-segmentation-of-aerial-imagery. Checked only at second hand: its list
+    # as repositories quote it, among them https://github.com/nive927/Dubai-Satellite-Imagery-Multiclass-Segmentation.
+    "dubai": """building,#3c1098, | land (unpaved),#8429f6, | road,#6ec1e4, | vegetation,#fedd3a, | water,#e2a929,
+        | ,#9b9b9b,""",
+    # Publisher, checked: https://github.com/bao18/open_earth_map, oem/utils.py (ids, colours, and three names that differ: grass,
+    # pavement, cropland). The names are those of the paper, https://arxiv.org/abs/2210.10732.
+    "openearthmap": """bareland,#800000,1 | rangeland,#00ff24,2 | developed space,#949494,3 | road,#ffffff,4 | tree,#226126,5
+        | water,#0045ff,6 | agriculture land,#4bb549,7 | building,#de1f07,8 | ,#000000,0""",
+    # Publisher: https://landcover.ai.linuxpolska.com, https://arxiv.org/abs/2005.02264. Checked only at second hand: ids and colours
+    # in https://github.com/torchgeo/torchgeo, torchgeo/datasets/landcoverai.py. 0 is all land that is none of the four: a class.
+    "landcover.ai": "background,#000000,0 | building,#614a4a,1 | woodland,#267300,2 | water,#00c5ff,3 | road,#cfcfcf,4",
+}
+UNKNOWN = 254  # in a table: neither a class nor known to be unlabelled
+TRANSPARENT = 2**24  # the code of pixels without a colour
+
+
+@dataclass
+class Palette:
+    """What the codes of masks mean: an id, or a colour as 0xrrggbb -> class id, 255 = unlabelled."""
+
+    names: list[str] = field(default_factory=list)
+    colors: list[str | None] = field(default_factory=list)  # one per class, the first that the palette gives it
+    by_color: dict[int, int] = field(default_factory=dict)
+    by_id: dict[int, int] = field(default_factory=dict)
+
+
+def make_palette(rows: list[dict], source: str) -> Palette:
+    """rows: name, color and id of each kind of pixel; name, and one of the others, may lack. Raises InputError with the row."""
+    palette = Palette()
+    for number, row in enumerate(rows, 1):
+        name, color, code = ((row.get(key) or "").strip() for key in ("name", "color", "id"))
+        where = f"{source}, entry {number}"
+        if color and not re.fullmatch("#[0-9a-fA-F]{6}", color):
+            raise lc.InputError(f"{where}: color {color!r} is not like #1e6b34")
+        if code and not (re.fullmatch("[0-9]{1,8}", code) and int(code) < TRANSPARENT):
+            raise lc.InputError(f"{where}: id {code!r} is not a whole number from 0")
+        if not color and not code:
+            raise lc.InputError(f"{where}: has neither color nor id; the columns are name,color,id")
+        if name and name not in palette.names:
+            palette.names.append(name)
+            palette.colors.append(color.lower() or None)
+        class_id = palette.names.index(name) if name else lc.IGNORE_INDEX
+        if color and palette.by_color.setdefault(int(color[1:], 16), class_id) != class_id:
+            raise lc.InputError(f"{where}: color {color} already belongs to another class")
+        if code and palette.by_id.setdefault(int(code), class_id) != class_id:
+            raise lc.InputError(f"{where}: id {code} already belongs to another class")
+    if not 0 < len(palette.names) < UNKNOWN:
+        raise lc.InputError(f"{source}: names {len(palette.names)} classes; 1 to {UNKNOWN - 1} are possible")
+    return palette
+
+
+def read_palette(name: str) -> Palette:
+    """A palette that is built in, or that of a CSV file."""
+    if name in PALETTES:
+        entries = map(str.strip, PALETTES[name].split("|"))
+        return make_palette(list(csv.DictReader(entries, ("name", "color", "id"))), name)
+    try:
+        with Path(name).open(encoding="utf-8-sig", newline="") as file:
+            return make_palette(list(csv.DictReader(file)), name)
+    except FileNotFoundError as error:
+        raise lc.InputError(f"--palette {name}: is neither a file nor one of {', '.join(PALETTES)}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise lc.InputError(f"{name}: cannot be read ({error}); it must be CSV in UTF-8") from error
+
+
+def read_codes(path: Path, palette: Palette) -> tuple[np.ndarray, bool]:
+    """The codes of a mask, (H, W) int32, and whether they are ids: values of a grey picture, else 0xrrggbb of each pixel."""
+    with lc._open_picture(path) as picture:
+        deep, grey = lc._is_deep(picture), picture.mode in ("1", "L", "P")
+        pixels = np.asarray(picture if deep else picture.convert("RGBA"))
+    if palette.by_id and (deep or grey):
+        codes = pixels if deep else lc.read_mask(path)
+        if codes.ndim != 2 or (codes % 1).any() or codes.min() < 0 or codes.max() >= TRANSPARENT:
+            raise lc.InputError(f"{path}: holds values that are no ids: whole numbers from 0, in one channel")
+        return codes.astype(np.int32), True
+    if deep:
+        raise lc.InputError(f"{path}: has more than 8 bits per channel; colours have 8, and for ids give --ids")
+    red, green, blue, alpha = np.moveaxis(pixels.astype(np.int32), 2, 0)
+    is_ids = bool(palette.by_id) and (red == green).all() and (green == blue).all()  # ids saved in three equal channels
+    if not is_ids and not palette.by_color:
+        raise lc.InputError(f"{path}: is a colour picture, but the palette has only ids; give it colours")
+    return np.where(alpha == 0, TRANSPARENT, red if is_ids else red << 16 | green << 8 | blue), is_ids
+
+
+def class_ids_of(codes: np.ndarray, classes: dict[int, int], tolerance: float = 0) -> tuple[np.ndarray, Counter, int]:
+    """Class ids (H, W) uint8; how many pixels there were of each unknown code; how many took the nearest colour."""
+    table = np.full(TRANSPARENT + 1, UNKNOWN, np.uint8)
+    table[TRANSPARENT] = lc.IGNORE_INDEX
+    table[list(classes)] = list(classes.values())
+    class_ids = table[codes]
+    unknown = class_ids == UNKNOWN
+    strange, counts = np.unique(codes[unknown], return_counts=True)
+    near = np.zeros(len(strange), bool)
+    if tolerance and len(strange):
+        palette, own = (np.stack([c >> 16, c >> 8 & 255, c & 255], 1) for c in (np.array(list(classes)), strange))
+        distance = np.stack([np.linalg.norm(own - color, axis=1) for color in palette])
+        near = distance.min(0) <= tolerance
+        table[strange[near]] = np.array(list(classes.values()))[distance.argmin(0)[near]]
+    table[strange[~near]] = lc.IGNORE_INDEX
+    class_ids[unknown] = table[codes[unknown]]
+    lost = Counter(dict(zip(strange[~near].tolist(), counts[~near].tolist(), strict=True)))
+    return class_ids, lost, int(counts[near].sum())
+
+
+def convert(config: argparse.Namespace, palette: Palette) -> None:
+    """Converts the masks of a folder one by one and says what became of their pixels."""
+    old, _, new = config.rename.partition("=")
+    masks = {stem: path for stem, path in lc._by_stem(config.input, lc.IMAGE_SUFFIXES).items() if stem.endswith(old)}
+    if not masks:
+        raise lc.InputError(f"{config.input}: holds no mask NAME{old} ({', '.join(lc.IMAGE_SUFFIXES)})")
+    if config.output.resolve() == config.input.resolve():
+        raise lc.InputError(f"--output {config.output}: is the input; name another folder")
+    lc.prepare_output(config.output)
+    pixels, unknown, mended = np.zeros(256, np.int64), Counter(), 0
+    for stem, path in tqdm(masks.items(), "converting", unit="mask", disable=None):
+        codes, is_ids = read_codes(path, palette)
+        classes, tolerance = (palette.by_id, 0) if is_ids else (palette.by_color, config.tolerance)
+        class_ids, strange, near = class_ids_of(codes, classes, tolerance)
+        with lc.atomic_write(config.output / f"{stem.removesuffix(old)}{new}.png") as partial_path:
+            Image.fromarray(class_ids).save(partial_path, format="PNG")
+        pixels += np.bincount(class_ids.ravel(), minlength=256)
+        unknown.update({str(code) if is_ids else f"#{code:06x}": count for code, count in strange.items()})
+        mended += near
+    report(config.output, len(masks), palette, pixels, unknown, mended)
+
+
+def report(output: Path, count: int, palette: Palette, pixels: np.ndarray, unknown: Counter, mended: int) -> None:
+    print(f"wrote {count} masks to {output}, {pixels.sum():,} pixels")
+    for name, number in zip([*palette.names, "unlabelled"], [*pixels[: len(palette.names)], pixels[-1]], strict=True):
+        print(f"  {name:{max(10, *map(len, palette.names))}}  {number / pixels.sum():7.2%}")
+    if mended:
+        print(f"{mended:,} pixels took the nearest colour of the palette")
+    if unknown:
+        most = ", ".join(f"{code} ({number:,})" for code, number in unknown.most_common(8))
+        rest = f" and {len(unknown) - 8:,} more" if len(unknown) > 8 else ""
+        print(f"{unknown.total():,} pixels are not in the palette and became 255: {most}{rest}")
+    names, colors = (json.dumps(texts, ensure_ascii=False) for texts in (palette.names, palette.colors))
+    print("paste into landcover_segmentation.py:")
+    print(f"NUM_CLASSES: int = {len(palette.names)}\nCLASS_NAMES: list[str] | None = {names}")
+    print(f"CLASS_COLORS: list[str] | None = {None if None in palette.colors else colors}")
+
+
+# =====================================================================================================
+# Command line
+# =====================================================================================================
+
+
+def given_palette(args: argparse.Namespace) -> Palette:
+    """The palette that the flags describe: a known one, or one spelt out."""
+    if args.palette:
+        if args.colors or args.ids or args.names or args.unlabelled:
+            lc.complain("--palette knows its colours, ids and names; give either it or them")
+        return read_palette(args.palette)
+    lists = {"color": args.colors, "id": args.ids, "name": args.names}
+    lists = {key: text.split(",") for key, text in lists.items() if text}
+    lengths = {len(texts) for texts in lists.values()}
+    if not lists.keys() & {"color", "id"}:
+        lc.complain("give --palette, or --colors or --ids")
+    if len(lengths) > 1:
+        lc.complain(f"--colors, --ids and --names differ in length: {', '.join(map(str, sorted(lengths)))}")
+    lists.setdefault("name", [f"class {index}" for index in range(lengths.pop())])
+    rows = [dict(zip(lists, texts, strict=True)) for texts in zip(*lists.values(), strict=True)]
+    nothing = args.unlabelled.split(",") if args.unlabelled else []
+    return make_palette([*rows, *({"color" if "#" in text else "id": text} for text in nothing)], "--colors, --ids")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, "description": __doc__}
+    parser = argparse.ArgumentParser(**layout)
+    parser.error = lc.complain  # one line, as for every other mistake
+    flag = parser.add_argument
+    flag("--input", metavar="DIR", type=Path, required=True, help="folder of masks")
+    flag("--output", metavar="DIR", type=Path, required=True, help="folder for NAME.png")
+    flag("--palette", metavar="NAME|FILE", help=f"{', '.join(PALETTES)}, or a CSV or JSON file")
+    flag("--colors", metavar="LIST", help="the colour of each class, like '#3c1098,#8429f6'")
+    flag("--ids", metavar="LIST", help="the id of each class in the masks, like 1,2,5")
+    flag("--names", metavar="LIST", help="names of the classes, in the order of --colors or --ids")
+    flag("--unlabelled", metavar="LIST", help="colours or ids that are no class: '#000000' or 0")
+    flag(
+        "--tolerance", metavar="D", type=float, default=0, help="distance in RGB that a colour may be off (default: 0)"
+    )
+    flag("--rename", metavar="OLD=NEW", default="=", help="how the names end: _mask=_sat makes 7_mask.tif 7_sat.png")
+    args = parser.parse_args(argv)
+    if "=" not in args.rename:
+        lc.complain(f"--rename {args.rename}: must be OLD=NEW, like _mask=_sat")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line: exit code 0, 2 for a mistake of the user's (one line on stderr), 130 after Ctrl-C."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print("warning:", message, file=sys.stderr)
+        try:
+            args = parse(argv)
+            convert(args, given_palette(args))
+            return 0
+        except lc.InputError as error:
+            print("error:", " ".join(str(error).split()), file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return 130
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True, errors="replace")
+    sys.exit(main())

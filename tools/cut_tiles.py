@@ -1,0 +1,383 @@
+"""Cut large scenes and their masks or points into train and val tiles, in the layout that training reads.
+
+    python tools/cut_tiles.py --images scenes --masks masks --output dataset
+    python tools/cut_tiles.py --images scenes --points points.csv --class-names water,forest --output dataset
+
+Scenes are of any size (GeoTIFFs: pip install rasterio; their tiles keep the georeference). Masks are NAME.png or NAME.tif of class
+ids, 255 = unlabelled. The points are one CSV with the columns image,x,y,class: pixels from the top left corner, which is 0,0; the
+class by id or by name. A row without a class is not labelled yet and is passed over.
+
+Neighbouring tiles look alike, so whole blocks of --block x --block tiles go to one side. They are chosen at random, by --seed: of
+1000 draws of about --val-share of the tiles, the one with most classes on both sides, then the one where the val share of the
+tiles and of the labels of each class is closest to what was asked for. Tiles without a label are left out; those at the right
+and lower edge are padded with black, 255 in the mask, or with --edges drop left out. Pixels without data become 255.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import math
+import sys
+import tempfile
+import typing
+import warnings
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+import landcover_segmentation as lc
+
+SIDES = ("train", "val")
+Reader = typing.Callable[[int, int], np.ndarray]  # (top, bottom) -> class ids (bottom - top, W) uint8
+
+# =====================================================================================================
+# Masks or points -> labels, row by row
+# =====================================================================================================
+
+
+@contextlib.contextmanager
+def open_mask(path: Path) -> typing.Iterator[tuple[tuple[int, int], Reader]]:
+    """The shape and the reader of a mask: a TIFF by rasterio, row by row; anything else whole, at 1 byte per pixel."""
+    try:
+        import rasterio
+    except ImportError:
+        rasterio = None
+    if not rasterio or path.suffix.lower() == ".png":
+        mask = lc.read_mask(path)
+        yield mask.shape, lambda top, bottom: mask[top:bottom]
+        return
+    with lc._rasterio_reads(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        dataset = rasterio.open(path)
+
+    def read(top: int, bottom: int) -> np.ndarray:
+        with lc._rasterio_reads(path):
+            ids = dataset.read(1, window=((top, bottom), (0, dataset.width)))
+        return ids if dataset.nodata is None else np.where(ids == dataset.nodata, np.uint8(lc.IGNORE_INDEX), ids)
+
+    with dataset, rasterio.Env(GDAL_CACHEMAX=2**28):
+        if dataset.count != 1 or dataset.dtypes[0] != "uint8":
+            raise lc.InputError(f"{path}: is not one channel of 8-bit class ids; see tools/convert_masks.py")
+        yield dataset.shape, read
+
+
+def read_points(path: Path, sizes: dict[str, tuple[int, int]], class_names: list[str]) -> tuple[dict, int]:
+    """Reads the CSV image,x,y,class; further columns are passed over.
+
+    sizes: (height, width) of each image by file name. Returns {file name: {(row, column): class id}}, and how many rows have no
+    class yet. Raises InputError, which names file and line, for the first row that cannot be right.
+    """
+    points: dict[str, dict[tuple[int, int], int]] = {name: {} for name in sizes}
+    known = {Path(name).stem: name for name in sizes} | {name: name for name in sizes}
+    lines: dict[tuple, int] = {}
+    unlabelled = 0
+    for line, row in csv_rows(path, ("image", "x", "y", "class")):
+        where = f"{path}, line {line}"
+        name = known.get(row["image"])
+        if not name:
+            raise lc.InputError(f"{where}: there is no image {row['image']!r} in --images")
+        (x, y), (height, width) = (pixel(row[axis], f"{where}: {axis}") for axis in "xy"), sizes[name]
+        if not (0 <= x < width and 0 <= y < height):
+            raise lc.InputError(f"{where}: point {x},{y} lies outside {name}, which is {width} wide and {height} high")
+        if not row["class"]:
+            unlabelled += 1
+            continue
+        class_id = find_class(row["class"], class_names, where)
+        first = lines.setdefault((name, y, x), line)
+        if points[name].setdefault((y, x), class_id) != class_id:
+            raise lc.InputError(f"{where}: point {x},{y} of {name} has another class in line {first}")
+    if not any(points.values()):
+        raise lc.InputError(f"{path}: holds no point with a class; its rows are image,x,y,class")
+    return points, unlabelled
+
+
+def csv_rows(path: Path, columns: tuple[str, ...]) -> typing.Iterator[tuple[int, dict[str, str]]]:
+    """The line number and the fields of each row. Raises InputError unless it is CSV in UTF-8 with these columns."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # -sig: spreadsheets put a byte order mark in front
+            reader = csv.DictReader(file, skipinitialspace=True)
+            head = [name.strip().lower() for name in reader.fieldnames or []]
+            lacking = [name for name in columns if name not in head]
+            if not head:
+                raise lc.InputError(f"{path}: is empty; its first line must be {','.join(columns)}")
+            if lacking and len(head) == 1 and any(mark in head[0] for mark in ";\t|"):
+                raise lc.InputError(
+                    f"{path}, line 1: is not separated by commas; save it so, numbers with a point: 3.5"
+                )
+            if lacking:
+                raise lc.InputError(f"{path}, line 1: lacks {', '.join(lacking)}; it must name {','.join(columns)}")
+            reader.fieldnames = head
+            for row in reader:
+                if None in row or None in row.values():
+                    cure = "quote a name with a comma, and write 3.5, not 3,5"
+                    raise lc.InputError(f"{path}, line {reader.line_num}: has not {len(head)} fields; {cure}")
+                yield reader.line_num, {name: text.strip() for name, text in row.items()}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise lc.InputError(f"{path}: cannot be read ({error}); it must be CSV in UTF-8") from error
+
+
+def pixel(text: str, where: str) -> int:
+    """The pixel in which a coordinate lies: pixel 3 reaches from 3 to 4."""
+    try:
+        return math.floor(float(text))
+    except (ValueError, OverflowError) as error:
+        cure = "write 3.5, not 3,5" if "," in text else "it must be a number"
+        raise lc.InputError(f"{where} is {text!r}; {cure}") from error
+
+
+def find_class(text: str, class_names: list[str], where: str) -> int:
+    """The id of a class given by name, in any case, or by id."""
+    folded = [name.casefold() for name in class_names]
+    if text.casefold() in folded:
+        return folded.index(text.casefold())
+    if text.isdecimal() and int(text) < len(class_names):
+        return int(text)
+    raise lc.InputError(f"{where}: class {text!r} is neither 0 to {len(class_names) - 1} nor {', '.join(class_names)}")
+
+
+def sparse_rows(points: dict[tuple[int, int], int], width: int) -> Reader:
+    rows, columns, ids = np.array([(*at, class_id) for at, class_id in points.items()], np.int64).reshape(-1, 3).T
+
+    def read(top: int, bottom: int) -> np.ndarray:
+        ids_here = np.full((bottom - top, width), lc.IGNORE_INDEX, np.uint8)
+        here = (rows >= top) & (rows < bottom)
+        ids_here[rows[here] - top, columns[here]] = ids[here]
+        return ids_here
+
+    return read
+
+
+# =====================================================================================================
+# Scenes -> tiles -> blocks -> train and val
+# =====================================================================================================
+
+
+@contextlib.contextmanager
+def open_labels(name: str, config: argparse.Namespace) -> typing.Iterator[tuple[lc.Scene, Reader]]:
+    """Opens a scene and the labels that belong to it."""
+    labels = config.labels[name]
+    with contextlib.ExitStack() as stack:
+        scene = stack.enter_context(lc.open_scene(config.scenes[name]))
+        if isinstance(labels, dict):
+            yield scene, sparse_rows(labels, scene.width)
+            return
+        shape, read = stack.enter_context(open_mask(labels))
+        if tuple(shape) != (scene.height, scene.width):
+            raise lc.InputError(f"{labels}: differs in size from {config.scenes[name]}; make them the same size")
+        yield scene, read
+
+
+def cut(name: str, config: argparse.Namespace, bar: tqdm) -> typing.Iterator[tuple]:
+    """Yields (scene, row, column, RGB, class ids, labels hidden by nodata) of every tile, reading one row of tiles at a time."""
+    size, num_classes = config.tile, len(config.class_names)
+    with open_labels(name, config) as (scene, read):
+        for top in range(0, scene.height, size):
+            rgba, ids = (source(top, min(top + size, scene.height)) for source in (scene.read, read))
+            wrong = ids[(ids >= num_classes) & (ids != lc.IGNORE_INDEX)]
+            if len(wrong):
+                last = f"with {num_classes} classes they end at {num_classes - 1}"
+                raise lc.InputError(f"{config.labels[name]}: holds class id {wrong.max()}; {last}")
+            hidden = (rgba[..., 3] == 0) & (ids != lc.IGNORE_INDEX)
+            ids = np.where(hidden, np.uint8(lc.IGNORE_INDEX), ids)
+            for left in range(0, scene.width, size):
+                columns = slice(left, left + size)
+                picture, mask = rgba[:, columns, :3], ids[:, columns]
+                lacking = [(0, size - length) for length in mask.shape]
+                picture = np.pad(picture, [*lacking, (0, 0)])
+                mask = np.pad(mask, lacking, constant_values=lc.IGNORE_INDEX)
+                yield scene, top // size, left // size, picture, mask, int(hidden[:, columns].sum())
+            bar.update()
+
+
+def plan(config: argparse.Namespace, bar: tqdm) -> tuple[dict, Counter]:
+    """Reads everything once. Returns {(scene, row, column): labelled pixels per class (C,)} of the tiles to write, and what is
+    left out: tiles by reason, and labels.
+    """
+    tiles, size, left_out = {}, config.tile, Counter({"points without a class": config.unlabelled})
+    for name in config.scenes:
+        for scene, row, column, _, mask, hidden in cut(name, config, bar):
+            counts = np.bincount(mask.ravel(), minlength=256)[: len(config.class_names)]
+            left_out["labels without data"] += hidden
+            if not counts.any():
+                left_out["tiles without a label"] += 1
+            elif config.edges == "drop" and ((row + 1) * size > scene.height or (column + 1) * size > scene.width):
+                left_out["edge tiles"] += 1
+                left_out["labels in edge tiles"] += int(counts.sum())
+            else:
+                tiles[name, row, column] = counts
+    return tiles, left_out
+
+
+def choose_val(tiles: dict, config: argparse.Namespace) -> set[tuple]:
+    """The keys of the tiles that become val: whole blocks, the best of 1000 random draws as the docstring above says."""
+    block_of = {key: (key[0], key[1] // config.block, key[2] // config.block) for key in tiles}
+    blocks = {block: index for index, block in enumerate(dict.fromkeys(block_of.values()))}
+    if len(blocks) < 2:
+        raise lc.InputError(
+            f"--block {config.block}: all tiles with labels lie in one block; make it or --tile smaller"
+        )
+    amounts = np.zeros((len(blocks), 1 + len(config.class_names)))  # tiles, then labels of each class
+    for key, counts in tiles.items():
+        amounts[blocks[block_of[key]]] += [1, *counts]
+    total, rng = amounts.sum(0), lc.named_rng(config.seed, "blocks")
+    draws = []
+    for _ in range(1000):
+        order = rng.permutation(len(blocks))
+        share_so_far = amounts[order, 0].cumsum()[:-1] / total[0]
+        val = order[: 1 + np.abs(share_so_far - config.val_share).argmin()]
+        share = amounts[val].sum(0)[total > 0] / total[total > 0]
+        missing = ((share == 0) | (share == 1)).sum()
+        draws.append((missing, abs(share[0] - config.val_share) + np.abs(share[1:] - config.val_share).mean(), val))
+    val = set(min(draws, key=lambda draw: draw[:2])[2].tolist())
+    return {key for key in tiles if blocks[block_of[key]] in val}
+
+
+def write_tile(folder: Path, name: str, scene: lc.Scene, picture: np.ndarray, mask: np.ndarray, at: tuple) -> None:
+    """Writes image and mask of a tile whose top left pixel is at (row, column) of its scene."""
+    Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
+    if scene.transform is None:
+        Image.fromarray(picture).save(folder / "images" / f"{name}.png")
+        return
+    import rasterio
+    from rasterio.windows import Window, transform
+
+    place = {"crs": scene.crs, "transform": transform(Window(at[1], at[0], *mask.shape), scene.transform)}
+    form = {"height": len(mask), "width": len(mask), "count": 3, "dtype": "uint8", "photometric": "rgb"}
+    with rasterio.open(folder / "images" / f"{name}.tif", "w", "GTiff", compress="deflate", **place, **form) as dataset:
+        dataset.write(picture.transpose(2, 0, 1))
+
+
+def cut_scenes(config: argparse.Namespace) -> None:
+    """Plans, writes to a temporary folder, and puts train/ and val/ in place only when all is done."""
+    rows = find_inputs(config)
+    with tqdm(total=2 * rows, desc="reading", unit="row of tiles", disable=None) as bar:
+        tiles, left_out = plan(config, bar)
+        val = choose_val(tiles, config)
+        lc.prepare_output(config.output)
+        bar.set_description("cutting")
+        with tempfile.TemporaryDirectory(dir=config.output, prefix=".partial-") as partial:
+            for side in SIDES:
+                for kind in ("images", "masks"):
+                    (Path(partial) / side / kind).mkdir(parents=True)
+            for name in config.scenes:
+                for scene, row, column, picture, mask, _ in cut(name, config, bar):
+                    if (name, row, column) in tiles:
+                        folder = Path(partial) / SIDES[(name, row, column) in val]
+                        tile_name = f"{Path(name).stem}_r{row:03}_c{column:03}"
+                        write_tile(folder, tile_name, scene, picture, mask, (row * config.tile, column * config.tile))
+            for side in SIDES:
+                (Path(partial) / side).replace(config.output / side)
+    report(config, tiles, val, left_out)
+
+
+def find_inputs(config: argparse.Namespace) -> int:
+    """Sets config.scenes and config.labels, both by file name: a path to a mask or the points. Returns the rows of tiles."""
+    for side in SIDES:
+        if (config.output / side).exists():
+            raise lc.InputError(f"{config.output / side}: is there already; remove it or name another --output")
+    scenes = by_stem(config.images, lc.IMAGE_SUFFIXES)
+    if not scenes:
+        raise lc.InputError(f"{config.images}: holds no image ({', '.join(lc.IMAGE_SUFFIXES)}); correct --images")
+    sizes, config.unlabelled = {}, 0
+    for path in scenes.values():
+        with lc.open_scene(path) as scene:
+            sizes[path.name] = (scene.height, scene.width)
+    if config.points:
+        points, config.unlabelled = read_points(config.points, sizes, config.class_names)
+        config.labels = {name: own for name, own in points.items() if own}
+    else:
+        masks = by_stem(config.masks, (".png", ".tif", ".tiff"))
+        for stem, path in scenes.items():
+            if stem not in masks:
+                raise lc.InputError(f"{path}: has no mask of that name in {config.masks}; add it or remove the image")
+        config.labels = {path.name: masks[stem] for stem, path in scenes.items()}
+    config.scenes = {path.name: path for path in scenes.values() if path.name in config.labels}
+    return sum(math.ceil(sizes[name][0] / config.tile) for name in config.scenes)
+
+
+def by_stem(source: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """The files of a folder, or a single one, by name without suffix."""
+    return {source.stem: source} if source.is_file() else lc._by_stem(source, suffixes)
+
+
+def report(config: argparse.Namespace, tiles: dict, val: set, left_out: Counter) -> None:
+    """Prints tiles and labelled pixels per class and side, what was left out, and warns of classes that a side lacks."""
+    counts = {side: sum(tiles[key] for key in tiles if (key in val) == (side == "val")) for side in SIDES}
+    width = max(10, *map(len, config.class_names))
+    print(f"wrote {config.output}/train and {config.output}/val, {len(val) / len(tiles):.1%} of the tiles to val")
+    print(f"  {'':{width}}  {'train':>14}  {'val':>14}")
+    print(f"  {'tiles':{width}}  {len(tiles) - len(val):>14,}  {len(val):>14,}")
+    for name, *numbers in zip(config.class_names, *counts.values(), strict=True):
+        print(f"  {name:{width}}  {numbers[0]:>14,}  {numbers[1]:>14,}")
+    for what, number in left_out.items():
+        if number:
+            print(f"left out: {number:,} {what}")
+    if config.points:
+        print("note: val has points only, so scores come from those pixels alone")
+    for name, *numbers in zip(config.class_names, *counts.values(), strict=True):
+        lacking = [side for side, number in zip(SIDES, numbers, strict=True) if not number]
+        if lacking:
+            cure = "label some" if len(lacking) == 2 else "label more of it elsewhere, or try another --block or --seed"
+            warnings.warn(f"{' and '.join(lacking)} has no label of {name}: {cure}", stacklevel=2)
+
+
+# =====================================================================================================
+# Command line
+# =====================================================================================================
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, "description": __doc__}
+    parser = argparse.ArgumentParser(**layout)
+    parser.error = lc.complain  # one line, as for every other mistake
+    flag = parser.add_argument
+    flag("--images", metavar="PATH", type=Path, required=True, help="a scene or a folder of them")
+    labels = parser.add_mutually_exclusive_group(required=True)
+    labels.add_argument(
+        "--masks", metavar="PATH", type=Path, help="class ids in NAME.png or .tif: a folder or the mask of one scene"
+    )
+    labels.add_argument("--points", metavar="CSV", type=Path, help="image,x,y,class of all scenes")
+    flag("--output", metavar="DIR", type=Path, required=True, help="folder for train/ and val/")
+    flag("--class-names", metavar="LIST", help="in order of id, like water,forest (default: CLASS_NAMES of the module)")
+    flag("--tile", metavar="N", type=int, default=256, help="side of the tiles in pixels (default: 256)")
+    flag("--block", metavar="N", type=int, default=4, help="side of the blocks in tiles (default: 4)")
+    flag("--val-share", metavar="S", type=float, default=0.2, help="share of the tiles that become val (default: 0.2)")
+    flag("--edges", choices=("pad", "drop"), default="pad", help="what becomes of tiles at the edge (default: pad)")
+    flag("--seed", metavar="N", type=int, default=0, help="decides the blocks (default: 0)")
+    args = parser.parse_args(argv)
+    numbered = [f"class {index}" for index in range(lc.NUM_CLASSES)]
+    args.class_names = args.class_names.split(",") if args.class_names else lc.CLASS_NAMES or numbered
+    for name, low, high in (("tile", 32, 8192), ("block", 1, 10**6)):
+        if not low <= getattr(args, name) <= high:
+            lc.complain(f"--{name} {getattr(args, name)}: must lie between {low} and {high}")
+    if not 0 < args.val_share < 1:
+        lc.complain(f"--val-share {args.val_share}: must lie between 0 and 1")
+    if not 0 < len(args.class_names) < 255:
+        lc.complain(f"--class-names: {len(args.class_names)} classes; at most 254 are possible")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line: exit code 0, 2 for a mistake of the user's (one line on stderr), 130 after Ctrl-C."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print("warning:", message, file=sys.stderr)
+        try:
+            cut_scenes(parse(argv))
+            return 0
+        except lc.InputError as error:
+            print("error:", " ".join(str(error).split()), file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return 130
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True, errors="replace")
+    sys.exit(main())
