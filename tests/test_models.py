@@ -1,6 +1,7 @@
 """The networks: sizes, starting weights, and what a checkpoint rebuilds."""
 
 import copy
+import pickle
 import warnings
 
 import numpy as np
@@ -128,11 +129,12 @@ def test_precision_follows_the_hardware(monkeypatch):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
         expected = torch.bfloat16 if supported else torch.float32
         assert lc.pick_precision("auto", cpu) is expected
-        assert lc.pick_precision("auto", cpu) is expected
     assert lc.pick_precision("bfloat16", cpu) is torch.bfloat16
 
 
-@pytest.mark.parametrize("settings", [(5, 1, 4, 2), (3, 1, 3, 3), (3, 2, 1, 1), (5, 1, 2, 1)])
+@pytest.mark.parametrize(
+    "settings", [(5, 1, 4, 2), (3, 1, 3, 3), (3, 2, 1, 1), (5, 1, 2, 1), (3, 1, 0, 2), (3, 1, 1, 2)]
+)
 @pytest.mark.parametrize("side", [12, 13])
 def test_depthwise_convolutions_keep_their_result_and_gradient(settings, side):
     """Kernel, stride, padding, dilation; 13 is no multiple of any dilation. Under autocast they stay in float32."""
@@ -150,3 +152,14 @@ def test_depthwise_convolutions_keep_their_result_and_gradient(settings, side):
         results.append((out, *gradients))
     for ours, theirs in zip(*results, strict=True):
         assert ours.dtype is torch.float32 and torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_a_whole_model_can_be_copied_and_pickled():
+    """Users do torch.save(model), and processes are handed models."""
+    model = lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", None).eval()
+    lc.FloatDepthwise.mix_into(model)  # a second time changes nothing
+    images = torch.rand(1, 3, 64, 64)
+    for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert sum(isinstance(module, lc.FloatDepthwise) for module in twin.modules()) > 10
+        with torch.inference_mode():
+            assert torch.equal(twin(images), model(images))

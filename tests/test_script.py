@@ -258,6 +258,29 @@ def test_every_setting_has_its_way(data, capsys):
     assert sum(map(sum, metrics["confusion_matrix"])) == 2 * 64 * 64 + 2 * 70 * 90
 
 
+def test_settings_of_unlabelled_pixels_reach_the_objective(data, monkeypatch):
+    """Each one by its own value, in a run that uses them all."""
+    settings = {"pseudo_label_weight": 0.7, "pseudo_label_threshold": 0.3, "teacher_views": 3, "strong_view": 0.04,
+                "pairwise_weight": 0.02, "region_weight": 0.4, "teacher_decay": 0.8}  # fmt: skip
+    runs, scales = [], []
+    start, at_scale = lc.start_run, lc.at_scale
+    monkeypatch.setattr(lc, "start_run", lambda *given: runs.append(start(*given)) or runs[-1])
+    monkeypatch.setattr(
+        lc, "at_scale", lambda model, scale, images: scales.append(scale) or at_scale(model, scale, images)
+    )
+    arguments = flags(data, epochs=1, multi_scale=1.5, point_sampling="grid", **settings)
+    assert lc.main([*arguments, "--no-point-evidence"]) == 0
+    ours = runs[0].unlabelled
+    reached = (ours.pseudo_label_weight, ours.confidence_threshold, ours.views, ours.color_strength, ours.pairwise_weight,
+               ours.region_weight, ours.decay)  # fmt: skip
+    assert reached == tuple(settings.values()) and ours.evidence_floor is None and ours.step == 2
+    assert len(scales) == 2 and all(1 / 1.5 <= scale <= 1.5 for scale in scales)
+    default = lc.start_run(
+        lc.parse_settings(flags(data)), *(lc.make_dataset(runs[0].config, "train"),) * 2, [(64, 64)] * 5
+    )
+    assert default.unlabelled.evidence_floor == lc.EVIDENCE_FLOOR and default.unlabelled.pseudo_label_weight == 1
+
+
 def test_missing_weights_are_said_in_every_result(data, capsys):
     out = data.parent / "out"
     assert lc.main(flags(data, epochs=1, weights="auto")) == 0

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import write_tiles
 from torch import nn
 
 import landcover_segmentation as lc
@@ -129,7 +130,7 @@ def test_evidence_agrees_with_a_loop_over_pixels_and_points():
 
 def test_evidence_corrects_a_teacher_where_it_is_mistaken_alike():
     """A teacher that takes the bright half for class 0; one point says that bright is class 1."""
-    images = torch.zeros(1, 3, 8, 8)
+    images = torch.full((1, 3, 8, 8), 0.01)
     images[..., 4:] = 3.0
     teacher = nn.Conv2d(3, 2, 1)
     with torch.no_grad():
@@ -145,12 +146,43 @@ def test_evidence_corrects_a_teacher_where_it_is_mistaken_alike():
     assert torch.equal(labels[0].sum(0) > 0.5, unlabelled)
 
 
-def test_many_points_are_thinned():
+def test_many_points_are_thinned_but_no_class_is_lost():
     torch.manual_seed(0)
+    labels = torch.zeros(5000, dtype=torch.int64)
+    labels[[7, 4000, 4999]] = 1
+    points = torch.arange(5000) * 3
+    few = lc.thin_points(points, labels, 100)
+    assert len(few) == 103 and {21, 12000, 14997} <= set(few.tolist()) and len(set((few % 64).tolist())) > 40
+    assert torch.equal(few, lc.thin_points(points, labels, 100))
     images, opinions = torch.rand(1, 3, 40, 40), torch.rand(1, 2, 40, 40).softmax(1)
-    targets = torch.randint(2, (1, 40, 40))
-    few, all_of_them = (lc.point_evidence(images, targets, opinions, most_points=n) for n in (400, 1600))
-    assert (few - all_of_them).abs().mean() < 0.02
+    targets = torch.zeros(1, 40, 40, dtype=torch.int64)
+    targets[0, 3, 3] = 1
+    few, all_of_them = (lc.point_evidence(images, targets, opinions, most_points=n) for n in (200, 1600))
+    assert 0 < (few - all_of_them)[:, 0].abs().mean() < 0.05
+    assert torch.allclose(few[:, 1], all_of_them[:, 1])
+
+
+def test_dense_tiles_cost_no_teacher(monkeypatch):
+    objective = lc.UnlabelledPixels(nn.Conv2d(3, 2, 1), 10)
+    monkeypatch.setattr(objective, "pseudo_labels", lambda *_: pytest.fail("nothing is unlabelled"))
+    loss, on_points = objective(nn.Conv2d(3, 2, 1), torch.randn(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64))
+    assert loss is on_points
+
+
+def test_nothing_is_taught_beyond_the_edge_of_a_tile(tmp_path):
+    write_tiles(tmp_path, 1, 40)
+    transform = lc.get_transforms("train", "strong", 64)
+    dataset = lc.LandCoverDataset(tmp_path / "images", tmp_path / "masks", 30, transform)
+    for dataset.epoch in range(5):
+        image, points = dataset[0]
+        taught = lc.UnlabelledPixels.unlabelled(image[None], points[None])
+        assert int(taught.sum()) == 40 * 40 - 30 and int((image != 0).any(0).sum()) == 40 * 40
+
+
+@pytest.mark.parametrize("views", [0, 9])
+def test_there_are_eight_views(views):
+    with pytest.raises(lc.InputError, match="between 1 and 8"):
+        lc.predict_probabilities(nn.Conv2d(3, 2, 1), torch.rand(1, 3, 4, 4), views)
 
 
 def test_teacher_is_a_mean_of_the_student():
