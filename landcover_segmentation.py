@@ -2290,20 +2290,33 @@ def predict_command(argv: list[str]) -> int:
     return 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line: exit code 0, 2 for a mistake of the user's (one line on stderr), 130 after Ctrl-C."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print("warning:", message, file=sys.stderr)
-        try:
-            arguments = sys.argv[1:] if argv is None else argv
-            if arguments[:1] == ["predict"]:
-                return predict_command(arguments[1:])
-            return train_and_score(parse_settings(arguments))
-        except InputError as error:
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            return 130
+def command_line(program: typing.Callable[[list[str]], int | None]) -> typing.Callable[..., int]:
+    """Makes a command of a function of the arguments, which become those of the command line if none are given.
+
+    Its exit code is what the function returns, 0 for nothing, 2 for a mistake of the user's (one line on stderr), 130 after Ctrl-C.
+    """
+
+    @functools.wraps(program)
+    def run(argv: list[str] | None = None) -> int:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print("warning:", message, file=sys.stderr)
+            try:
+                return program(sys.argv[1:] if argv is None else argv) or 0
+            except InputError as error:
+                print("error:", " ".join(str(error).split()), file=sys.stderr)
+                return 2
+            except KeyboardInterrupt:
+                return 130
+
+    return run
+
+
+@command_line
+def main(argv: list[str]) -> int:
+    """`predict` maps images; anything else trains and scores."""
+    if argv[:1] == ["predict"]:
+        return predict_command(argv[1:])
+    return train_and_score(parse_settings(argv))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import json
 import sys
 import time
 import typing
-import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -329,25 +328,16 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line: exit code 0, 2 for a mistake of the user's (one line on stderr), 130 after Ctrl-C."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print("warning:", message, file=sys.stderr)
-        try:
-            args, rest = parse(argv)
-            if args.command == "simulate":
-                args.seeds = sorted(set(args.seeds))
-                simulate(argparse.Namespace(**vars(lc.parse_settings(rest)) | vars(args)))
-            elif rest:
-                lc.complain(f"unknown: {' '.join(rest)}")
-            else:
-                suggest(args)
-            return 0
-        except lc.InputError as error:
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            return 130
+@lc.command_line
+def main(argv: list[str]) -> None:
+    args, rest = parse(argv)
+    if args.command == "simulate":
+        args.seeds = sorted(set(args.seeds))
+        simulate(argparse.Namespace(**vars(lc.parse_settings(rest)) | vars(args)))
+    elif rest:
+        lc.complain(f"unknown: {' '.join(rest)}")
+    else:
+        suggest(args)
 
 
 if __name__ == "__main__":

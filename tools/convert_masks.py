@@ -19,7 +19,6 @@ import csv
 import json
 import re
 import sys
-import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,7 +222,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     flag = parser.add_argument
     flag("--input", metavar="DIR", type=Path, required=True, help="folder of masks")
     flag("--output", metavar="DIR", type=Path, required=True, help="folder for NAME.png")
-    flag("--palette", metavar="NAME|FILE", help=f"{', '.join(PALETTES)}, or a CSV or JSON file")
+    flag("--palette", metavar="NAME|FILE", help=f"{', '.join(PALETTES)}, or a CSV file")
     flag("--colors", metavar="LIST", help="the colour of each class, like '#3c1098,#8429f6'")
     flag("--ids", metavar="LIST", help="the id of each class in the masks, like 1,2,5")
     flag("--names", metavar="LIST", help="names of the classes, in the order of --colors or --ids")
@@ -238,19 +237,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line: exit code 0, 2 for a mistake of the user's (one line on stderr), 130 after Ctrl-C."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print("warning:", message, file=sys.stderr)
-        try:
-            args = parse(argv)
-            convert(args, given_palette(args))
-            return 0
-        except lc.InputError as error:
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            return 130
+@lc.command_line
+def main(argv: list[str]) -> None:
+    args = parse(argv)
+    convert(args, given_palette(args))
 
 
 if __name__ == "__main__":

@@ -364,18 +364,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line: exit code 0, 2 for a mistake of the user's (one line on stderr), 130 after Ctrl-C."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print("warning:", message, file=sys.stderr)
-        try:
-            cut_scenes(parse(argv))
-            return 0
-        except lc.InputError as error:
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            return 130
+@lc.command_line
+def main(argv: list[str]) -> None:
+    cut_scenes(parse(argv))
 
 
 if __name__ == "__main__":
