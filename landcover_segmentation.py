@@ -73,7 +73,7 @@ VAL_IMAGE_DIR: str = "dataset/val/images"  # tiles that only score the model
 VAL_MASK_DIR: str = "dataset/val/masks"  # as densely labelled as you can get them
 # ---- Points
 NUM_POINTS: int | None = 100  # labelled pixels per tile that training may see; None takes every one (dense masks, or masks that are sparse already)
-POINT_SAMPLING: str = "stratified"  # where they are drawn: stratified (classes share equally), random, grid, boundary
+POINT_SAMPLING: str = "random"  # where they are drawn: random, grid, stratified (classes share equally: favours rare ones), boundary
 # ---- Model
 ARCHITECTURE: str = "deeplabv3"  # deeplabv3; by segmentation_models_pytorch: unet, segformer (with BACKBONE mit_b0 to mit_b5)
 BACKBONE: str = "resnet50"  # resnet34 (smp), resnet50, resnet101; several times faster on a CPU: mobilenet_v3_large, efficientnet_lite0
@@ -434,7 +434,7 @@ class LandCoverDataset(Dataset):
     """
 
     def __init__(
-        self, image_dir, mask_dir, num_points=None, transform=None, *, sampling="stratified", num_classes=None,
+        self, image_dir, mask_dir, num_points=None, transform=None, *, sampling="random", num_classes=None,
         seed=0,
     ):  # fmt: skip
         if sampling not in SAMPLERS and not callable(sampling):

@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("choose", "val", "scenes"), default="val")
     parser.add_argument("--variant", default="default")
     parser.add_argument("--points", default="20")
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), help="beside the ensemble")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--size", type=int, default=128)
@@ -85,9 +86,12 @@ def main() -> None:
     what = {"split": args.split, "variant": args.variant, "points": args.points, "epochs": args.epochs,
             "size": args.size, "every": args.every}  # fmt: skip
     todo = [(way, seed, lambda images, way=way, seed=seed: WAYS[way](models[seed], images).argmax(1))
-            for seed in args.seeds for way in WAYS]  # fmt: skip
+            for seed in args.seeds for way in args.ways]  # fmt: skip
     together = " ".join(map(str, args.seeds))
-    todo.append((f"ensemble of {len(models)}", together, lambda images: lc.ensemble_predict(models.values(), images)))
+    if len(models) > 1:
+        todo.append(
+            (f"ensemble of {len(models)}", together, lambda images: lc.ensemble_predict(models.values(), images))
+        )
     for way, seed, predict in todo:
         cell = what | {"way": way, "seed": seed}
         if not in_csv(args.csv, cell):
