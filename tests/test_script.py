@@ -161,6 +161,11 @@ def test_resuming_a_mixture_of_two_runs_is_refused(data, capsys):
     (out / "best_model.pth").unlink()
     assert lc.main([*flags(data), "--resume"]) == 2
     assert "best_model.pth: no such file" in capsys.readouterr().err
+    last = torch.load(out / "last_checkpoint.pth")
+    del last["config"]["teacher_views"]
+    torch.save(last, out / "last_checkpoint.pth")
+    assert lc.main([*flags(data), "--resume"]) == 2
+    assert "another version; start anew" in capsys.readouterr().err
 
 
 def test_resuming_a_finished_run_changes_nothing(data):
