@@ -434,9 +434,8 @@ class LandCoverDataset(Dataset):
     """
 
     def __init__(
-        self, image_dir, mask_dir, num_points=None, transform=None, *, sampling="random", num_classes=None,
-        seed=0,
-    ):  # fmt: skip
+        self, image_dir, mask_dir, num_points=None, transform=None, *, sampling="random", num_classes=None, seed=0
+    ):
         if sampling not in SAMPLERS and not callable(sampling):
             raise InputError(f"POINT_SAMPLING is one of {', '.join(SAMPLERS)} or a function, not {sampling!r}")
         if num_points is not None and num_points < 1:
@@ -478,9 +477,8 @@ class LandCoverDataset(Dataset):
             self.transform.set_random_state(rng, random.Random(int(rng.integers(2**32))))
         item = self.transform(image=image, masks=[points, np.zeros_like(points)])
         points, beyond = item["masks"]
-        item["image"][:, beyond != 0] = (
-            0  # the mean colour, whatever the jitter made of it: nothing is to be learnt there
-        )
+        # The mean colour, whatever the jitter made of it, marks what is beyond the tile: nothing is to be learnt there.
+        item["image"][:, beyond != 0] = 0
         return item["image"], points.long()
 
 
@@ -1026,19 +1024,19 @@ class UnlabelledPixels:
         ramp = math.exp(-5 * (1 - min(1.0, self.step / max(1.0, 0.3 * self.total_steps))) ** 2)
         logits = model(recolor(images, self.color_strength) if self.color_strength else images)
         loss = on_points = self.criterion(logits, targets)
-        dense = not (targets == IGNORE_INDEX).any()  # nothing is left to be taught
-        if self.pseudo_label_weight and not dense:  # the mean over all pixels, so that few confident ones count little
+        unlabelled = self.unlabelled(images, targets)
+        if (
+            self.pseudo_label_weight and unlabelled.any()
+        ):  # the mean over all pixels, so that few confident ones count little
             on_pseudo_labels = F.cross_entropy(logits.float(), self.pseudo_labels(images, targets).float())
             loss = loss + self.pseudo_label_weight * ramp * on_pseudo_labels
         if self.pairwise_weight:
             loss = loss + self.pairwise_weight * ramp * self.pairwise(logits, images)
         if self.region_weight:
             soft_labels, covered = spread_points(images, targets, logits.shape[1])
-            covered &= self.unlabelled(images, targets)
-            on_regions = F.cross_entropy(logits.float(), soft_labels * covered[:, None]) / covered.float().mean().clamp(
-                min=1e-9
-            )
-            loss = loss + self.region_weight * on_regions
+            covered &= unlabelled
+            on_regions = F.cross_entropy(logits.float(), soft_labels * covered[:, None])
+            loss = loss + self.region_weight * on_regions / covered.float().mean().clamp(min=1e-9)
         return loss, on_points
 
     def update(self, model: nn.Module) -> None:

@@ -75,11 +75,12 @@ def test_tables_are_those_of_the_results():
 def test_a_table_is_computed_from_its_rows(tmp_path, monkeypatch):
     (tmp_path / "benchmarks/results").mkdir(parents=True)
     miou = {("plain", "20"): (0.5, 0.6), ("default", "20"): (0.6, 0.7), ("dense", "all"): (0.7, 0.7)}
-    lines = ["split,variant,points,seed,size,every,miou,seconds"]
+    lines = ["split,variant,points,seed,epochs,size,every,miou,seconds"]
     for (variant, points), scores in miou.items():
         for seed, score in enumerate(scores):
             seconds = 150 if variant == "default" else 100
-            lines.append(f"val,{variant},{points},{seed},128,2,{score},{seconds}")
+            lines.append(f"val,{variant},{points},{seed},12,128,2,{score},{seconds}")
+            lines.append(f"val,{variant},{points},{seed},24,128,2,0.9,900")  # another set-up, not in the table
     (tmp_path / "benchmarks/results/study.csv").write_text("\n".join(lines) + "\n")
     monkeypatch.setattr(report, "ROOT", tmp_path)
     table = report.fill("<!-- table:val -->\nold\n<!-- end -->")
