@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import copy
 import csv
-import functools
 import hashlib
 import json
 import math
@@ -37,7 +36,7 @@ import warnings
 import zlib
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial, wraps
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -195,6 +194,10 @@ def _is_deep(picture: Image.Image) -> bool:
     return picture.mode in ("I", "F") or ";16" in f"{picture.mode} {picture.tile}" or np.max(bits) > 8
 
 
+def _too_deep(path: str | Path) -> InputError:
+    return InputError(f"{path}: has more than 8 bits per channel; scale it to 8-bit RGB first: {GDAL_CURE}")
+
+
 def read_image(path: str | Path) -> np.ndarray:
     """Reads an image as RGB, (H, W, 3) uint8. Grey, palette and alpha are converted.
 
@@ -202,7 +205,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     with _open_picture(path) as picture:
         if _is_deep(picture):
-            raise InputError(f"{path}: has more than 8 bits per channel; scale it to 8-bit RGB first: {GDAL_CURE}")
+            raise _too_deep(path)
         return np.asarray(picture.convert("RGB"))
 
 
@@ -573,7 +576,7 @@ class FloatDepthwise:
         return new_float_depthwise, (type(self).__mro__[2],), self.__dict__  # pickle finds no class made at run time
 
 
-@functools.cache
+@cache
 def float_depthwise(kind: type[nn.Conv2d]) -> type:
     """The class of a convolution with `FloatDepthwise` mixed in."""
     return type(f"Float{kind.__name__}", (FloatDepthwise, kind), {})
@@ -1187,25 +1190,16 @@ def validate(
     return loss_sum / max(1, int(confusion.sum())), confusion
 
 
-def seconds_per_tile(
-    model: nn.Module,
-    unlabelled: UnlabelledPixels,
-    device: torch.device,
-    dtype: torch.dtype,
-    crop_size: int,
-    points: int | None,
-) -> float:
+def seconds_per_tile(run: Run) -> float:
     """Time of a training step on one tile, from a trial on a copy of model and objective (two tiles, second of two steps)."""
-    trial, objective = copy.deepcopy((model, unlabelled))
-    trial.train()
-    images = to_device(torch.rand(2, 3, crop_size, crop_size), device)
-    targets = torch.full((2, crop_size**2), 0 if points is None else IGNORE_INDEX)
-    targets[:, : points or 0] = 0
-    targets = targets.view(2, crop_size, crop_size).to(device)
+    model, objective = copy.deepcopy((run.model, run.unlabelled))
+    model.train()
+    images, targets = map(torch.stack, zip(run.train_set[0], run.train_set[1], strict=True))
+    images, targets = to_device(images, run.device), targets.to(run.device)
     for _ in range(2):  # the first step also sets up kernels and memory
         start = time.perf_counter()
-        with autocast(device, dtype):
-            loss, _ = objective(trial, images, targets)
+        with autocast(run.device, run.dtype):
+            loss, _ = objective(model, images, targets)
         loss.backward()
     return (time.perf_counter() - start) / 2
 
@@ -1573,7 +1567,6 @@ def open_scene(path: str | Path) -> typing.Iterator[Scene]:
 
     Of more than three bands the first three are taken. Raises InputError as `read_image` does.
     """
-    too_deep = f"{path}: has more than 8 bits per channel; scale it to 8-bit RGB first: {GDAL_CURE}"
     try:
         import rasterio
     except ImportError:
@@ -1584,13 +1577,13 @@ def open_scene(path: str | Path) -> typing.Iterator[Scene]:
             dataset = rasterio.open(path)
         with dataset, rasterio.Env(GDAL_CACHEMAX=2**28):  # bytes here; else a share of the machine's memory
             if set(dataset.dtypes[:3]) != {"uint8"}:
-                raise InputError(too_deep)
+                raise _too_deep(path)
             georeference = (dataset.crs, dataset.transform) if dataset.crs or not dataset.transform.is_identity else ()
             yield Scene(dataset.height, dataset.width, partial(_read_rows, dataset), *georeference)
         return
     with _open_picture(path) as picture:
         if _is_deep(picture):
-            raise InputError(too_deep)
+            raise _too_deep(path)
         if 33550 in getattr(picture, "tag_v2", {}):  # ModelPixelScale of a GeoTIFF
             warnings.warn(f"{path}: its map has no georeference without rasterio; pip install rasterio", stacklevel=2)
         picture.load()
@@ -2089,8 +2082,7 @@ def warn_if_slow(run: Run, val_pixels: int) -> None:
     if run.device.type != "cpu" or epochs == 0:
         return
     crops = len(run.train_set) + val_pixels / config.crop_size**2 / 3  # a forward pass is a third of a step
-    step = seconds_per_tile(run.model, run.unlabelled, run.device, run.dtype, config.crop_size, config.num_points)
-    total = step * crops * epochs
+    total = seconds_per_tile(run) * crops * epochs
     if config.backbone in DEPTHWISE_BACKBONES:
         cure = "a smaller CROP_SIZE or fewer EPOCHS shorten it"
     else:
@@ -2294,7 +2286,7 @@ def command_line(program: typing.Callable[[list[str]], int | None]) -> typing.Ca
     Its exit code is what the function returns, 0 for nothing, 2 for a mistake of the user's (one line on stderr), 130 after Ctrl-C.
     """
 
-    @functools.wraps(program)
+    @wraps(program)
     def run(argv: list[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print("warning:", message, file=sys.stderr)
