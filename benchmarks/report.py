@@ -95,7 +95,7 @@ def parts_table() -> str:
     by_name = {name: [row for row in found if row["variant"] == name] for name in study_order(found)}
     body = []
     for name, own in by_name.items():
-        base = "default" if name.startswith("default") and name != "default" else "plain"
+        base = "labels" if name.startswith("labels") and name != "labels" else "plain"
         gain = paired(own, by_name.get(base, []), "miou", lambda a, b: a - b)
         time = paired(own, by_name.get("plain", []), "seconds", lambda a, b: a / b)
         against = "-" if name == "plain" else f"{spread(gain)} over {base}"
@@ -111,7 +111,7 @@ def study_order(found: list[dict]) -> list[str]:
 
 
 def inference_table() -> str:
-    found = rows("inference.csv", split="choose", variant="default", points=20, epochs=12, **SETUP)
+    found = rows("inference.csv", split="choose", variant="labels", points=20, epochs=12, **SETUP)
     body = []
     base = [row for row in found if row["way"] == "plain"]
     for way in dict.fromkeys(row["way"] for row in found):
