@@ -19,23 +19,17 @@ import export_onnx
 NAMES, COLORS = ["Wasser", "forêt", "a, b"], ["#0000ff", "#1e6b34", "red"]
 
 
-def make_model(backbone="mobilenet_v3_large", architecture="deeplabv3", seed=0) -> lc.DeepLabV3Segmentation:
-    """An untrained model that does not say one class everywhere: its norms take their means from the images it is to see."""
-    torch.manual_seed(seed)
-    model = lc.DeepLabV3Segmentation(len(NAMES), backbone, None, architecture)
+def make_model(backbone="efficientnet_lite0", architecture="deeplabv3") -> lc.DeepLabV3Segmentation:
+    """An untrained model whose logits are scaled and shifted so that it does not say one class everywhere."""
+    torch.manual_seed(0)
+    model = lc.DeepLabV3Segmentation(len(NAMES), backbone, None, architecture).eval()
     model.class_names, model.class_colors = NAMES, COLORS
-    images = torch.cat([lc.preprocess_image(picture(64, 64, seed)) for seed in range(4)])
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # a plain mean over what it sees
+    last = [module for module in model.classifier.modules() if isinstance(module, torch.nn.Conv2d)][-1]
     with torch.no_grad():
-        model.train()(images)
-        model.eval()
-        last = [module for module in model.classifier.modules() if isinstance(module, torch.nn.Conv2d)][-1]
-        logits = model(images)
-        last.weight /= logits.std()
-        last.bias -= logits.mean((0, 2, 3))
-        last.bias /= logits.std()
+        logits = model(lc.preprocess_image(picture(96, 96)))
+        mean, spread = (getattr(logits, name)((0, 2, 3)) for name in ("mean", "std"))
+        last.bias.copy_((last.bias - mean) / spread)
+        last.weight /= spread.view(-1, 1, 1, 1)
     return model
 
 
@@ -80,6 +74,7 @@ def assert_same_classes(model, image: np.ndarray, given: np.ndarray) -> None:
 
 
 def test_deepness_draws_the_map_that_the_module_draws(tmp_path):
+    pytest.importorskip("timm")
     model = make_model()
     lc.save_checkpoint(tmp_path / "best model.pth", model, NAMES, COLORS)
     command = [
@@ -106,17 +101,15 @@ def test_deepness_draws_the_map_that_the_module_draws(tmp_path):
         assert_same_classes(model, image, given)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "backbone"),
-    [("deeplabv3", "mobilenet_v3_large"), ("deeplabv3", "efficientnet_lite0"), ("segformer", "mit_b0")],
-)
+@pytest.mark.parametrize(("architecture", "backbone"), [("deeplabv3", "efficientnet_lite0"), ("segformer", "mit_b0")])
 def test_a_file_for_any_size_takes_any_size_and_batch(tmp_path, architecture, backbone):
-    pytest.importorskip({"segformer": "segmentation_models_pytorch"}.get(architecture, "timm"))
+    if architecture != "deeplabv3":
+        pytest.importorskip("segmentation_models_pytorch")
     model = make_model(backbone, architecture)
     assert export_onnx.export(model, tmp_path / "any.onnx") <= export_onnx.TOLERANCE
     session = session_of(tmp_path / "any.onnx")
     rng = np.random.default_rng(0)
-    for height, width in [(1, 1), (32, 96), *rng.integers(2, 150, (4, 2)).tolist()]:
+    for height, width in [(1, 1), (32, 96), *rng.integers(2, 150, (3, 2)).tolist()]:
         images = [picture(height, width, seed) for seed in range(int(rng.integers(1, 4)))]
         feed = np.stack(images).transpose(0, 3, 1, 2) / np.float32(255)
         (given,) = session.run(None, {"images": feed})
@@ -140,17 +133,6 @@ def test_what_does_not_do_as_the_model_does_is_not_written(tmp_path, monkeypatch
     with pytest.raises(lc.InputError, match=r"m\.onnx: not written"):
         export_onnx.export(model, path, tile=64)
     assert path.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [path]
-
-
-def test_what_is_not_the_same_at_every_size_is_noticed(tmp_path):
-    model = make_model()
-    network = export_onnx.PictureToProbabilities(model).eval()
-    export_onnx.export(model, tmp_path / "fixed.onnx", tile=64)
-    file = (tmp_path / "fixed.onnx").read_bytes()
-    assert export_onnx.difference(network, file, [(64, 64)]) <= export_onnx.TOLERANCE
-    with torch.no_grad():
-        next(iter(network.model.classifier.parameters())).mul_(1.5)
-    assert export_onnx.difference(network, file, [(64, 64)]) > export_onnx.TOLERANCE
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])

@@ -76,7 +76,10 @@ def export(
             dynamic_axes={name: {0: "batch"} | sides for name in ("images", "probabilities")}, opset_version=OPSET,
         )  # fmt: skip
     graph = onnx.load_from_string(buffer.getvalue())
-    graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value = model.num_classes
+    shape = graph.graph.output[0].type.tensor_type.shape  # of which the tracer knows less than we do
+    for dimension, size in zip(shape.dim[1:], (model.num_classes, tile, tile), strict=True):
+        if size:
+            dimension.dim_value = size
     onnx.helper.set_model_props(
         graph, {key: json.dumps(value) for key, value in metadata(model, tile, resolution).items()}
     )
