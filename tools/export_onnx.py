@@ -70,7 +70,7 @@ def export(
         warnings.simplefilter(
             "ignore"
         )  # of the tracer: of sizes that it might take for constants, which `difference` finds out
-        # The exporter that traces, not the newer one by torch.export, which needs another package and takes minutes.
+        # The exporter that traces, not the newer one by torch.export, which needs another package and took ten times as long and more.
         torch.onnx.export(
             network, (example,), buffer, input_names=["images"], output_names=["probabilities"], dynamo=False,
             dynamic_axes={name: {0: "batch"} | sides for name in ("images", "probabilities")}, opset_version=OPSET,
