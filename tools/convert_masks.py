@@ -235,8 +235,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     flag("--rename", metavar="OLD=NEW", default="=", help="how the names end: _mask=_sat makes 7_mask.tif 7_sat.png")
     args = parser.parse_args(argv)
-    if "=" not in args.rename:
-        lc.complain(f"--rename {args.rename}: must be OLD=NEW, like _mask=_sat")
+    if "=" not in args.rename or "/" in args.rename or "\\" in args.rename:
+        lc.complain(f"--rename {args.rename}: must be OLD=NEW, like _mask=_sat, parts of a file's name")
+    if not args.tolerance >= 0:  # NaN is no distance
+        lc.complain(f"--tolerance {args.tolerance:g}: must be 0 or more")
     return args
 
 
