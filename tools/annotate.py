@@ -85,7 +85,7 @@ def read_points(config: argparse.Namespace) -> list[Point]:
         label = names[find_class(row["class"], names, where)] if row["class"] else ""
         first, earlier = lines.setdefault((at, bool(label)), (line, label))
         if earlier != label:
-            raise lc.InputError(f"{where}: point {x},{y} of {row['image']} has another class in line {first}")
+            raise lc.InputError(f"{where}: point {x},{y} of {at[0]} has another class in line {first}")
         points.append(Point(at, label, row))
     return points
 
