@@ -194,6 +194,47 @@ def test_labels_given_by_key_and_click_are_in_the_csv_at_once_and_survive_a_relo
     assert lines(config)[1:] == [*left, f"tile_0.png,{x0},{y0},high"]
 
 
+def test_what_was_labelled_trains_with_the_command_that_the_page_shows(serve, open_page, tmp_path, capsys):
+    """Three tiles are labelled by the brightness of the pixel asked for, one pixel is skipped; the rest is the command's."""
+    config = serve()
+    page = open_page(config)
+    given = [0, 0, 0]
+    for number in range(3):
+        picture = lc.read_image(tmp_path / f"images/tile_{number}.png")
+        for x, y in ask(config, "suggestions", f"tile_{number}.png")[:-1]:
+            label = int(picture[y, x, 0] > 90) + int(picture[y, x, 0] > 170)
+            given[label] += 1
+            says(page, f"x {x}, y {y}: not")
+            page.keyboard.press(str(label + 1))
+        labelled(page, WANTED - 1, sum(given))
+        page.keyboard.press("s")
+        page.keyboard.press("n")
+    assert min(given) > 0
+    write_tiles(tmp_path / "val", 1, (HEIGHT, WIDTH), seed=1)
+    words = shlex.split(page.locator("#training").text_content())
+    quick = {"val_image_dir": tmp_path / "val/images", "val_mask_dir": tmp_path / "val/masks", "weights": "none"}
+    quick |= {"backbone": "mobilenet_v3_large", "epochs": 1, "batch_size": 2, "crop_size": 32, "device": "cpu"}
+    quick |= {"output_dir": tmp_path / "out", "pseudo_label_weight": 0}
+    assert (
+        lc.main(
+            [
+                *words[2:],
+                *(str(part) for name, value in quick.items() for part in (f"--{name.replace('_', '-')}", value)),
+            ]
+        )
+        == 0
+    )
+    said = capsys.readouterr().out
+    for name, count in zip(config.class_names, given, strict=True):
+        assert any(line.split()[:2] == [name, str(count)] for line in said.splitlines()), said
+    checkpoint = lc.load_checkpoint(tmp_path / "out/best_model.pth")
+    assert checkpoint["class_names"] == ["low", "middle", "high"]
+    assert (
+        len(ask(serve("--checkpoint", tmp_path / "out/best_model.pth", "--num-points", 9), "suggestions", "tile_0.png"))
+        == 5
+    )
+
+
 def far_from_suggestions(config, x, y):
     return min(np.hypot(x - px, y - py) for px, py in ask(config, "suggestions", "tile_0.png")) > 5
 
@@ -492,7 +533,25 @@ def test_tiles_that_browsers_show_otherwise_come_as_the_module_reads_them(serve,
     for name in ("scene.tif", "photo é.jpg"):
         status, body = send(config, "GET", f"/image?image={urllib.parse.quote(name)}")
         assert status == 200 and Image.open(io.BytesIO(body)).format == "PNG"
-        assert (np.array(Image.open(io.BytesIO(body))) == lc.read_image(tiles / name)).all()
+        assert (np.array(Image.open(io.BytesIO(body)).convert("RGB")) == lc.read_image(tiles / name)).all()
+
+
+def test_deep_images_are_shown_as_training_scales_them_and_nothing_is_asked_where_there_is_no_data(serve, tiles):
+    rasterio = pytest.importorskip("rasterio")
+    for path in tiles.iterdir():
+        values = np.array(Image.open(path)).astype(np.uint16).transpose(2, 0, 1) * 40
+        path.unlink()
+        values[:, :, : WIDTH // 2] = 0
+        form = {"count": 3, "dtype": "uint16", "height": HEIGHT, "width": WIDTH, "nodata": 0}
+        with rasterio.open(path.with_suffix(".tif"), "w", "GTiff", **form) as file:
+            file.write(values)
+    config = serve()
+    ranges = lc.band_ranges(sorted(tiles.iterdir()))
+    shown = np.array(Image.open(io.BytesIO(send(config, "GET", "/image?image=tile_0.tif")[1])))
+    assert (shown[:, WIDTH // 2 :, :3] == lc.read_image(tiles / "tile_0.tif", ranges=ranges)[:, WIDTH // 2 :]).all()
+    assert (shown[:, : WIDTH // 2, 3] == 0).all() and (shown[:, WIDTH // 2 :, 3] == 255).all()
+    asked = ask(config, "suggestions", "tile_0.tif")
+    assert len(asked) == WANTED and min(x for x, _ in asked) >= WIDTH // 2
 
 
 @pytest.mark.parametrize(
@@ -502,7 +561,7 @@ def test_tiles_that_browsers_show_otherwise_come_as_the_module_reads_them(serve,
         (["--images", "{data}/empty"], "holds no image"),
         (["--points", "{data}/empty"], "--points"),
         (["--points", "{data}/nowhere/points.csv"], "--points"),
-        (["--points", "{data}/images/tile_0.png"], "tile_0.png"),
+        (["--points", "{data}/images/tile_0.png"], "NAME.csv"),
         (["--points", "{data}/foreign.csv"], "foreign.csv, line 2: class 'desert'"),
         (["--points", "{data}/twice.csv"], "line 3: point 1,2 of tile_0.png has another class in line 2"),
         (["--checkpoint", "{data}/images/tile_0.png"], "tile_0.png"),

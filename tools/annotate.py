@@ -37,7 +37,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import active_learning as al
 import numpy as np
 import torch
-from cut_tiles import csv_rows, find_class, pixel
 from PIL import Image
 
 import landcover_segmentation as lc
@@ -78,11 +77,11 @@ def read_points(config: argparse.Namespace) -> list[Point]:
     Raises InputError, which names file and line, for the first row that cannot be right.
     """
     points, lines = [], {}
-    for line, row in csv_rows(config.points, COLUMNS) if config.points.exists() else ():
+    for line, row in lc.csv_rows(config.points, COLUMNS) if config.points.exists() else ():
         where, names = f"{config.points}, line {line}", config.class_names
-        x, y = (pixel(row[axis], f"{where}: {axis}") for axis in "xy")
-        at = (config.file_names.get(row["image"], row["image"]), x, y)
-        label = names[find_class(row["class"], names, where)] if row["class"] else ""
+        x, y = (lc.pixel(row[axis], f"{where}: {axis}") for axis in "xy")
+        at = (config.file_names.get(lc.folded(row["image"]), row["image"]), x, y)
+        label = names[lc.find_class(row["class"], names, where)] if row["class"] else ""
         first, earlier = lines.setdefault((at, bool(label)), (line, label))
         if earlier != label:
             raise lc.InputError(f"{where}: point {x},{y} of {at[0]} has another class in line {first}")
@@ -107,7 +106,7 @@ def write_points(path: Path, points: list[Point]) -> None:
 
 def labels_of(config: argparse.Namespace, name: str, points: list[Point]) -> dict[tuple[int, int], str]:
     """The labels of a tile by pixel (x, y), "" = open, in the order of the file. Raises InputError for one outside of it."""
-    height, width = read_image(config.tiles[name]).shape[:2]
+    height, width = config.read(config.tiles[name]).shape[:2]
     labels: dict[tuple[int, int], str] = {}
     for (image, x, y), label, _ in points:
         if image == name:
@@ -118,9 +117,12 @@ def labels_of(config: argparse.Namespace, name: str, points: list[Point]) -> dic
     return labels
 
 
-@functools.lru_cache(maxsize=4)
-def read_image(path: Path) -> np.ndarray:
-    return lc.read_image(path)
+def read_tile(reading: dict, path: Path) -> np.ndarray:
+    """A tile as training sees it, (H, W, 4) uint8; where it has no data, alpha is 0 and the colour the mean. Not to be changed."""
+    with lc.open_scene(path, **reading) as scene:
+        pixels = scene.read(0, scene.height)
+    pixels[pixels[..., 3] == 0, :3] = lc.MEAN_COLOR
+    return pixels
 
 
 # =====================================================================================================
@@ -153,9 +155,9 @@ def show_tile(config: argparse.Namespace, request: dict) -> dict:
 
 
 def send_image(config: argparse.Namespace, request: dict) -> bytes:
-    """The tile as a PNG of what the module reads: browsers show no TIFF, and would turn a photograph as its EXIF says."""
+    """The tile as a PNG of what training sees: browsers show no TIFF, and would turn a photograph as its EXIF says."""
     file = io.BytesIO()
-    Image.fromarray(read_image(config.tiles[find_tile(config, request)])).save(file, "PNG", compress_level=1)
+    Image.fromarray(config.read(config.tiles[find_tile(config, request)])).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
@@ -175,14 +177,15 @@ def choose_pixels(config: argparse.Namespace, name: str, labels: dict[tuple[int,
 
     Without a model every pixel is as good as any other: a random opinion of each, always the same, spreads them over the tile.
     """
-    image, lacking = read_image(config.tiles[name]), config.num_points - len(labels)
+    image, lacking = config.read(config.tiles[name]), config.num_points - len(labels)
     if lacking <= 0:
         return []
     if config.model:
-        probabilities = al.predict(config.model, image)
+        probabilities = al.predict(config.model, image[..., :3])
     else:
         opinion = lc.named_rng(name).random(image.shape[:2])
         probabilities = torch.from_numpy(np.stack([opinion, 1 - opinion]))[None]
+    probabilities = probabilities * torch.from_numpy(image[..., 3] > 0)  # of what has no data there is nothing to ask
     known = torch.zeros(1, *image.shape[:2], dtype=torch.bool)
     for x, y in labels:
         known[0, y, x] = True
@@ -197,7 +200,7 @@ def set_label(config: argparse.Namespace, request: dict) -> dict:
     told instead of overwriting it. Returns what `show_tile` does.
     """
     name, x, y = find_tile(config, request), request.get("x"), request.get("y")
-    height, width = read_image(config.tiles[name]).shape[:2]
+    height, width = config.read(config.tiles[name]).shape[:2]
     if not (type(x) is type(y) is int and 0 <= x < width and 0 <= y < height):
         raise Refused(400, f"there is no pixel {x},{y} in {name}")
     was, now = request.get("was"), request.get("now")
@@ -386,11 +389,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def prepare(config: argparse.Namespace) -> None:
     """Sets what the answers need, and finds what the user got wrong before the page opens."""
-    config.tiles = {path.name: path for path in lc._by_stem(config.images, lc.IMAGE_SUFFIXES).values()}
-    if not config.tiles:
-        raise lc.InputError(f"{config.images}: holds no image ({', '.join(lc.IMAGE_SUFFIXES)}); correct --images")
-    config.file_names = {path.stem: name for name, path in config.tiles.items()}
+    images = lc.list_images(config.images)
+    config.tiles = {path.name: path for path in images.values()}
+    config.file_names = {lc.folded(name): path.name for path in images.values() for name in (path.stem, path.name)}
     config.model = lc.load_model(config.checkpoint) if config.checkpoint else None
+    reading = (
+        config.model.reading
+        if config.model
+        else {"bands": lc.BANDS, "ranges": lc.band_ranges(images.values(), lc.BANDS)}
+    )
+    config.read = functools.lru_cache(maxsize=4)(functools.partial(read_tile, reading))
     set_classes(config)
     check_writable(config.points)
     read_points(config)
@@ -419,8 +427,8 @@ def set_classes(config: argparse.Namespace) -> None:
 
 def check_writable(path: Path) -> None:
     """Tries whether the CSV can be written. Raises InputError if not."""
-    if path.is_dir():
-        raise lc.InputError(f"--points {path}: is a folder; name a file in it")
+    if path.suffix.lower() != ".csv" or path.is_dir():
+        raise lc.InputError(f"--points {path}: must be a file NAME.csv")
     try:
         tempfile.TemporaryFile(dir=path.resolve().parent).close()
         if path.exists() and not os.access(path, os.W_OK):
