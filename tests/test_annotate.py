@@ -142,7 +142,7 @@ def labelled(page, here, everywhere):
 def on_screen(page, x, y):
     """Where the middle of a pixel is, while the whole tile is shown."""
     box = page.locator("#view").bounding_box()
-    scale = min(box["width"] / WIDTH, box["height"] / HEIGHT)
+    scale = min((box["width"] - 24) / WIDTH, (box["height"] - 24) / HEIGHT)  # 12 pixels are left free on each side
     left, top = ((box[side] - size * scale) / 2 for side, size in (("width", WIDTH), ("height", HEIGHT)))
     return box["x"] + left + (x + 0.5) * scale, box["y"] + top + (y + 0.5) * scale
 
@@ -338,11 +338,14 @@ def test_what_goes_wrong_is_said_and_the_next_tile_can_be_labelled(serve, open_p
 # ---- What is asked for
 
 
-def test_without_a_model_the_pixels_are_spread_out_and_always_the_same(serve):
+def test_without_a_model_the_pixels_are_spread_out_and_always_the_same(serve, tiles):
     config = serve()
     asked = ask(config, "suggestions", "tile_0.png")
     distance = np.linalg.norm(np.array(asked)[:, None] - np.array(asked)[None], axis=-1)
     assert len(asked) == WANTED and distance[distance > 0].min() >= int(np.sqrt(HEIGHT * WIDTH / WANTED) / 2)
+    Image.fromarray(np.zeros((1000, 1000, 3), np.uint8)).save(tiles / "wide.png")
+    rows = [y for _, y in ask(serve("--num-points", 40), "suggestions", "wide.png")]
+    assert rows != sorted(rows) and all(min(abs(y - at) for y in rows) < 100 for at in range(0, 1000, 50))
     assert asked == ask(serve(), "suggestions", "tile_0.png") != ask(config, "suggestions", "tile_1.png")
     (x, y), *rest = asked
     put(config, "tile_0.png", x, y, None, "low")

@@ -183,7 +183,7 @@ def choose_pixels(config: argparse.Namespace, name: str, labels: dict[tuple[int,
     if config.model:
         probabilities = al.predict(config.model, image[..., :3])
     else:
-        opinion = lc.named_rng(name).random(image.shape[:2])
+        opinion = lc.named_rng(name).random(image.shape[:2]) / 4  # nearer to 1/2 many entropies round to the same
         probabilities = torch.from_numpy(np.stack([opinion, 1 - opinion]))[None]
     probabilities = probabilities * torch.from_numpy(image[..., 3] > 0)  # of what has no data there is nothing to ask
     known = torch.zeros(1, *image.shape[:2], dtype=torch.bool)
@@ -445,7 +445,9 @@ def main(argv: list[str]) -> None:
         address = f"http://127.0.0.1:{server.server_port}/"
         print(f"{len(config.tiles)} tiles at {address}, labels go to {config.points}; Ctrl-C ends")
         if not config.no_browser:
-            webbrowser.open(address)
+            threading.Thread(
+                target=webbrowser.open, args=(address,), daemon=True
+            ).start()  # a text browser would not return
         try:
             server.serve_forever()
         except KeyboardInterrupt:
