@@ -268,6 +268,17 @@ def test_the_keyboard_alone_is_enough(serve, open_page):
     assert lines(config)[1:] == [*expected[:3], expected[3].replace("low", "high")]
 
 
+def test_a_key_meant_for_one_tile_does_not_label_the_next(serve, open_page):
+    config = serve()
+    page = open_page(config)
+    with config.writing:  # the first label is slow, and the person is not
+        for key in "1n2":
+            page.keyboard.press(key)
+    says(page, "Suggestion 1 of")
+    labelled(page, 0, 1)
+    assert len(lines(config)) == 2 and not page.get_by_role("alert").is_visible()
+
+
 def test_the_pixel_that_is_seen_is_the_pixel_that_is_written(serve, open_page, tiles):
     """One magenta pixel is found on the screen, as a sharp square, at two zooms, and clicked."""
     picture = np.array(Image.open(tiles / "tile_0.png"))
@@ -431,6 +442,19 @@ def test_a_csv_that_was_begun_is_continued_and_nothing_in_it_is_lost(serve, tmp_
     assert put(config, "tile_0.png", 7, 8, "", "high")[0] == 200
     assert lines(config)[1:] == [kept[2], "tile_0.png,9,9,middle,", "tile_0,3.5,4,low,Ann", "tile_0.png,7,8,high,Bob"]
     assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_labels_that_come_at_once_are_all_written(serve):
+    config = serve()
+    rows = [
+        threading.Thread(target=lambda y=y: [put(config, "tile_0.png", x, y, None, "low") for x in range(8)])
+        for y in range(4)
+    ]
+    for row in rows:
+        row.start()
+    for row in rows:
+        row.join(60)
+    assert sorted(lines(config)[1:]) == sorted(f"tile_0.png,{x},{y},low" for x in range(8) for y in range(4))
 
 
 def test_a_label_that_cannot_be_written_is_refused_and_the_file_stays(serve, monkeypatch):
