@@ -160,7 +160,7 @@ def test_points_land_on_their_pixel_in_their_tile(tmp_path, capsys):
         for y, x in np.argwhere(mask != 255).tolist():
             assert at[name, column * 32 + x, row * 32 + y] == mask[y, x]
     printed = capsys.readouterr().out
-    assert "left out: 1 points without a class" in printed and "scores come from those pixels alone" in printed
+    assert "left out: 1 points without a class" in printed and "its score will be their accuracy" in printed
 
 
 @pytest.mark.parametrize(

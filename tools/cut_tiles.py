@@ -246,7 +246,7 @@ def report(config: argparse.Namespace, tiles: dict, val: set, left_out: Counter)
         if number:
             print(f"left out: {number:,} {what}")
     if config.points:
-        print("note: val has points only, so scores come from those pixels alone")
+        print("note: val has points only, so its score will be their accuracy: mIoU takes dense masks")
     for name, *numbers in zip(config.class_names, *counts.values(), strict=True):
         lacking = [side for side, number in zip(SIDES, numbers, strict=True) if not number]
         if lacking:
