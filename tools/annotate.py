@@ -451,7 +451,8 @@ def main(argv: list[str]) -> None:
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            config.writing.acquire()  # a label on its way is written to the end
+            config.writing.acquire()  # for good: a label on its way is written to the end,
+            config.choosing.acquire()  # and a prediction, too, for PyTorch aborts if it is cut off
     labels = sum(bool(point.label) for point in read_points(config))
     print(f"\n{config.points}: {labels:,} labels; train on them:\n{training_command(config)}")
 
