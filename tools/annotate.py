@@ -451,10 +451,12 @@ def main(argv: list[str]) -> None:
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            config.writing.acquire()  # for good: a label on its way is written to the end,
-            config.choosing.acquire()  # and a prediction, too, for PyTorch aborts if it is cut off
+            config.writing.acquire()  # a label on its way is written to the end
     labels = sum(bool(point.label) for point in read_points(config))
     print(f"\n{config.points}: {labels:,} labels; train on them:\n{training_command(config)}")
+    if config.choosing.locked():  # a prediction may take minutes, and PyTorch aborts if the interpreter ends around it
+        sys.stdout.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":
