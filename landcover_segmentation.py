@@ -67,9 +67,10 @@ NUM_CLASSES: int = 6  # class ids in the masks run from 0 to NUM_CLASSES - 1; 25
 CLASS_NAMES: list[str] | None = ["water", "forest", "cropland", "grassland", "built-up", "road"]  # one per class, in order of id; None numbers them
 CLASS_COLORS: list[str] | None = ["#3b78d8", "#1e6b34", "#e8c547", "#9ccb5b", "#c0392b", "#4d4d4d"]  # one per class for the pictures; None picks them
 TRAIN_IMAGE_DIR: str = "dataset/train/images"  # RGB tiles NAME.png, .jpg or .tif, any size
-TRAIN_MASK_DIR: str = "dataset/train/masks"  # NAME.png, one channel of class ids
+TRAIN_MASK_DIR: str = "dataset/train/masks"  # NAME.png, one channel of class ids; or a file of points: .csv of image,x,y,class, .geojson or .gpkg
 VAL_IMAGE_DIR: str = "dataset/val/images"  # tiles that only score the model
-VAL_MASK_DIR: str = "dataset/val/masks"  # as densely labelled as you can get them
+VAL_MASK_DIR: str = "dataset/val/masks"  # as densely labelled as you can get them; points, if they are all there is
+BANDS: list[int] = [1, 2, 3]  # the bands of an image that the network sees as red, green and blue, counted from 1
 # ---- Points
 NUM_POINTS: int | None = 100  # labelled pixels per tile that training may see; None takes every one (dense masks, or masks that are sparse already)
 POINT_SAMPLING: str = "random"  # where they are drawn: random, grid, stratified (classes share equally: favours rare ones), boundary
@@ -112,6 +113,10 @@ IGNORE_INDEX = 255
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, for RGB in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MEAN_COLOR = tuple(round(255 * value) for value in IMAGENET_MEAN)  # stands where there is no image
+POINT_SUFFIXES = (".csv", ".geojson", ".gpkg")  # files of points, which *_MASK_DIR may name
+RGB_BANDS = (1, 2, 3)
+SPARSE_SHARE = 0.05  # labels on fewer of the pixels are points: drawn as dots, and no IoU is claimed from them
 EVIDENCE_FLOOR = 0.003  # how much a pixel is like a class of which no point is near; chosen on train tiles
 
 
@@ -124,16 +129,22 @@ class InputError(ValueError):
 # =====================================================================================================
 
 
+def list_images(image_dir: str | Path) -> dict[str, Path]:
+    """The images of a folder by name without suffix, sorted. Raises InputError if it is missing or has none."""
+    images = files_by_stem(Path(image_dir), IMAGE_SUFFIXES)
+    if not images:
+        raise InputError(
+            f"{image_dir}: holds no image ({', '.join(IMAGE_SUFFIXES)}); put tiles there or correct *_IMAGE_DIR"
+        )
+    return images
+
+
 def list_tiles(image_dir: str | Path, mask_dir: str | Path) -> list[tuple[Path, Path]]:
     """Pairs of image and mask files with the same name, sorted by it.
 
     Raises InputError for a folder that is missing or empty, and for a file without its partner.
     """
-    images, masks = _by_stem(Path(image_dir), IMAGE_SUFFIXES), _by_stem(Path(mask_dir), (".png",))
-    if not images:
-        raise InputError(
-            f"{image_dir}: holds no image ({', '.join(IMAGE_SUFFIXES)}); put tiles there or correct *_IMAGE_DIR"
-        )
+    images, masks = list_images(image_dir), files_by_stem(Path(mask_dir), (".png",))
     for paths, partners, cure in (
         (images, masks, f"has no mask of that name (.png) in {mask_dir}; add the mask or remove the image"),
         (masks, images, f"has no image of that name in {image_dir}; add the image or remove the mask"),
@@ -145,13 +156,13 @@ def list_tiles(image_dir: str | Path, mask_dir: str | Path) -> list[tuple[Path, 
     return [(images[name], masks[name]) for name in images]
 
 
-def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """The files of a folder by name without suffix, sorted; hidden files (macOS writes some) are passed over."""
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
         raise InputError(
-            f"{folder}: {error.strerror.lower()}; create the folder or correct the *_DIR constant"
+            f"{folder}: {error.strerror.lower()}; create the folder or correct the *_DIR constant; points are {', '.join(POINT_SUFFIXES)}"
         ) from error
     found: dict[str, Path] = {}
     for path in paths:
@@ -163,7 +174,7 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
 
 
 @contextlib.contextmanager
-def _open_picture(path: str | Path) -> typing.Iterator[Image.Image]:
+def open_picture(path: str | Path) -> typing.Iterator[Image.Image]:
     """Opens a picture of any size and turns whatever goes wrong in decoding into one line.
 
     Pillow rather than OpenCV: it refuses truncated files, and reads the index of a palette PNG, not its colour.
@@ -178,7 +189,7 @@ def _open_picture(path: str | Path) -> typing.Iterator[Image.Image]:
         raise InputError(f"{path}: no such file") from error
     except UnidentifiedImageError as error:
         raise InputError(
-            f"{path}: cannot be read as a picture of 8 bits per channel; replace it, or if it has other bands or bit depths: {GDAL_CURE}"
+            f"{path}: cannot be read as a picture; replace it, or if it has other bands or bit depths: pip install rasterio"
         ) from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …
         raise InputError(f"{path}: cannot be read ({error}); replace or remove it") from error
@@ -186,28 +197,171 @@ def _open_picture(path: str | Path) -> typing.Iterator[Image.Image]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-GDAL_CURE = "gdal_translate -b 1 -b 2 -b 3 -ot Byte -scale IN OUT"
-
-
-def _is_deep(picture: Image.Image) -> bool:
+def is_deep(picture: Image.Image) -> bool:
     """Whether an unread picture has more than 8 bits per channel, which Pillow may cut to 8 without a word."""
     bits = getattr(picture, "tag_v2", {}).get(258, 8)  # BitsPerSample of a TIFF: a number or one per band
     return picture.mode in ("I", "F") or ";16" in f"{picture.mode} {picture.tile}" or np.max(bits) > 8
 
 
-def _too_deep(path: str | Path) -> InputError:
-    return InputError(f"{path}: has more than 8 bits per channel; scale it to 8-bit RGB first: {GDAL_CURE}")
+@dataclass
+class Scene:
+    """An image that is read from top to bottom: read(top, bottom) -> RGBA (bottom - top, W, 4) uint8, alpha 0 = no data.
 
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Reads an image as RGB, (H, W, 3) uint8. Grey, palette and alpha are converted.
-
-    Raises InputError for files that cannot be read, and for 16-bit and float images, whose scaling is not ours to guess.
+    crs and transform are rasterio's; both are None without a georeference. kind: how the file stores it; deep: whether in
+    more than 8 bits per channel.
     """
-    with _open_picture(path) as picture:
-        if _is_deep(picture):
-            raise _too_deep(path)
-        return np.asarray(picture.convert("RGB"))
+
+    height: int
+    width: int
+    read: typing.Callable[[int, int], np.ndarray]
+    crs: typing.Any = None
+    transform: typing.Any = None
+    kind: str = "mode RGB"
+    deep: bool = False
+
+
+@contextlib.contextmanager
+def open_scene(
+    path: str | Path, bands: typing.Sequence[int] = RGB_BANDS, ranges: typing.Sequence | None = None
+) -> typing.Iterator[Scene]:
+    """Opens an image file of any size: a TIFF by rasterio, which reads row by row; anything else, and a TIFF where rasterio is
+    not installed, by Pillow, which holds the whole picture at 4 bytes per pixel and knows no georeference (a warning says so).
+
+    bands: which ones become red, green and blue, counted from 1; grey and palette images fill all three. ranges: the
+    (lowest, highest) value of each that are to become 0 and 255, of `band_ranges`; images deeper than 8 bits need them, others
+    stay as they are. Raises InputError for files that cannot be read, or not so.
+    """
+    with open_unscaled(path, bands) as scene:
+        if scene.deep and ranges is None:
+            cure = "train on images like it, or scale it to 8-bit RGB first, as the training tiles were"
+            raise InputError(f"{path}: has more than 8 bits per channel, and how to scale it is not known; {cure}")
+        if ranges is not None and not scene.deep:
+            raise InputError(f"{path}: has 8 bits per channel, the training tiles have more; give it as they are")
+        if scene.deep:
+            scene.read = partial(read_scaled, scene.read, ranges)
+        yield scene
+
+
+@contextlib.contextmanager
+def open_unscaled(path: str | Path, bands: typing.Sequence[int] = RGB_BANDS) -> typing.Iterator[Scene]:
+    """As `open_scene`, but what is deeper than 8 bits keeps its values, with an alpha of 0 or 255 beside them."""
+    try:
+        import rasterio
+    except ImportError:
+        rasterio = None
+    if not (rasterio and Path(path).is_file() and Path(path).suffix.lower() in (".tif", ".tiff")):
+        with open_picture(path) as picture:
+            deep, tags = is_deep(picture), getattr(picture, "tag_v2", {})
+        if not rasterio and (deep or 42113 in tags):  # GDAL_NODATA
+            raise InputError(f"{path}: has more than 8 bits per channel or a nodata value: pip install rasterio")
+        if not deep:
+            if 33550 in tags:  # ModelPixelScale of a GeoTIFF
+                warnings.warn(f"{path}: has no georeference without rasterio; pip install rasterio", stacklevel=4)
+            check_bands(path, bands, 3)
+            size, kind = picture.size, f"mode {picture.mode}"
+            yield Scene(*size[::-1], partial(_read_picture, cache(partial(_decode, path)), bands), kind=kind)
+            return
+    with rasterio_reads(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        dataset = rasterio.open(path)
+    with dataset, rasterio.Env(GDAL_CACHEMAX=2**28):  # bytes here; else a share of the machine's memory
+        if dataset.count < 3 and tuple(bands) == RGB_BANDS:
+            bands = (1, 1, 1)
+        check_bands(path, bands, dataset.count)
+        depths = sorted({dataset.dtypes[band - 1] for band in bands})
+        kind = "mode RGB" if dataset.count == 3 and depths == ["uint8"] else f"{dataset.count} band(s), {depths[-1]}"
+        place = (dataset.crs, dataset.transform) if dataset.crs or not dataset.transform.is_identity else (None, None)
+        read = partial(_read_rows, dataset, list(bands))
+        yield Scene(dataset.height, dataset.width, read, *place, kind, depths != ["uint8"])
+
+
+def check_bands(path: str | Path, bands: typing.Sequence[int], count: int) -> None:
+    if max(bands) > count:
+        raise InputError(f"{path}: has {count} band(s), but BANDS = {','.join(map(str, bands))}; name those it has")
+
+
+def _decode(path: str | Path) -> Image.Image:
+    with open_picture(path) as picture:
+        picture.load()
+    return picture
+
+
+def _read_picture(decode: typing.Callable, bands: typing.Sequence[int], top: int, bottom: int) -> np.ndarray:
+    picture = decode()
+    pixels = np.array(picture.crop((0, top, picture.width, bottom)).convert("RGBA"))
+    return pixels if tuple(bands) == RGB_BANDS else pixels[..., [*(band - 1 for band in bands), 3]]
+
+
+@contextlib.contextmanager
+def rasterio_reads(path: str | Path) -> typing.Iterator[None]:
+    """Turns what rasterio says of a file that it cannot read into one line."""
+    from rasterio.errors import RasterioError
+
+    try:
+        yield
+    except RasterioError as error:
+        raise InputError(f"{path}: cannot be read ({error}); replace or remove it") from error
+
+
+def _read_rows(dataset, bands: list[int], top: int, bottom: int) -> np.ndarray:
+    """Rows of a rasterio dataset, (h, W, 4) with alpha last: alpha bands, masks, nodata values and NaN all become alpha 0."""
+    window, kind = ((top, bottom), (0, dataset.width)), dataset.colorinterp[0].name
+    with rasterio_reads(dataset.name):
+        pixels = dataset.read([1, 2, 3, 4] if kind == "cyan" else bands, window=window)
+        alpha = dataset.dataset_mask(window=window)
+    if getattr(dataset.photometric, "value", "") == "MINISWHITE" and pixels.dtype == np.uint8:  # as Pillow shows it
+        pixels = 255 - pixels
+    if kind == "cyan":
+        pixels = np.uint8((255 - pixels[:3]) * np.float32(1 - pixels[3] / 255))
+    if kind == "palette":
+        pixels = np.uint8(list(dataset.colormap(1).values()))[pixels[0], :3].transpose(2, 0, 1)
+    alpha[~np.isfinite(pixels).all(0)] = 0
+    return np.concatenate([pixels, alpha[None]]).transpose(1, 2, 0)
+
+
+def read_scaled(
+    read: typing.Callable[[int, int], np.ndarray], ranges: typing.Sequence, top: int, bottom: int
+) -> np.ndarray:
+    """What `read` gives, (h, W, 4), with the range of each band stretched to 0..255 and cut off there, as uint8."""
+    pixels = read(top, bottom)
+    low, high = np.transpose(ranges)
+    scaled = np.nan_to_num((pixels[..., :3] - low) / (high - low)).clip(0, 1) * 255
+    return np.dstack([scaled.round(), pixels[..., 3]]).astype(np.uint8)
+
+
+def band_ranges(
+    paths: typing.Iterable[str | Path], bands: typing.Sequence[int] = RGB_BANDS
+) -> list[list[float]] | None:
+    """The 2nd and 98th percentile of each band over all images together, or None if all have 8 bits per channel.
+
+    Over all of them and not of each: tiles of one scene shall stay as bright beside each other as they are, and a scene to
+    predict has to be scaled as the tiles were. Some 2000 pixels of each image, evenly spaced, decide.
+    Raises InputError if only some images are deeper than 8 bits.
+    """
+    samples, example = [], {}
+    for path in tqdm(paths, "looking for the range of values", unit="tile", leave=False, disable=None):
+        with open_unscaled(path, bands) as scene:
+            example.setdefault(scene.deep, path)
+            if len(example) == 2:
+                raise InputError(
+                    f"{example[True]}: has more than 8 bits per channel, unlike {example[False]}; make them alike"
+                )
+            if scene.deep:
+                pixels = scene.read(0, scene.height)
+                pixels = pixels[pixels[..., 3] > 0, :3]
+                samples.append(pixels[:: 1 + len(pixels) // 2000])
+    if not samples:
+        return None
+    if not any(map(len, samples)):
+        raise InputError(f"{path}: neither it nor any other training tile has a pixel with data; replace them")
+    low, high = np.percentile(np.concatenate(samples), (2, 98), axis=0)
+    return [[float(a), float(b if b > a else a + 1)] for a, b in zip(low, high, strict=True)]
+
+
+def read_image(path: str | Path, **reading) -> np.ndarray:
+    """Reads an image as RGB, (H, W, 3) uint8. Grey, palette and alpha are converted; reading: as for `open_scene`."""
+    with open_scene(path, **reading) as scene:
+        return scene.read(0, scene.height)[..., :3]
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -215,7 +369,7 @@ def read_mask(path: str | Path) -> np.ndarray:
 
     Raises InputError for files that cannot be read, for colour pictures, and for ids above 255.
     """
-    with _open_picture(path) as picture:
+    with open_picture(path) as picture:
         grey_bits = re.search(r"L;([24])", str(picture.tile))
         mask = np.asarray(picture)
     if grey_bits:  # Pillow stretches grey of 2 and 4 bits to 0..255; these are ids
@@ -246,6 +400,208 @@ def rgb_mask_to_class_ids(mask: np.ndarray, palette: typing.Sequence[tuple[int, 
     for class_id, color in enumerate(palette):
         class_ids[(mask == np.asarray(color, np.uint8)).all(axis=2)] = class_id
     return class_ids
+
+
+# ---- Points instead of masks: whole pixels counted from the top left corner, which is 0,0; pixel 3 reaches from 3 to 4
+
+Points = dict[tuple[int, int], int]  # (row, column) -> class id
+
+
+def is_points_file(path: str | Path) -> bool:
+    """Whether a *_MASK_DIR names a file of points rather than a folder of masks."""
+    return Path(path).suffix.lower() in POINT_SUFFIXES and not Path(path).is_dir()
+
+
+def read_points(
+    path: str | Path, images: dict[str, Path], class_names: typing.Sequence[str]
+) -> tuple[dict[str, Points], Counter]:
+    """Reads the points of all images: a CSV of image,x,y,class, or vector points (.geojson, .gpkg) with a field class.
+
+    images: by name without suffix. In a CSV, x and y are pixels and further columns are passed over. Vector points lie where they
+    are on the ground, in whatever reference system; one that falls on several images belongs to each of them.
+    The class is a name in class_names, in any case, or an id.
+    Returns the points of each image that has any, by name without suffix, and how many were passed over, by reason.
+
+    Raises InputError, which names file and row, for the first point that cannot be right.
+    """
+    path, points, passed_over = Path(path), {stem: {} for stem in images}, Counter()
+    first: dict[tuple, str] = {}
+    for row, stem, x, y, text in (csv_points if path.suffix.lower() == ".csv" else vector_points)(path, images):
+        if stem is None or not text:
+            passed_over["points outside of all images" if stem is None else "points without a class"] += 1
+            continue
+        class_id = find_class(text, class_names, f"{path}, {row}")
+        earlier = first.setdefault((stem, y, x), row)
+        if points[stem].setdefault((y, x), class_id) != class_id:
+            name = images[stem].name
+            raise InputError(f"{path}, {row}: pixel {x},{y} of {name} has another class in {earlier}; keep one of them")
+    if not first:
+        raise InputError(f"{path}: holds no point with a class on an image; {said(passed_over) or 'it is empty'}")
+    return {stem: own for stem, own in points.items() if own}, passed_over
+
+
+def said(counts: Counter) -> str:
+    return ", ".join(f"{number:,} {what}" for what, number in counts.items())
+
+
+def points_to_mask(points: Points, height: int, width: int) -> np.ndarray:
+    """A mask (H, W) uint8 that is 255 but at the points."""
+    mask = np.full((height, width), IGNORE_INDEX, np.uint8)
+    for at, class_id in points.items():
+        mask[at] = class_id
+    return mask
+
+
+def csv_points(path: Path, images: dict[str, Path]) -> typing.Iterator[tuple[str, str, int, int, str]]:
+    """Yields line, image, x, y and class of each row of a CSV."""
+    known = {folded(name): stem for stem, image in images.items() for name in (stem, image.name)}
+    sizes: dict[str, tuple[int, int]] = {}
+    for line, row in csv_rows(path, ("image", "x", "y", "class")):
+        where, stem = f"{path}, line {line}", known.get(folded(row["image"]))
+        if stem is None:
+            folder = next(iter(images.values())).parent
+            raise InputError(f"{where}: there is no image {row['image']!r} in {folder}; add it or remove its rows")
+        x, y = (pixel(row[axis], f"{where}: {axis}") for axis in "xy")
+        if stem not in sizes:
+            with open_unscaled(images[stem]) as scene:
+                sizes[stem] = scene.height, scene.width
+        height, width = sizes[stem]
+        if not (0 <= x < width and 0 <= y < height):
+            raise InputError(
+                f"{where}: point {x},{y} lies outside {images[stem].name}, which is {width} wide and {height} high"
+            )
+        yield f"line {line}", stem, x, y, row["class"]
+
+
+def csv_rows(path: Path, columns: tuple[str, ...]) -> typing.Iterator[tuple[int, dict[str, str]]]:
+    """The line number and the fields of each row that is not blank. Raises InputError unless it is CSV with these columns.
+
+    What spreadsheets make of a CSV is read too: a byte order mark, semicolons or tabs for commas, and with semicolons, as in
+    countries that write 3,5, decimal commas.
+    """
+    form = f"it must be CSV in UTF-8, with the columns {','.join(columns)}"
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            mark = max(",;\t", key=file.readline().count)
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=mark, skipinitialspace=True)
+            head = [name.strip().lower() for name in reader.fieldnames or []]
+            lacking = [name for name in columns if name not in head]
+            if lacking:
+                raise InputError(
+                    f"{path}, line 1: " + (f"lacks {', '.join(lacking)}" if head else "is empty") + f"; {form}"
+                )
+            reader.fieldnames = head
+            for row in reader:
+                if None in row or None in row.values():
+                    cure = "quote a name with a comma, and write 3.5, not 3,5"
+                    raise InputError(f"{path}, line {reader.line_num}: has not {len(head)} fields; {cure}")
+                fields = {name: text.strip() for name, text in row.items()}
+                if mark == ";":
+                    fields |= {axis: fields[axis].replace(",", ".") for axis in ("x", "y") if axis in fields}
+                if any(fields.values()):
+                    yield reader.line_num, fields
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {form}") from error
+
+
+def pixel(text: str, where: str) -> int:
+    """The pixel in which a coordinate lies."""
+    try:
+        return math.floor(float(text))
+    except (ValueError, OverflowError) as error:
+        cure = "write 3.5, not 3,5" if "," in text else "it must be a number"
+        raise InputError(f"{where} is {text!r}; {cure}") from error
+
+
+def folded(name: str) -> str:
+    """A name as it is compared: macOS splits accents off the letters of file names."""
+    return unicodedata.normalize("NFC", name)
+
+
+def find_class(text: str, class_names: typing.Sequence[str], where: str) -> int:
+    """The id of a class given by name, in any case, or by id; 3.0 is 3, as tables with gaps write it."""
+    names = [folded(name).casefold() for name in class_names]
+    if folded(text).casefold() in names:
+        return names.index(folded(text).casefold())
+    number = text.removesuffix(".0")
+    if number.isdecimal() and int(number) < len(names):
+        return int(number)
+    shown = ", ".join([*class_names[:12], *["…"] * (len(class_names) > 12)])
+    raise InputError(f"{where}: class {text!r} is neither 0 to {len(names) - 1} nor one of {shown}")
+
+
+def vector_points(path: Path, images: dict[str, Path]) -> typing.Iterator[tuple[str, str | None, int, int, str]]:
+    """Yields feature, image, x, y and class of each vector point on each image, and once with None for one that is on none.
+
+    Raises InputError as `read_vector` does, and for an image without a georeference.
+    """
+    crs, features, places, labels = read_vector(path)
+    from rasterio.errors import RasterioError
+    from rasterio.warp import transform
+
+    hit, reprojected = np.zeros(len(features), bool), {}
+    for stem, image in images.items():
+        with open_unscaled(image) as scene:
+            if scene.crs is None:
+                raise InputError(
+                    f"{image}: has no georeference, which points in {path} need; give pixels in a CSV instead"
+                )
+        if scene.crs.to_wkt() not in reprojected:
+            try:
+                reprojected[scene.crs.to_wkt()] = np.array(transform(crs, scene.crs, *places.T))
+            except RasterioError as error:
+                raise InputError(f"{path}: cannot be brought to the reference system of {image} ({error})") from error
+        east, north = reprojected[scene.crs.to_wkt()]
+        inverse = ~scene.transform
+        x, y = inverse.a * east + inverse.b * north + inverse.c, inverse.d * east + inverse.e * north + inverse.f
+        inside = (x >= 0) & (x < scene.width) & (y >= 0) & (y < scene.height)
+        hit |= inside
+        for index in np.flatnonzero(inside):
+            yield f"feature {features[index]}", stem, int(x[index]), int(y[index]), labels[index]
+    for index in np.flatnonzero(~hit):
+        yield f"feature {features[index]}", None, 0, 0, labels[index]
+
+
+def read_vector(path: Path) -> tuple[str, np.ndarray, np.ndarray, list[str]]:
+    """Reference system, numbers (N,), places (N, 2) and classes of the vector points in a file with one layer of them.
+
+    Raises InputError without pyogrio and rasterio, for other files, and where the reference system is not known.
+    """
+    try:
+        import pyogrio
+        import rasterio.warp  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"{path}: vector points need two packages: pip install pyogrio rasterio") from error
+    try:
+        layers = [name for name, geometry in pyogrio.list_layers(path) if geometry]
+        if len(layers) != 1:
+            raise InputError(
+                f"{path}: holds {len(layers)} layers ({', '.join(layers)}); save the points in a file of their own"
+            )
+        fields = pyogrio.read_info(path, layer=layers[0])["fields"].tolist()
+        columns = [name for name in fields if name.lower() == "class"]
+        if not columns:
+            raise InputError(f"{path}: has no field 'class' but {', '.join(fields) or 'none at all'}; rename or add it")
+        meta, features, geometries, values = pyogrio.raw.read(
+            path, layer=layers[0], columns=columns, force_2d=True, return_fids=True
+        )
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); save it anew") from error
+    if not meta["crs"]:
+        raise InputError(
+            f"{path}: names no reference system (CRS); assign the one it was drawn in, in QGIS or by ogr2ogr -a_srs"
+        )
+    places = []
+    for feature, geometry in zip(features, geometries, strict=True):
+        body = geometry or b""
+        if body[1:9] == struct.pack("<II", 4, 1):  # a multipoint of one
+            body = body[9:]
+        if body[:5] != struct.pack("<BI", 1, 1):
+            raise InputError(f"{path}, feature {feature}: is not a single point; delete it, or split it into points")
+        places.append(struct.unpack_from("<dd", body, 5))
+    labels = ["" if value is None or value != value else str(value).strip() for value in values[0]]
+    return meta["crs"], features, np.array(places).reshape(-1, 2), labels
 
 
 # =====================================================================================================
@@ -411,10 +767,9 @@ def get_transforms(split: str, strength: str = "medium", crop_size: int = 256) -
         return A.Compose(finish)
     amplitude, hue, sensor = AUGMENTATION_STRENGTHS[strength]
     scale = (1 - amplitude, 1 + amplitude)
-    mean_color = tuple(round(255 * value) for value in IMAGENET_MEAN)
     return A.Compose(
         [
-            A.RandomCrop(crop_size, crop_size, pad_if_needed=True, fill=mean_color, fill_mask=IGNORE_INDEX),
+            A.RandomCrop(crop_size, crop_size, pad_if_needed=True, fill=MEAN_COLOR, fill_mask=IGNORE_INDEX),
             A.D4(p=1),
             A.ColorJitter(brightness=scale, contrast=scale, saturation=scale, hue=(-hue, hue), p=1),
             A.GaussianBlur(sigma_limit=(0.3, 1.0), p=sensor),
@@ -430,25 +785,37 @@ class LandCoverDataset(Dataset):
     num_points: labelled pixels kept per tile; None keeps all. They depend on the tile's name and seed alone.
     transform: an albumentations pipeline ending in ToTensorV2; None normalises only. Label steps must be exact
         (crop, flip, quarter turn): a resampled sparse mask loses points.
+    mask_dir: a folder of masks, or a file of points (see `read_points`); then the tiles are those images that have any.
     sampling: a name in SAMPLERS or a function (mask, num_points, rng) -> sparse mask.
-    num_classes: when given, a mask with other ids is refused.
+    num_classes: when given, a mask with other ids is refused. class_names: by which points may name their class.
+    bands, ranges: as for `open_scene`; kept as `reading`. Labels of pixels without data become 255 as they are read.
     Set `epoch` before each pass: augmentation depends on seed, epoch and tile, never on the worker that does it.
 
-    Raises InputError at once for missing or unpaired files, and on access for files that cannot be used.
+    Raises InputError at once for missing or unpaired files and wrong points, on access for files that cannot be used.
     """
 
     def __init__(
-        self, image_dir, mask_dir, num_points=None, transform=None, *, sampling="random", num_classes=None, seed=0
-    ):
+        self, image_dir, mask_dir, num_points=None, transform=None, *, sampling="random", num_classes=None, class_names=None,
+        bands=RGB_BANDS, ranges=None, seed=0,
+    ):  # fmt: skip
         if sampling not in SAMPLERS and not callable(sampling):
             raise InputError(f"POINT_SAMPLING is one of {', '.join(SAMPLERS)} or a function, not {sampling!r}")
         if num_points is not None and num_points < 1:
             raise InputError(f"NUM_POINTS = {num_points!r}: must be a positive number, or None for all")
-        self.tiles = list_tiles(image_dir, mask_dir)
+        self.points, self.passed_over = None, Counter()
+        if is_points_file(mask_dir):
+            images, names = list_images(image_dir), class_names or [str(index) for index in range(num_classes or 255)]
+            self.points, self.passed_over = read_points(mask_dir, images, names)
+            self.tiles = [(images[stem], Path(mask_dir)) for stem in images if stem in self.points]
+            self.passed_over["images without a point"] += len(images) - len(self.tiles)
+        else:
+            self.tiles = list_tiles(image_dir, mask_dir)
+        self.sparse = self.points is not None
         self.num_points = num_points
         self.transform = transform or get_transforms("val")
         self.sample = SAMPLERS.get(sampling, sampling)
         self.num_classes = num_classes
+        self.reading = {"bands": list(bands), "ranges": ranges}
         self.seed = seed
         self.epoch = 0
 
@@ -456,16 +823,29 @@ class LandCoverDataset(Dataset):
         return len(self.tiles)
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image (H, W, 3) uint8, point mask (H, W) uint8 and full mask (H, W) uint8, as they are on disk."""
+        """Image (H, W, 3) uint8, point mask (H, W) uint8 and full mask (H, W) uint8; without data the mean colour and 255."""
+        scene, points, mask = self.read_scene(index)
+        return scene[..., :3], points, mask
+
+    def read_scene(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `read`, but the image is (H, W, 4), with an alpha of 0 where it has no data."""
         image_path, mask_path = self.tiles[index]
-        image, mask = read_image(image_path), read_mask(mask_path)
+        with open_scene(image_path, **self.reading) as scene:
+            image = scene.read(0, scene.height)
+        if self.points is None:
+            mask = read_mask(mask_path)
+        else:
+            mask = points_to_mask(self.points[image_path.stem], *image.shape[:2])
         if image.shape[:2] != mask.shape:
             raise InputError(
                 f"{mask_path}: is {mask.shape[1]}x{mask.shape[0]} but its image is {image.shape[1]}x{image.shape[0]}; make them the same size"
             )
+        hidden = image[..., 3] == 0
+        image[hidden, :3], mask[hidden] = MEAN_COLOR, IGNORE_INDEX
         labelled = mask[mask != IGNORE_INDEX]
         if not labelled.size:
-            raise InputError(f"{mask_path}: has no labelled pixel (all are 255); label some or remove the tile")
+            where = f" where {image_path} has data" if hidden.any() else " (all are 255)"
+            raise InputError(f"{mask_path}: has no labelled pixel{where}; label some or remove the tile")
         if self.num_classes and labelled.max() >= self.num_classes:
             raise InputError(
                 f"{mask_path}: holds class ids {_ids(mask)} but NUM_CLASSES is {self.num_classes}; correct NUM_CLASSES or the mask (255 = unlabelled)"
@@ -475,40 +855,46 @@ class LandCoverDataset(Dataset):
         return image, self.sample(mask, self.num_points, named_rng(self.seed, image_path.stem)), mask
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, points, _ = self.read(index)
+        image, points, _ = self.read_scene(index)
         rng = named_rng(self.seed, self.epoch, self.tiles[index][0].stem)
         if isinstance(self.transform, A.Compose):
             self.transform.set_random_state(rng, random.Random(int(rng.integers(2**32))))
-        item = self.transform(image=image, masks=[points, np.zeros_like(points)])
-        points, beyond = item["masks"]
-        # The mean colour, whatever the jitter made of it, marks what is beyond the tile: nothing is to be learnt there.
-        item["image"][:, beyond != 0] = 0
+        image, hidden = np.ascontiguousarray(image[..., :3]), np.uint8(image[..., 3] == 0)
+        item = self.transform(image=image, masks=[points, hidden])
+        points, hidden = item["masks"]
+        # The mean colour, whatever the jitter made of it, marks what is beyond the tile or has no data: nothing is to be learnt there.
+        item["image"][:, hidden != 0] = 0
         return item["image"], points.long()
 
 
 @dataclass
 class DatasetReport:
-    """What `check_dataset` found: sizes (height, width) per tile, labelled pixels per class, conversions made."""
+    """What `check_dataset` found: sizes (height, width) per tile, labelled pixels per class, how many images are special and how."""
 
     sizes: list[tuple[int, int]]
     labels_per_class: np.ndarray
-    conversions: Counter
+    notes: Counter
 
 
 def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data") -> DatasetReport:
     """Reads every tile once, with a progress bar, so that no bad file stops a run in its third hour.
 
-    Raises InputError for the first tile that cannot be used.
+    Finds out, too, whether the labels are points (`dataset.sparse`): those of a points file, and masks that leave nearly all
+    pixels unlabelled. Raises InputError for the first tile that cannot be used.
     """
     dataset.num_classes = num_classes
-    report = DatasetReport([], np.zeros(num_classes, np.int64), Counter())
+    report, labelled = DatasetReport([], np.zeros(num_classes, np.int64), Counter()), 0
     for index in tqdm(range(len(dataset)), f"checking {name}", unit="tile", leave=False, disable=None):
-        image, points, _ = dataset.read(index)
+        image, points, mask = dataset.read_scene(index)
         report.sizes.append(image.shape[:2])
         report.labels_per_class += np.bincount(points[points != IGNORE_INDEX], minlength=num_classes)
-        with _open_picture(dataset.tiles[index][0]) as picture:
-            if picture.mode != "RGB":
-                report.conversions[picture.mode] += 1
+        labelled += np.count_nonzero(mask != IGNORE_INDEX)
+        with open_unscaled(dataset.tiles[index][0], dataset.reading["bands"]) as scene:
+            if scene.kind != "mode RGB":
+                report.notes[f"of {scene.kind} are read as 8-bit RGB"] += 1
+        if not image[..., 3].all():
+            report.notes["have pixels without data; labels there are not used"] += 1
+    dataset.sparse = dataset.points is not None or labelled < SPARSE_SHARE * sum(h * w for h, w in report.sizes)
     return report
 
 
@@ -753,6 +1139,7 @@ class DeepLabV3Segmentation(nn.Module):
         if weights not in ("auto", "imagenet", None):
             raise InputError(f"WEIGHTS is 'auto', 'imagenet' or None, not {weights!r}")
         self.num_classes, self.backbone_name, self.architecture = num_classes, backbone, architecture
+        self.reading: dict = {}  # bands and ranges of the images it is trained on, as `open_scene` takes them
         self.starting_weights = "ImageNet" if weights else "random initialisation"
         build, timeout = ARCHITECTURES[architecture][backbone], socket.getdefaulttimeout()
         socket.setdefaulttimeout(20)  # a firewall that swallows packets must not hold up the start for minutes
@@ -1097,15 +1484,66 @@ def compute_iou(confusion: Tensor) -> Tensor:
     return intersection / (confusion.sum(0) + confusion.sum(1) - intersection)
 
 
-def score(confusion: Tensor) -> dict:
-    """mIoU, IoU per class (None = absent) and pixel accuracy of a confusion matrix, as plain numbers."""
+def score(confusion: Tensor, tallies: Tensor | None = None) -> dict:
+    """The scores of a confusion matrix as plain numbers; a class that is absent has None.
+
+    From dense masks: mIoU, IoU per class and pixel accuracy. From points, whose tallies (T, 2) `validate` counts: the point
+    accuracy with its confidence interval, and the recall per class; an IoU of points is none of areas.
+    """
+    if tallies is not None:
+        accuracy, *interval = point_accuracy(tallies)
+        tiles, points = tallies.shape[0], int(tallies[:, 1].sum())
+        return {
+            "point_accuracy": accuracy,
+            "confidence_interval_95": interval,
+            "points": points,
+            "tiles": tiles,
+            "recall_per_class": plain(confusion.diag().double() / confusion.sum(1)),
+            "confusion_matrix": confusion.tolist(),
+        }
     iou = compute_iou(confusion)
     return {
         "miou": iou.nanmean().item(),
-        "iou_per_class": [None if math.isnan(value) else value for value in iou.tolist()],
+        "iou_per_class": plain(iou),
         "pixel_accuracy": (confusion.diag().sum() / confusion.sum()).item(),
         "confusion_matrix": confusion.tolist(),
     }
+
+
+def plain(values: Tensor) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values.tolist()]
+
+
+# What a model is judged by -> its name in print; the key of what is known of each class; that one's name in print.
+MEASURES = {"miou": ("mIoU", "iou", "IoU"), "point_accuracy": ("point accuracy", "recall", "recall")}
+
+
+def measure_of(scores: dict) -> str:
+    """Which of MEASURES a model was judged by, from its scores or from a row of its history."""
+    return next(name for name in MEASURES if name in scores or f"val_{name}" in scores)
+
+
+def point_accuracy(tallies: Tensor) -> tuple[float, float, float]:
+    """The share of points that are right, with a 95% confidence interval that knows that points of one tile are alike.
+
+    tallies: (T, 2), right and all points of each tile. Wilson's interval (1927), in which the number of points is divided by the
+    design effect and the normal quantile becomes Student's (Korn & Graubard 1998, Survey Methodology 24; for Wilson's: Franco
+    et al. 2019, J. Survey Stat. Methodol. 7). The design effect is the variance of the share between tiles, by the ratio
+    estimator (Cochran 1977, section 6), over that of independent points, and at least 1. Where tiles cannot tell it, because
+    there is one or all points are right or all wrong, each tile counts as a single point. It covers errors of sampling alone: the
+    points must have been placed at random.
+    """
+    right, points = tallies.double().T
+    tiles, total = len(tallies), points.sum().item()
+    share = right.sum().item() / total
+    between = tiles / max(1, tiles - 1) * (right - share * points).square().sum().item() / total**2
+    spread = share * (1 - share)
+    effective = min(total, spread / between) if between > 0 else total if tiles > 1 and spread else tiles
+    df = max(1, tiles - 1)
+    quantile = 1.960 + 2.372 / df + 2.822 / df**2 + 2.556 / df**3  # of Student's t: Abramowitz & Stegun 26.7.5
+    r = quantile**2 / effective
+    middle, half = share + r / 2, math.sqrt(r * spread + r**2 / 4)
+    return share, max(0.0, (middle - half) / (1 + r)), min(1.0, (middle + half) / (1 + r))
 
 
 # =====================================================================================================
@@ -1195,9 +1633,13 @@ def at_scale(model: nn.Module, scale: float, images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def validate(
-    model, loader, num_classes: int, device, *, dtype=torch.float32, progress: str | None = None
-) -> tuple[float, Tensor]:
-    """Mean loss per labelled pixel and confusion matrix (C, C) of a model over a loader; progress names a bar."""
+    model, loader, num_classes: int, device, *, dtype=torch.float32, progress: str | None = None,
+    tallies: list | None = None,
+) -> tuple[float, Tensor]:  # fmt: skip
+    """Mean loss per labelled pixel and confusion matrix (C, C) of a model over a loader; progress names a bar.
+
+    tallies: a list to which the right and all labelled pixels of each tile are added, for `point_accuracy`.
+    """
     model.eval()
     criterion = PartialCrossEntropyLoss()
     loss_sum, confusion = 0.0, torch.zeros(num_classes, num_classes, dtype=torch.int64)
@@ -1205,9 +1647,13 @@ def validate(
         targets = targets.to(device, non_blocking=True)
         with autocast(device, dtype):
             logits = model(to_device(images, device))
-        counts = confusion_matrix(logits.argmax(1), targets, num_classes).cpu()
+        predictions = logits.argmax(1)
+        counts = confusion_matrix(predictions, targets, num_classes).cpu()
         confusion += counts
         loss_sum += criterion(logits, targets).item() * int(counts.sum())
+        if tallies is not None:
+            each = [found.flatten(1).sum(1) for found in (predictions == targets, targets != IGNORE_INDEX)]
+            tallies += torch.stack(each, 1).tolist()
     return loss_sum / max(1, int(confusion.sum())), confusion
 
 
@@ -1244,8 +1690,10 @@ def diagnose(history: list[dict]) -> list[str]:
         advice.append(
             "overfitting (validation loss rises while training loss falls): more tiles or points, AUGMENTATION = 'strong', fewer EPOCHS"
         )
-    best = max(history, key=lambda row: row["val_miou"])
-    for name in (key.removeprefix("iou_") for key, iou in best.items() if key.startswith("iou_") and iou == 0):
+    measure = measure_of(history[0])
+    best = max(history, key=lambda row: row[f"val_{measure}"])
+    prefix = f"{MEASURES[measure][1]}_"
+    for name in (key.removeprefix(prefix) for key, value in best.items() if key.startswith(prefix) and value == 0):
         advice.append(f"{name} is never found: label more of it, POINT_SAMPLING = 'stratified', more EPOCHS")
     return advice
 
@@ -1303,6 +1751,7 @@ def save_checkpoint(
         "class_names": class_names or [f"class {index}" for index in range(model.num_classes)],
         "class_colors": class_colors,
         "starting_weights": model.starting_weights,
+        "reading": model.reading,
         "versions": environment(next(model.parameters()).device),
         **more,
     }
@@ -1331,14 +1780,15 @@ def write_history(path: str | Path, history: list[dict]) -> None:
 
 
 def write_metrics(path: str | Path, best: dict, history: list[dict], device: torch.device, dtype: torch.dtype) -> None:
-    """Writes metrics.json: the best epoch's scores, the last epoch's mIoU beside it, and how they came about."""
-    names = best["class_names"]
+    """Writes metrics.json: the best epoch's scores, beside them what the last epoch came to, and how they came about."""
+    names, measure = best["class_names"], measure_of(best["scores"])
+    label, each, _ = MEASURES[measure]
     metrics = {
         **best["scores"],
-        "iou_per_class": dict(zip(names, best["scores"]["iou_per_class"], strict=True)),
+        f"{each}_per_class": dict(zip(names, best["scores"][f"{each}_per_class"], strict=True)),
         "epoch": best["epoch"],
-        "miou_of_last_epoch": history[-1]["val_miou"],
-        "selection": "epoch with the best validation mIoU; on these same tiles, so a little flattering",
+        f"{measure}_of_last_epoch": history[-1][f"val_{measure}"],
+        "selection": f"epoch with the best validation {label}; on these same tiles, so a little flattering",
         "starting_weights": best["starting_weights"],
         "seconds": round(sum(row["seconds"] for row in history), 1),
         "precision": str(dtype).removeprefix("torch."),
@@ -1374,22 +1824,29 @@ def colorize(class_ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
 def draw_history(
     path: str | Path, history: list[dict], class_names: list[str], class_colors: list[str] | None, title: str
 ) -> None:
-    """Draws losses and IoU over the epochs."""
+    """Draws losses and scores over the epochs."""
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
-    epochs = [row["epoch"] for row in history]
+    epochs, measure = [row["epoch"] for row in history], measure_of(history[0])
+    label, each, each_label = MEASURES[measure]
     figure = Figure(figsize=(11, 4), layout="constrained")
     figure.suptitle(title, fontsize=10)
-    loss_axes, iou_axes = figure.subplots(1, 2)
+    loss_axes, score_axes = figure.subplots(1, 2)
     for name in ("train_loss", "val_loss"):
         loss_axes.plot(epochs, [row[name] for row in history], marker=".", label=name.replace("_", " "))
     for name, color in zip(class_names, class_palette(class_colors, len(class_names)) / 255, strict=True):
-        values = [math.nan if row[f"iou_{name}"] is None else row[f"iou_{name}"] for row in history]
-        iou_axes.plot(epochs, values, color=color, linewidth=1, alpha=0.8, label=_plain(name))
-    iou_axes.plot(epochs, [row["val_miou"] for row in history], color="black", linewidth=2, marker=".", label="mIoU")
+        values = [math.nan if row[f"{each}_{name}"] is None else row[f"{each}_{name}"] for row in history]
+        score_axes.plot(epochs, values, color=color, linewidth=1, alpha=0.8, label=_plain(name))
+    score_axes.plot(
+        epochs, [row[f"val_{measure}"] for row in history], color="black", linewidth=2, marker=".", label=label
+    )
+    if measure == "point_accuracy":
+        bounds = [[row[f"val_{end}"] for row in history] for end in ("low", "high")]
+        score_axes.fill_between(epochs, *bounds, color="black", alpha=0.1, linewidth=0, label="95% interval")
     loss_axes.set(xlabel="epoch", ylabel="cross-entropy (nats)")
-    iou_axes.set(xlabel="epoch", ylabel="IoU on the validation tiles", ylim=(0, 1))
-    for axes in (loss_axes, iou_axes):
+    where = "tiles" if measure == "miou" else "points"
+    score_axes.set(xlabel="epoch", ylabel=f"{each_label} on the validation {where}", ylim=(0, 1))
+    for axes in (loss_axes, score_axes):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, ncols=2)
@@ -1466,7 +1923,7 @@ def draw_tile(
 def draw_labels(axes, background: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> None:
     """Draws labels (H, W) as dots over the image where they are few, else as areas: one pixel in 655 is not to be seen."""
     y, x = np.nonzero(labels != IGNORE_INDEX)
-    dots = len(x) < 0.05 * labels.size
+    dots = len(x) < SPARSE_SHARE * labels.size
     axes.imshow(background if dots else colorize(labels, palette))
     if dots:
         axes.scatter(x, y, s=14, c=palette[labels[y, x]] / 255, edgecolors="black", linewidths=0.5)
@@ -1492,6 +1949,7 @@ def load_model(path: str | Path, device: str = "auto") -> DeepLabV3Segmentation:
     model.load_state_dict(checkpoint["model_state_dict"])
     model.starting_weights = checkpoint["starting_weights"]
     model.class_names, model.class_colors = checkpoint["class_names"], checkpoint["class_colors"]
+    model.reading = checkpoint.get("reading", {})
     return model.to(pick_device(device), memory_format=torch.channels_last).eval()
 
 
@@ -1500,9 +1958,12 @@ def preprocess_image(image: np.ndarray) -> Tensor:
     return get_transforms("val")(image=image)["image"].unsqueeze(0)
 
 
-def load_and_preprocess_image(path: str | Path) -> Tensor:
-    """Reads an image file into (1, 3, H, W) float32, ready for the model. Raises InputError as `read_image` does."""
-    return preprocess_image(read_image(path))
+def load_and_preprocess_image(path: str | Path, **reading) -> Tensor:
+    """Reads an image file into (1, 3, H, W) float32, ready for the model; reading: `model.reading`, if it has any.
+
+    Raises InputError as `open_scene` does.
+    """
+    return preprocess_image(read_image(path, **reading))
 
 
 @torch.no_grad()
@@ -1567,74 +2028,6 @@ def predict_class_ids(model: nn.Module, image: np.ndarray, **options) -> np.ndar
 # ---- Scenes of any size, strip by strip
 
 
-@dataclass
-class Scene:
-    """An image that is read from top to bottom: read(top, bottom) -> RGBA (bottom - top, W, 4) uint8, alpha 0 = no data.
-
-    crs and transform are rasterio's; both are None without a georeference.
-    """
-
-    height: int
-    width: int
-    read: typing.Callable[[int, int], np.ndarray]
-    crs: typing.Any = None
-    transform: typing.Any = None
-
-
-@contextlib.contextmanager
-def open_scene(path: str | Path) -> typing.Iterator[Scene]:
-    """Opens an image file of any size: a TIFF by rasterio, which reads row by row; anything else, and a TIFF where rasterio is
-    not installed, by Pillow, which holds the whole picture at 4 bytes per pixel and knows no georeference (a warning says so).
-
-    Of more than three bands the first three are taken. Raises InputError as `read_image` does.
-    """
-    try:
-        import rasterio
-    except ImportError:
-        rasterio = None
-    if rasterio and Path(path).is_file() and Path(path).suffix.lower() in (".tif", ".tiff"):
-        with _rasterio_reads(path), warnings.catch_warnings():
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            dataset = rasterio.open(path)
-        with dataset, rasterio.Env(GDAL_CACHEMAX=2**28):  # bytes here; else a share of the machine's memory
-            if set(dataset.dtypes[:3]) != {"uint8"}:
-                raise _too_deep(path)
-            georeference = (dataset.crs, dataset.transform) if dataset.crs or not dataset.transform.is_identity else ()
-            yield Scene(dataset.height, dataset.width, partial(_read_rows, dataset), *georeference)
-        return
-    with _open_picture(path) as picture:
-        if _is_deep(picture):
-            raise _too_deep(path)
-        if 33550 in getattr(picture, "tag_v2", {}):  # ModelPixelScale of a GeoTIFF
-            warnings.warn(f"{path}: its map has no georeference without rasterio; pip install rasterio", stacklevel=2)
-        picture.load()
-    width, height = picture.size
-    yield Scene(height, width, lambda top, bottom: np.array(picture.crop((0, top, width, bottom)).convert("RGBA")))
-
-
-@contextlib.contextmanager
-def _rasterio_reads(path: str | Path) -> typing.Iterator[None]:
-    from rasterio.errors import RasterioError
-
-    try:
-        yield
-    except RasterioError as error:
-        raise InputError(f"{path}: cannot be read ({error}); replace or remove it") from error
-
-
-def _read_rows(dataset, top: int, bottom: int) -> np.ndarray:
-    """Rows of a rasterio dataset as RGBA (h, W, 4) uint8: alpha bands, masks and nodata values all become alpha."""
-    window = ((top, bottom), (0, dataset.width))
-    with _rasterio_reads(dataset.name):
-        bands = dataset.read([1, 2, 3] if dataset.count >= 3 else [1, 1, 1], window=window)
-        alpha = dataset.dataset_mask(window=window)
-    if getattr(dataset.photometric, "value", "") == "MINISWHITE":  # as Pillow shows it
-        bands = 255 - bands
-    if dataset.colorinterp[0].name == "palette":
-        bands = np.uint8(list(dataset.colormap(1).values()))[bands[0], :3].transpose(2, 0, 1)
-    return np.concatenate([bands, alpha[None]]).transpose(1, 2, 0)
-
-
 def lay_windows(size: int, tile: int = 512, overlap: int | None = None) -> tuple[np.ndarray, Tensor]:
     """Lays windows along `size` pixels: where each begins (N,), and the weights of its pixels (N, length) float32.
 
@@ -1683,7 +2076,7 @@ def predict_strips(
     bar = tqdm(total=len(tops) * len(lefts), desc=progress, unit="window", disable=None if progress else True)
     for top, bottom, down in zip(tops, [*tops[1:], scene.height], downs.to(device), strict=True):
         fresh = scene.read(top + len(pixels), min(top + height, scene.height))
-        fresh[fresh[..., 3] == 0, :3] = [round(255 * value) for value in IMAGENET_MEAN]
+        fresh[fresh[..., 3] == 0, :3] = MEAN_COLOR
         pixels = np.concatenate([pixels, fresh])
         padding = (0, height - len(pixels)), (0, span - scene.width), (0, 0)
         padded = np.pad(pixels, padding, mode="edge")  # as the model itself pads
@@ -1785,7 +2178,8 @@ def predict_scene(
     options: as for `predict_strips`. Raises InputError as `open_scene` and `lay_windows` do.
     """
     palette, names, written = class_palette(model.class_colors, model.num_classes), model.class_names, []
-    with open_scene(path) as scene, contextlib.ExitStack() as results, contextlib.ExitStack() as rasters:
+    reading = getattr(model, "reading", {})  # a network of another make reads 8-bit RGB
+    with open_scene(path, **reading) as scene, contextlib.ExitStack() as results, contextlib.ExitStack() as rasters:
 
         def target(ending: str) -> Path:
             written.append(Path(output_dir) / f"{Path(path).stem}_{ending}")
@@ -1843,9 +2237,9 @@ def parse_setting(text: str, kind: type) -> object:
     options = _options(kind)
     if text.lower() == "none" and types.NoneType in options:
         return None
-    if typing.get_origin(options[0]) is list:
-        return [part.strip() for part in text.split(",")]
     try:
+        if typing.get_origin(options[0]) is list:
+            return [typing.get_args(options[0])[0](part.strip()) for part in text.split(",")]
         return options[0](text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} {type_problem(text, kind)}") from error
@@ -1855,7 +2249,8 @@ def type_problem(value: object, kind: type) -> str | None:
     """What is wrong with the type of a setting's value, or None. A whole number will do for a fraction."""
     allowed = [typing.get_origin(option) or option for option in _options(kind)]
     if isinstance(value, list) and list in allowed:
-        return None if all(isinstance(entry, str) for entry in value) else "must be a list of texts"
+        entries = typing.get_args(_options(kind)[0])[0]
+        return None if all(type(entry) is entries for entry in value) else f"must be a list of {entries.__name__}"
     if type(value) in allowed or (float in allowed and type(value) is int):
         return None
     return "must be " + " or ".join("None" if option is types.NoneType else option.__name__ for option in allowed)
@@ -1910,6 +2305,7 @@ def check_settings(config: argparse.Namespace) -> None:
             config.backbone in ARCHITECTURES.get(config.architecture, {config.backbone}),
             f"{config.architecture} takes one of {', '.join(ARCHITECTURES.get(config.architecture, []))}",
         ),
+        ("BANDS", len(config.bands) == 3 and min(config.bands) > 0, "name three, counted from 1, as in 3,2,1"),
         ("MULTI_SCALE", 1 <= config.multi_scale <= 4, "must lie between 1 (off) and 4"),
         ("TEACHER_DECAY", 0 <= config.teacher_decay < 1, "must be at least 0 and below 1"),
         ("TEACHER_VIEWS", 1 <= config.teacher_views <= 8, "must lie between 1 and 8"),
@@ -1977,22 +2373,28 @@ class Run:
     def path(self, name: str) -> Path:
         return Path(self.config.output_dir) / name
 
-    def best_miou(self) -> float:
-        return max((row["val_miou"] for row in self.history), default=-1.0)
+    @property
+    def measure(self) -> str:
+        """What the labels of the val tiles allow to say of a model: a key of MEASURES."""
+        return "point_accuracy" if self.val_set.sparse else "miou"
+
+    def best_score(self) -> float:
+        return max((row[f"val_{self.measure}"] for row in self.history), default=-1.0)
 
 
 def make_dataset(config: argparse.Namespace, split: str) -> LandCoverDataset:
-    """The data set of a split as the settings describe it: points for 'train', whole masks for 'val'."""
+    """The data set of a split as the settings describe it: NUM_POINTS per tile for 'train', all labels for 'val'."""
+    labels = {"num_classes": config.num_classes, "class_names": config.class_names, "bands": config.bands}
     if split == "val":
-        return LandCoverDataset(config.val_image_dir, config.val_mask_dir, num_classes=config.num_classes)
+        return LandCoverDataset(config.val_image_dir, config.val_mask_dir, **labels)
     return LandCoverDataset(
         config.train_image_dir,
         config.train_mask_dir,
         config.num_points,
         get_transforms("train", config.augmentation, config.crop_size),
         sampling=config.point_sampling,
-        num_classes=config.num_classes,
         seed=config.seed,
+        **labels,
     )
 
 
@@ -2013,6 +2415,7 @@ def start_run(
         config.num_classes, config.backbone, None if checkpoint else config.weights, config.architecture
     )
     model.to(device, memory_format=torch.channels_last)
+    model.reading = train_set.reading
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.epochs)
     dtype = pick_precision(config.precision, device)
@@ -2065,7 +2468,7 @@ def restore_run(run: Run, checkpoint: dict) -> None:
     run.scheduler.load_state_dict(checkpoint["scheduler_state_dict"])
     run.history.extend(checkpoint["history"])
     best = load_checkpoint(run.path("best_model.pth"))
-    if best.get("miou", -1) < run.best_miou():
+    if best.get(run.measure, -1) < run.best_score():
         raise InputError(
             f"{run.path('best_model.pth')}: is not of the run to resume; put it back, or start anew without --resume"
         )
@@ -2079,13 +2482,26 @@ def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
     print(
         f"tiles: {len(train.sizes)} train, {len(val.sizes)} val, {shape.pop() if len(shape) == 1 else 'of several sizes'}"
     )
+    if run.val_set.sparse:
+        print(f"val: {val.labels_per_class.sum():,} points; the score is their accuracy, for mIoU takes dense masks")
     for name, labels, val_labels in zip(config.class_names, train.labels_per_class, val.labels_per_class, strict=True):
         missing = "  <- no label: it cannot be learnt" if labels == 0 else ""
         print(
             f"  {name:{width}}  {labels:>12,} labelled pixels to learn from  {val_labels / val.labels_per_class.sum():6.1%} of val{missing}"
         )
-    for mode, count in (train.conversions + val.conversions).items():
-        print(f"note: {count} image(s) of mode {mode} are read as 8-bit RGB")
+    for what, count in (train.notes + val.notes).items():
+        print(f"note: {count} image(s) {what}")
+    for split, data in (("training", run.train_set), ("validation", run.val_set)):
+        if data.passed_over.total():
+            print(f"note: left out of {split}: {said(data.passed_over)} ({data.tiles[0][1]})")
+    if model.reading["ranges"]:
+        print(
+            f"note: bands {config.bands} are scaled from {model.reading['ranges']}, as training tiles have them, to 0..255"
+        )
+    given = sum(map(len, (run.train_set.points or {}).values()))
+    if given > train.labels_per_class.sum():
+        unused = f"NUM_POINTS = {config.num_points} per tile; None takes all"
+        print(f"note: {train.labels_per_class.sum():,} of the {given:,} points are learnt from: {unused}")
     if config.num_points is not None and train.labels_per_class.sum() < config.num_points * len(train.sizes):
         print(
             f"note: some tiles have fewer than NUM_POINTS = {config.num_points} labelled pixels; all of theirs are used"
@@ -2140,7 +2556,7 @@ def train_run(run: Run) -> None:
     steps = len(shuffled_batches(len(run.train_set), config.batch_size, config.seed, 0))
     with tqdm(total=steps * config.epochs, initial=steps * done, unit="step", smoothing=0, disable=None) as bar:
         for epoch in range(done + 1, config.epochs + 1):
-            best = f", best mIoU {run.best_miou():.3f}" if run.history else ""
+            best = f", best {MEASURES[run.measure][0]} {run.best_score():.3f}" if run.history else ""
             bar.set_description(f"epoch {epoch}/{config.epochs}{best}")
             start, learning_rate = time.perf_counter(), run.optimizer.param_groups[0]["lr"]
             loss = run_epoch(run, epoch, bar)
@@ -2153,9 +2569,12 @@ def train_run(run: Run) -> None:
 
 def describe_epoch(row: dict, epochs: int) -> str:
     left = row["seconds"] * (epochs - row["epoch"])
+    if measure_of(row) == "miou":
+        scores = f"mIoU {row['val_miou']:.4f}  pixel accuracy {row['val_pixel_accuracy']:.4f}"
+    else:
+        scores = f"point accuracy {row['val_point_accuracy']:.4f} ({row['val_low']:.2f} to {row['val_high']:.2f})"
     return (
-        f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  "
-        f"mIoU {row['val_miou']:.4f}  pixel accuracy {row['val_pixel_accuracy']:.4f}  "
+        f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  {scores}  "
         f"{format_time(row['seconds'])}, {format_time(left)} left"
     )
 
@@ -2170,14 +2589,20 @@ def keep(run: Run, name: str, **more) -> None:
 def score_epoch(run: Run, epoch: int, learning_rate: float, train_loss: float, start: float) -> None:
     """Validates the teacher, adds a row to the history, and keeps the model if it is the best so far."""
     config = run.config
-    val_loss, confusion = validate(
-        run.unlabelled.teacher, run.val_loader, config.num_classes, run.device, dtype=run.dtype, progress="validating"
-    )
-    scores = score(confusion)
+    tallies = [] if run.val_set.sparse else None
+    val_loss, confusion = validate(run.unlabelled.teacher, run.val_loader, config.num_classes, run.device, dtype=run.dtype,
+                                   progress="validating", tallies=tallies)  # fmt: skip
+    scores = score(confusion, tallies and torch.tensor(tallies))
+    if run.measure == "miou":
+        figures = {"val_miou": scores["miou"], "val_pixel_accuracy": scores["pixel_accuracy"]}
+    else:
+        low, high = scores["confidence_interval_95"]
+        figures = {"val_point_accuracy": scores["point_accuracy"], "val_low": low, "val_high": high}
+    each = MEASURES[run.measure][1]
     if not run.history:  # a new run begins to overwrite an old one: nobody shall resume a mixture of both
         run.path("last_checkpoint.pth").unlink(missing_ok=True)
-    if scores["miou"] > run.best_miou():
-        keep(run, "best_model.pth", epoch=epoch, miou=scores["miou"], scores=scores)
+    if scores[run.measure] > run.best_score():
+        keep(run, "best_model.pth", epoch=epoch, scores=scores, **{run.measure: scores[run.measure]})
     seconds = time.perf_counter() - start
     run.history.append(
         {
@@ -2185,9 +2610,8 @@ def score_epoch(run: Run, epoch: int, learning_rate: float, train_loss: float, s
             "learning_rate": learning_rate,
             "train_loss": train_loss,
             "val_loss": val_loss,
-            "val_miou": scores["miou"],
-            "val_pixel_accuracy": scores["pixel_accuracy"],
-            **{f"iou_{name}": iou for name, iou in zip(config.class_names, scores["iou_per_class"], strict=True)},
+            **figures,
+            **dict(zip((f"{each}_{name}" for name in config.class_names), scores[f"{each}_per_class"], strict=True)),
             "seconds": round(seconds, 2),
             "starting_weights": run.model.starting_weights,
         }
@@ -2200,16 +2624,23 @@ def write_results(run: Run) -> None:
     write_history(run.path("training_history.csv"), run.history)
     best = load_checkpoint(run.path("best_model.pth"))
     model = load_model(run.path("best_model.pth"), run.config.device)
+    label, each, each_label = MEASURES[run.measure]
+    best_score = f"best {label} {best[run.measure]:.4f}"
+    if run.measure == "point_accuracy":
+        low, high = best["scores"]["confidence_interval_95"]
+        best_score += f" (95% interval {low:.3f} to {high:.3f}, {best['scores']['points']:,} points on {best['scores']['tiles']} tiles)"
     what = (f"{run.config.architecture} {run.config.backbone}, {run.config.num_points or 'all'} labelled pixels per tile, "
-            f"starting weights: {model.starting_weights}, best mIoU {best['miou']:.3f} (epoch {best['epoch']})")  # fmt: skip
+            f"starting weights: {model.starting_weights}, {best_score}, epoch {best['epoch']}")  # fmt: skip
     write_metrics(run.path("metrics.json"), best, run.history, run.device, run.dtype)
     draw_history(run.path("training_history.png"), run.history, model.class_names, model.class_colors, what)
     draw_predictions(
         run.path("predictions_visualization.png"), model, {"train": run.train_set, "val": run.val_set}, what
     )
-    print(f"best mIoU {best['miou']:.4f} in epoch {best['epoch']}, starting weights: {model.starting_weights}")
-    for name, iou in zip(model.class_names, best["scores"]["iou_per_class"], strict=True):
-        print(f"  {name:{max(map(len, model.class_names))}}  IoU {'absent' if iou is None else f'{iou:.4f}'}")
+    print(f"{best_score} in epoch {best['epoch']}, starting weights: {model.starting_weights}")
+    for name, value in zip(model.class_names, best["scores"][f"{each}_per_class"], strict=True):
+        print(
+            f"  {name:{max(map(len, model.class_names))}}  {each_label} {'absent' if value is None else f'{value:.4f}'}"
+        )
     for advice in diagnose(run.history):
         print(f"hint: {advice}")
     print("wrote " + ", ".join(str(run.path(name)) for name in RESULT_FILES))
@@ -2229,6 +2660,8 @@ def train_and_score(config: argparse.Namespace) -> int:
     check_settings(config)
     config.class_names = config.class_names or [f"class {index}" for index in range(config.num_classes)]
     train_set, val_set = make_dataset(config, "train"), make_dataset(config, "val")
+    ranges = band_ranges([image for image, _ in train_set.tiles], config.bands)
+    train_set.reading["ranges"] = val_set.reading["ranges"] = ranges
     train_report = check_dataset(train_set, config.num_classes, "train tiles")
     val_report = check_dataset(val_set, config.num_classes, "val tiles")
     check_fit(config, train_report)
@@ -2282,17 +2715,22 @@ def predict_command(argv: list[str]) -> int:
     flag("--confidence", action="store_true", help="write the probability of the class too, in percent")
     config = parser.parse_args(argv)
     source, output = Path(config.input), Path(config.output)
-    paths = list(_by_stem(source, IMAGE_SUFFIXES).values()) if source.is_dir() else [source]
+    paths = list(files_by_stem(source, IMAGE_SUFFIXES).values()) if source.is_dir() else [source]
     if not paths:
         raise InputError(f"{source}: holds no image ({', '.join(IMAGE_SUFFIXES)}); correct --input")
     if output.resolve() == source.resolve():
         raise InputError(f"--output {output}: is the input; name another folder")
     model = load_model(config.checkpoint, config.device)
     lay_windows(1, config.tile, config.overlap)
+    notes = []
     for path in paths:
-        with open_scene(path):
-            pass
+        with open_scene(path, **model.reading) as scene:
+            scene.read(0, 1)
+            if scene.deep:
+                notes.append(f"note: {path}: {scene.kind}; {model.reading} is applied, as in training")
     prepare_output(output)
+    for note in notes:
+        print(note)
     dtype = pick_precision("auto", next(model.parameters()).device)
     for path in paths:
         written = predict_scene(

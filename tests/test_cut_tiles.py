@@ -160,7 +160,7 @@ def test_points_land_on_their_pixel_in_their_tile(tmp_path, capsys):
         for y, x in np.argwhere(mask != 255).tolist():
             assert at[name, column * 32 + x, row * 32 + y] == mask[y, x]
     printed = capsys.readouterr().out
-    assert "left out: 1 points without a class" in printed and "scores come from those pixels alone" in printed
+    assert "left out: 1 points without a class" in printed and "its score will be their accuracy" in printed
 
 
 @pytest.mark.parametrize(
@@ -172,13 +172,13 @@ def test_points_land_on_their_pixel_in_their_tile(tmp_path, capsys):
             "line 3: point 100,4 lies outside a.png, which is 100 wide and 90 high",
         ),
         (["a.png,3,-1,0"], None, "line 2: point 3,-1 lies outside"),
-        (["a.png,3,4,lake"], None, "line 2: class 'lake' is neither 0 to 2 nor water, forest, road"),
+        (["a.png,3,4,lake"], None, "line 2: class 'lake' is neither 0 to 2 nor one of water, forest, road"),
         (["a.png,3,4,3"], None, "line 2: class '3'"),
         (["c.png,3,4,0"], None, "line 2: there is no image 'c.png'"),
-        (["a.png,3,4,0", "a,5,5,1", "a,3,4,1"], None, "line 4: point 3,4 of a.png has another class in line 2"),
+        (["a.png,3,4,0", "a,5,5,1", "a,3,4,1"], None, "line 4: pixel 3,4 of a.png has another class in line 2"),
         ([], None, "holds no point with a class"),
         (["a.png,3,4,"], None, "holds no point with a class"),
-        (["a.png;3;4;0"], "image;x;y;class", "line 1: is not separated by commas"),
+        (["a.png|3|4|0"], "image|x|y|class", "line 1: lacks image, x, y, class"),
         (["a.png;3,5;4,5;0"], None, "line 2: has not 4 fields"),
         (["a.png,3,5,4,5,0"], None, "line 2: has not 4 fields"),
         (['a.png,"3,5","4,5",0'], None, "line 2: x is '3,5'; write 3.5"),

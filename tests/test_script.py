@@ -324,4 +324,4 @@ def test_real_tiles_are_read(tmp_path):
     report = lc.check_dataset(dataset, 5)
     assert set(report.sizes) == {(256, 256)}
     assert report.labels_per_class.sum() == 100 * len(dataset)
-    assert not report.conversions
+    assert not report.notes

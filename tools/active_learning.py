@@ -4,7 +4,8 @@
     python tools/active_learning.py simulate --epochs 12 --output-dir study               does it pay? masks play the annotator
 
 `suggest` writes a CSV of image,x,y,class,uncertainty, the most uncertain first; class is left to the person. Each point keeps
-its distance from the others and from those of --labelled (sparse masks NAME.png, 255 = unlabelled).
+its distance from the others and from those of --labelled (a folder of sparse masks NAME.png, 255 = unlabelled, or a file of
+points). Filled in, the CSV is what TRAIN_MASK_DIR and --labelled take: x and y are whole pixels from the top left, which is 0,0.
 `simulate` draws mIoU over labelled points for that choice and for random points. It takes every flag of
 landcover_segmentation.py; EPOCHS are those of a round. NUM_POINTS, POINT_SAMPLING, SEED and RESUME it sets itself: the same
 command goes on where it was stopped, at the first run (one seed, one choice of points) that was not ended.
@@ -81,6 +82,10 @@ def simulate(config: argparse.Namespace) -> None:
     dense, val_set = lc.make_dataset(config, "train"), lc.make_dataset(config, "val")
     lc.check_fit(config, lc.check_dataset(dense, config.num_classes, "train tiles"))
     val = val_set, lc.check_dataset(val_set, config.num_classes, "val tiles").sizes
+    if val_set.sparse:
+        raise lc.InputError(
+            f"VAL_MASK_DIR = {config.val_mask_dir!r}: holds points; mIoU, the yardstick here, takes dense masks"
+        )
     lc.prepare_output(config.output_dir)
     output = Path(config.output_dir)
     csv_path = output / "active_learning.csv"
@@ -247,7 +252,10 @@ def suggest(args: argparse.Namespace) -> None:
     images = [path for path in sorted(args.images.glob("[!.]*")) if path.suffix.lower() in lc.IMAGE_SUFFIXES]
     if not images:
         raise lc.InputError(f"{args.images}: is no folder of images ({', '.join(lc.IMAGE_SUFFIXES)}); correct --images")
-    if args.labelled and not any((args.labelled / f"{path.stem}.png").is_file() for path in images):
+    points = None
+    if args.labelled and lc.is_points_file(args.labelled):
+        points, _ = lc.read_points(args.labelled, {path.stem: path for path in images}, model.class_names)
+    elif args.labelled and not any((args.labelled / f"{path.stem}.png").is_file() for path in images):
         raise lc.InputError(
             f"{args.labelled}: holds no mask (NAME.png) of these images; correct --labelled or leave it out"
         )
@@ -257,8 +265,11 @@ def suggest(args: argparse.Namespace) -> None:
         lc.prepare_output(folder)
     rows = []
     for path in tqdm(images, "suggesting", unit="image", disable=None):
-        image = lc.read_image(path)
-        known = read_known(args.labelled / f"{path.stem}.png" if args.labelled else None, image.shape[:2])
+        image = lc.read_image(path, **model.reading)
+        if points is None:
+            known = read_known(args.labelled / f"{path.stem}.png" if args.labelled else None, image.shape[:2])
+        else:
+            known = lc.points_to_mask(points.get(path.stem, {}), *image.shape[:2]) != lc.IGNORE_INDEX
         probabilities = predict(model, image)
         uncertainty = lc.entropy_map(probabilities)[0]
         (positions,) = lc.select_informative_points(probabilities, 0.0, args.num_points, torch.from_numpy(known)[None])
@@ -320,7 +331,11 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     two.add_argument("--checkpoint", required=True, help="best_model.pth of a training run")
     two.add_argument("--images", type=Path, required=True, help="folder of RGB images")
     two.add_argument("--num-points", type=positive, default=20, help="points per image (default: %(default)s)")
-    two.add_argument("--labelled", type=Path, help="folder of sparse masks NAME.png of the points labelled already")
+    two.add_argument(
+        "--labelled",
+        type=Path,
+        help="the points labelled already: sparse masks NAME.png in a folder, or a .csv, .geojson or .gpkg",
+    )
     two.add_argument("--output", type=Path, default="points_to_label.csv", help="the CSV (default: %(default)s)")
     two.add_argument("--pictures", type=Path, help="folder for a picture per image with the points numbered")
     for each in (parser, one, two):

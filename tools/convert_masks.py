@@ -119,8 +119,8 @@ def read_palette(name: str) -> Palette:
 
 def read_codes(path: Path, palette: Palette) -> tuple[np.ndarray, bool]:
     """The codes of a mask, (H, W) int32, and whether they are ids: values of a grey picture, else 0xrrggbb of each pixel."""
-    with lc._open_picture(path) as picture:
-        deep, grey = lc._is_deep(picture), picture.mode in ("1", "L", "P")
+    with lc.open_picture(path) as picture:
+        deep, grey = lc.is_deep(picture), picture.mode in ("1", "L", "P")
         pixels = np.asarray(picture if deep else picture.convert("RGBA"))
     if palette.by_id and (deep or grey):
         codes = pixels if deep else lc.read_mask(path)
@@ -159,7 +159,9 @@ def class_ids_of(codes: np.ndarray, classes: dict[int, int], tolerance: float = 
 def convert(config: argparse.Namespace, palette: Palette) -> None:
     """Converts the masks of a folder one by one and says what became of their pixels."""
     old, _, new = config.rename.partition("=")
-    masks = {stem: path for stem, path in lc._by_stem(config.input, lc.IMAGE_SUFFIXES).items() if stem.endswith(old)}
+    masks = {
+        stem: path for stem, path in lc.files_by_stem(config.input, lc.IMAGE_SUFFIXES).items() if stem.endswith(old)
+    }
     if not masks:
         raise lc.InputError(f"{config.input}: holds no mask NAME{old} ({', '.join(lc.IMAGE_SUFFIXES)})")
     if config.output.resolve() == config.input.resolve():

@@ -4,8 +4,9 @@
     python tools/cut_tiles.py --images scenes --points points.csv --class-names water,forest --output dataset
 
 Scenes are of any size (GeoTIFFs: pip install rasterio; their tiles keep the georeference). Masks are NAME.png or NAME.tif of class
-ids, 255 = unlabelled. The points are one CSV with the columns image,x,y,class: pixels from the top left corner, which is 0,0; the
-class by id or by name. A row without a class is not labelled yet and is passed over.
+ids, 255 = unlabelled. The points are one file for all scenes: a CSV with the columns image,x,y,class, pixels from the top left corner,
+which is 0,0, or vector points (.geojson, .gpkg) with a field class; the class by id or by name. A point without a class is not
+labelled yet and is passed over.
 
 Neighbouring tiles look alike, so whole blocks of --block x --block tiles go to one side. They are chosen at random, by --seed: of
 1000 draws of about --val-share of the tiles, the one with most classes on both sides, then the one where the val share of the
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import math
 import sys
 import tempfile
@@ -53,12 +53,12 @@ def open_mask(path: Path) -> typing.Iterator[tuple[tuple[int, int], Reader]]:
         mask = lc.read_mask(path)
         yield mask.shape, lambda top, bottom: mask[top:bottom]
         return
-    with lc._rasterio_reads(path), warnings.catch_warnings():
+    with lc.rasterio_reads(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         dataset = rasterio.open(path)
 
     def read(top: int, bottom: int) -> np.ndarray:
-        with lc._rasterio_reads(path):
+        with lc.rasterio_reads(path):
             ids = dataset.read(1, window=((top, bottom), (0, dataset.width)))
         return ids if dataset.nodata is None else np.where(ids == dataset.nodata, np.uint8(lc.IGNORE_INDEX), ids)
 
@@ -68,81 +68,7 @@ def open_mask(path: Path) -> typing.Iterator[tuple[tuple[int, int], Reader]]:
         yield dataset.shape, read
 
 
-def read_points(path: Path, sizes: dict[str, tuple[int, int]], class_names: list[str]) -> tuple[dict, int]:
-    """Reads the CSV image,x,y,class; further columns are passed over.
-
-    sizes: (height, width) of each image by file name. Returns {file name: {(row, column): class id}}, and how many rows have no
-    class yet. Raises InputError, which names file and line, for the first row that cannot be right.
-    """
-    points: dict[str, dict[tuple[int, int], int]] = {name: {} for name in sizes}
-    known = {Path(name).stem: name for name in sizes} | {name: name for name in sizes}
-    lines: dict[tuple, int] = {}
-    unlabelled = 0
-    for line, row in csv_rows(path, ("image", "x", "y", "class")):
-        where = f"{path}, line {line}"
-        name = known.get(row["image"])
-        if not name:
-            raise lc.InputError(f"{where}: there is no image {row['image']!r} in --images")
-        (x, y), (height, width) = (pixel(row[axis], f"{where}: {axis}") for axis in "xy"), sizes[name]
-        if not (0 <= x < width and 0 <= y < height):
-            raise lc.InputError(f"{where}: point {x},{y} lies outside {name}, which is {width} wide and {height} high")
-        if not row["class"]:
-            unlabelled += 1
-            continue
-        class_id = find_class(row["class"], class_names, where)
-        first = lines.setdefault((name, y, x), line)
-        if points[name].setdefault((y, x), class_id) != class_id:
-            raise lc.InputError(f"{where}: point {x},{y} of {name} has another class in line {first}")
-    if not any(points.values()):
-        raise lc.InputError(f"{path}: holds no point with a class; its rows are image,x,y,class")
-    return points, unlabelled
-
-
-def csv_rows(path: Path, columns: tuple[str, ...]) -> typing.Iterator[tuple[int, dict[str, str]]]:
-    """The line number and the fields of each row. Raises InputError unless it is CSV in UTF-8 with these columns."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # -sig: spreadsheets put a byte order mark in front
-            reader = csv.DictReader(file, skipinitialspace=True)
-            head = [name.strip().lower() for name in reader.fieldnames or []]
-            lacking = [name for name in columns if name not in head]
-            if not head:
-                raise lc.InputError(f"{path}: is empty; its first line must be {','.join(columns)}")
-            if lacking and len(head) == 1 and any(mark in head[0] for mark in ";\t|"):
-                raise lc.InputError(
-                    f"{path}, line 1: is not separated by commas; save it so, numbers with a point: 3.5"
-                )
-            if lacking:
-                raise lc.InputError(f"{path}, line 1: lacks {', '.join(lacking)}; it must name {','.join(columns)}")
-            reader.fieldnames = head
-            for row in reader:
-                if None in row or None in row.values():
-                    cure = "quote a name with a comma, and write 3.5, not 3,5"
-                    raise lc.InputError(f"{path}, line {reader.line_num}: has not {len(head)} fields; {cure}")
-                yield reader.line_num, {name: text.strip() for name, text in row.items()}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise lc.InputError(f"{path}: cannot be read ({error}); it must be CSV in UTF-8") from error
-
-
-def pixel(text: str, where: str) -> int:
-    """The pixel in which a coordinate lies: pixel 3 reaches from 3 to 4."""
-    try:
-        return math.floor(float(text))
-    except (ValueError, OverflowError) as error:
-        cure = "write 3.5, not 3,5" if "," in text else "it must be a number"
-        raise lc.InputError(f"{where} is {text!r}; {cure}") from error
-
-
-def find_class(text: str, class_names: list[str], where: str) -> int:
-    """The id of a class given by name, in any case, or by id."""
-    folded = [name.casefold() for name in class_names]
-    if text.casefold() in folded:
-        return folded.index(text.casefold())
-    if text.isdecimal() and int(text) < len(class_names):
-        return int(text)
-    raise lc.InputError(f"{where}: class {text!r} is neither 0 to {len(class_names) - 1} nor {', '.join(class_names)}")
-
-
-def sparse_rows(points: dict[tuple[int, int], int], width: int) -> Reader:
+def sparse_rows(points: lc.Points, width: int) -> Reader:
     rows, columns, ids = np.array([(*at, class_id) for at, class_id in points.items()], np.int64).reshape(-1, 3).T
 
     def read(top: int, bottom: int) -> np.ndarray:
@@ -200,7 +126,7 @@ def plan(config: argparse.Namespace, bar: tqdm) -> tuple[dict, Counter]:
     """Reads everything once. Returns {(scene, row, column): labelled pixels per class (C,)} of the tiles to write, and what is
     left out: tiles by reason, and labels.
     """
-    tiles, size, left_out = {}, config.tile, Counter({"points without a class": config.unlabelled})
+    tiles, size, left_out = {}, config.tile, Counter(config.passed_over)
     for name in config.scenes:
         for scene, row, column, _, mask, hidden in cut(name, config, bar):
             counts = np.bincount(mask.ravel(), minlength=256)[: len(config.class_names)]
@@ -285,13 +211,13 @@ def find_inputs(config: argparse.Namespace) -> int:
     scenes = by_stem(config.images, lc.IMAGE_SUFFIXES)
     if not scenes:
         raise lc.InputError(f"{config.images}: holds no image ({', '.join(lc.IMAGE_SUFFIXES)}); correct --images")
-    sizes, config.unlabelled = {}, 0
+    sizes, config.passed_over = {}, {}
     for path in scenes.values():
         with lc.open_scene(path) as scene:
             sizes[path.name] = (scene.height, scene.width)
     if config.points:
-        points, config.unlabelled = read_points(config.points, sizes, config.class_names)
-        config.labels = {name: own for name, own in points.items() if own}
+        points, config.passed_over = lc.read_points(config.points, scenes, config.class_names)
+        config.labels = {scenes[stem].name: own for stem, own in points.items()}
     else:
         masks = by_stem(config.masks, (".png", ".tif", ".tiff"))
         for stem, path in scenes.items():
@@ -304,7 +230,7 @@ def find_inputs(config: argparse.Namespace) -> int:
 
 def by_stem(source: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """The files of a folder, or a single one, by name without suffix."""
-    return {source.stem: source} if source.is_file() else lc._by_stem(source, suffixes)
+    return {source.stem: source} if source.is_file() else lc.files_by_stem(source, suffixes)
 
 
 def report(config: argparse.Namespace, tiles: dict, val: set, left_out: Counter) -> None:
@@ -320,7 +246,7 @@ def report(config: argparse.Namespace, tiles: dict, val: set, left_out: Counter)
         if number:
             print(f"left out: {number:,} {what}")
     if config.points:
-        print("note: val has points only, so scores come from those pixels alone")
+        print("note: val has points only, so its score will be their accuracy: mIoU takes dense masks")
     for name, *numbers in zip(config.class_names, *counts.values(), strict=True):
         lacking = [side for side, number in zip(SIDES, numbers, strict=True) if not number]
         if lacking:
@@ -343,7 +269,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     labels.add_argument(
         "--masks", metavar="PATH", type=Path, help="class ids in NAME.png or .tif: a folder or the mask of one scene"
     )
-    labels.add_argument("--points", metavar="CSV", type=Path, help="image,x,y,class of all scenes")
+    labels.add_argument(
+        "--points", metavar="FILE", type=Path, help="points of all scenes: .csv of image,x,y,class, .geojson or .gpkg"
+    )
     flag("--output", metavar="DIR", type=Path, required=True, help="folder for train/ and val/")
     flag("--class-names", metavar="LIST", help="in order of id, like water,forest (default: CLASS_NAMES of the module)")
     flag("--tile", metavar="N", type=int, default=256, help="side of the tiles in pixels (default: 256)")

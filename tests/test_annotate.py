@@ -1,0 +1,635 @@
+"""Labels given in a real browser end up in the CSV, line by line, and nobody else's are lost; strangers get no answer."""
+
+import argparse
+import csv
+import http.client
+import io
+import json
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.parse
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, write_tiles
+from PIL import Image
+
+import landcover_segmentation as lc
+
+sys.path.insert(0, str(ROOT / "tools"))
+import active_learning as al
+import annotate
+
+HEIGHT, WIDTH, WANTED = 40, 60, 5
+CLASSES = ["--class-names", "low,middle,high", "--class-colors", "#0000ff,#00ff00,#ff0000"]
+
+
+@pytest.fixture
+def tiles(tmp_path):
+    """A folder of three tiles."""
+    write_tiles(tmp_path, 3, (HEIGHT, WIDTH))
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def serve(tiles):
+    """A function that serves the tiles in this process and returns the settings, with the port."""
+    servers = []
+
+    def start(*more: str) -> argparse.Namespace:
+        given = [
+            "--images",
+            tiles,
+            "--points",
+            tiles.parent / "points.csv",
+            "--num-points",
+            WANTED,
+            "--port",
+            0,
+            *CLASSES,
+        ]
+        config = annotate.parse([*map(str, given), *map(str, more)])
+        annotate.prepare(config)
+        servers.append(annotate.Server(config))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.05,), daemon=True).start()
+        config.port = servers[-1].server_port
+        return config
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def send(config, method, path, body=None, **headers):
+    """Sends a request as it is told; returns the status and the body."""
+    connection = http.client.HTTPConnection("127.0.0.1", config.port, timeout=20)
+    connection.request(method, path, body, headers)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def ask(config, what, image):
+    status, body = send(config, "GET", f"/{what}?image={urllib.parse.quote(image)}")
+    assert status == 200, body
+    return json.loads(body)
+
+
+def put(config, image, x, y, was, now):
+    body = json.dumps({"image": image, "x": x, "y": y, "was": was, "now": now})
+    return send(config, "POST", "/label", body, **{"Content-Type": "application/json"})
+
+
+def lines(config):
+    return config.points.read_text(encoding="utf-8").splitlines()
+
+
+# ---- In the browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium or Chrome, the system's or playwright's own."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    installed = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with playwright.sync_playwright() as run:
+        try:
+            browser = run.chromium.launch(executable_path=installed)
+        except playwright.Error:
+            if installed:
+                raise
+            pytest.skip("no browser: apt install chromium, or playwright install chromium")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """A function that opens the page of a server in a window of its own. Scripts that fail, fail the test."""
+    contexts, failures = [], []
+
+    def start(config, **options):
+        contexts.append(browser.new_context(viewport={"width": 1200, "height": 800}, **options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(10_000)
+        page.on("pageerror", lambda error: failures.append(error))
+        page.goto(f"http://127.0.0.1:{config.port}/")
+        says(page, "Suggestion 1 of")
+        return page
+
+    yield start
+    for context in contexts:
+        context.close()
+    assert not failures
+
+
+def says(page, text):
+    page.locator("#where").filter(has_text=text).wait_for()
+
+
+def labelled(page, here, everywhere):
+    """Waits until the page counts so many labels of the tile and of all."""
+    page.locator("#tile-count").filter(has_text=f"{here} of {WANTED}").wait_for()
+    page.locator("#all-count").filter(has_text=f"{everywhere} of {3 * WANTED}").wait_for()
+
+
+def on_screen(page, x, y):
+    """Where the middle of a pixel is, while the whole tile is shown."""
+    box = page.locator("#view").bounding_box()
+    scale = min((box["width"] - 24) / WIDTH, (box["height"] - 24) / HEIGHT)  # 12 pixels are left free on each side
+    left, top = ((box[side] - size * scale) / 2 for side, size in (("width", WIDTH), ("height", HEIGHT)))
+    return box["x"] + left + (x + 0.5) * scale, box["y"] + top + (y + 0.5) * scale
+
+
+def test_labels_given_by_key_and_click_are_in_the_csv_at_once_and_survive_a_reload(serve, open_page):
+    config = serve()
+    (x0, y0), (x1, y1), (x2, y2), (x3, y3), _ = ask(config, "suggestions", "tile_0.png")
+    page = open_page(config)
+    says(page, f"x {x0}, y {y0}: not labelled")
+    page.keyboard.press("3")
+    says(page, f"x {x1}, y {y1}: not labelled")
+    assert lines(config) == ["image,x,y,class", f"tile_0.png,{x0},{y0},high"]
+    page.get_by_role("button", name="middle").click()
+    says(page, f"x {x2}, y {y2}: not labelled")
+    page.keyboard.press("s")
+    says(page, f"x {x3}, y {y3}: not labelled")
+    labelled(page, 2, 2)
+    expected = [f"tile_0.png,{x0},{y0},high", f"tile_0.png,{x1},{y1},middle", f"tile_0.png,{x2},{y2},"]
+    assert lines(config)[1:] == expected
+
+    free = next((x, y) for y in range(5, HEIGHT) for x in range(5, WIDTH) if far_from_suggestions(config, x, y))
+    page.mouse.click(*on_screen(page, *free))
+    says(page, "Your own pixel, x {}, y {}: not labelled".format(*free))
+    page.keyboard.press("1")
+    labelled(page, 3, 3)
+    assert lines(config)[1:] == [*expected, "tile_0.png,{},{},low".format(*free)]
+
+    page.mouse.click(*on_screen(page, x0, y0))
+    says(page, f"x {x0}, y {y0}: high")
+    page.keyboard.press("1")
+    page.mouse.click(*on_screen(page, x0, y0))
+    says(page, f"x {x0}, y {y0}: low")
+    page.get_by_role("button", name="Remove").click()
+    labelled(page, 2, 2)
+    left = [*expected[1:], "tile_0.png,{},{},low".format(*free)]
+    assert lines(config)[1:] == left
+    page.keyboard.press("u")
+    labelled(page, 3, 3)
+    page.keyboard.press("Control+z")
+    says(page, f"x {x0}, y {y0}: high")
+    assert lines(config)[1:] == [*left, f"tile_0.png,{x0},{y0},high"]
+
+    page.reload()
+    says(page, f"x {x3}, y {y3}: not labelled")
+    labelled(page, 3, 3)
+    assert [page.locator("#classes .count").nth(index).text_content() for index in range(3)] == ["1", "1", "1"]
+    page.mouse.click(*on_screen(page, *free))
+    says(page, "Your own pixel, x {}, y {}: low".format(*free))
+    assert lines(config)[1:] == [*left, f"tile_0.png,{x0},{y0},high"]
+
+
+def test_what_was_labelled_trains_with_the_command_that_the_page_shows(serve, open_page, tmp_path, capsys):
+    """Three tiles are labelled by the brightness of the pixel asked for, one pixel is skipped; the rest is the command's."""
+    config = serve()
+    page = open_page(config)
+    given = [0, 0, 0]
+    for number in range(3):
+        picture = lc.read_image(tmp_path / f"images/tile_{number}.png")
+        for x, y in ask(config, "suggestions", f"tile_{number}.png")[:-1]:
+            label = int(picture[y, x, 0] > 90) + int(picture[y, x, 0] > 170)
+            given[label] += 1
+            says(page, f"x {x}, y {y}: not")
+            page.keyboard.press(str(label + 1))
+        labelled(page, WANTED - 1, sum(given))
+        page.keyboard.press("s")
+        page.keyboard.press("n")
+    assert min(given) > 0
+    write_tiles(tmp_path / "val", 1, (HEIGHT, WIDTH), seed=1)
+    words = shlex.split(page.locator("#training").text_content())
+    quick = {"val_image_dir": tmp_path / "val/images", "val_mask_dir": tmp_path / "val/masks", "weights": "none"}
+    quick |= {"backbone": "mobilenet_v3_large", "epochs": 1, "batch_size": 2, "crop_size": 32, "device": "cpu"}
+    quick |= {"output_dir": tmp_path / "out", "pseudo_label_weight": 0}
+    assert (
+        lc.main(
+            [
+                *words[2:],
+                *(str(part) for name, value in quick.items() for part in (f"--{name.replace('_', '-')}", value)),
+            ]
+        )
+        == 0
+    )
+    said = capsys.readouterr().out
+    for name, count in zip(config.class_names, given, strict=True):
+        assert any(line.split()[:2] == [name, str(count)] for line in said.splitlines()), said
+    checkpoint = lc.load_checkpoint(tmp_path / "out/best_model.pth")
+    assert checkpoint["class_names"] == ["low", "middle", "high"]
+    assert (
+        len(ask(serve("--checkpoint", tmp_path / "out/best_model.pth", "--num-points", 9), "suggestions", "tile_0.png"))
+        == 5
+    )
+
+
+def far_from_suggestions(config, x, y):
+    return min(np.hypot(x - px, y - py) for px, py in ask(config, "suggestions", "tile_0.png")) > 5
+
+
+def test_the_keyboard_alone_is_enough(serve, open_page):
+    config = serve()
+    asked = {name: ask(config, "suggestions", name) for name in ("tile_0.png", "tile_1.png")}
+    page = open_page(config)
+    for key in "12312":  # as fast as they come
+        page.keyboard.press(key)
+    says(page, "All is labelled that was asked for")
+    page.keyboard.press("n")
+    page.locator("#tiles option:checked").filter(has_text="tile_1.png").wait_for(state="attached")
+    says(page, "Suggestion 1 of")
+    (x, y), names = asked["tile_1.png"][0], config.class_names
+    for key in ("ArrowRight", "Shift+ArrowDown" if y < HEIGHT - 10 else "Shift+ArrowUp", "2"):
+        page.keyboard.press(key)
+    labelled(page, 1, 6)
+    expected = [
+        f"tile_0.png,{x},{y},{names[i]}" for (x, y), i in zip(asked["tile_0.png"], (0, 1, 2, 0, 1), strict=True)
+    ]
+    moved = min(x + 1, WIDTH - 1), y + 10 if y < HEIGHT - 10 else y - 10
+    assert lines(config)[1:] == [*expected, "tile_1.png,{},{},middle".format(*moved)]
+    for _ in range(3):
+        page.keyboard.press("u")  # the second and third are on the tile before
+    labelled(page, 3, 3)
+    assert page.locator("#tiles option:checked").text_content().startswith("tile_0.png")
+    page.get_by_role("button", name="high").focus()
+    page.keyboard.press("Enter")
+    labelled(page, 4, 4)
+    assert lines(config)[1:] == [*expected[:3], expected[3].replace("low", "high")]
+
+
+def test_a_key_meant_for_one_tile_does_not_label_the_next(serve, open_page):
+    config = serve()
+    page = open_page(config)
+    with config.writing:  # the first label is slow, and the person is not
+        for key in "1n2":
+            page.keyboard.press(key)
+    says(page, "Suggestion 1 of")
+    labelled(page, 0, 1)
+    assert len(lines(config)) == 2 and not page.get_by_role("alert").is_visible()
+
+
+def test_the_pixel_that_is_seen_is_the_pixel_that_is_written(serve, open_page, tiles):
+    """One magenta pixel is found on the screen, as a sharp square, at two zooms, and clicked."""
+    picture = np.array(Image.open(tiles / "tile_0.png"))
+    picture[11, 42] = 255, 0, 255
+    Image.fromarray(picture).save(tiles / "tile_0.png")
+    config = serve()
+    page = open_page(config, device_scale_factor=2)
+    for presses in (0, 2):
+        page.mouse.click(*on_screen(page, 42, 5))
+        for _ in range(presses):
+            page.keyboard.press("+")
+        rows, columns = magenta(page.locator("#view"))
+        assert np.ptp(rows) > 20 and len(rows) > 0.95 * (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+        box = page.locator("#view").bounding_box()
+        page.mouse.click(box["x"] + columns.mean() / 2, box["y"] + rows.mean() / 2)
+        says(page, "x 42, y 11:")
+        rows, columns = magenta(page.locator("#closeup"))
+        assert abs(rows.mean() - 248) < 3 and abs(columns.mean() - 248) < 3, "in the middle of the close-up"
+    page.keyboard.press("2")
+    labelled(page, 1, 1)
+    assert lines(config)[1:] == ["tile_0.png,42,11,middle"]
+
+
+def magenta(canvas):
+    """The pixels of a part of the page that are magenta, but for its edges."""
+    shown = np.array(Image.open(io.BytesIO(canvas.screenshot())).convert("RGB")).astype(int)
+    return np.nonzero((abs(shown - (255, 0, 255)) < 3).all(axis=2))
+
+
+def test_a_second_tab_and_another_program_lose_no_label(serve, open_page):
+    config = serve()
+    (x0, y0), (x1, y1) = ask(config, "suggestions", "tile_0.png")[:2]
+    pages = [open_page(config) for _ in range(2)]
+    pages[0].keyboard.press("1")
+    labelled(pages[0], 1, 1)
+    pages[1].keyboard.press("3")  # knows nothing of the other
+    pages[1].get_by_role("alert").filter(has_text=f"pixel {x0},{y0} was changed elsewhere").wait_for()
+    assert lines(config)[1:] == [f"tile_0.png,{x0},{y0},low"]
+    labelled(pages[1], 1, 1)
+    with config.points.open("a", encoding="utf-8") as file:
+        file.write("tile_2.png,7,8,middle\r\n")
+    pages[0].keyboard.press("2")
+    labelled(pages[0], 2, 2)
+    assert lines(config)[1:] == [f"tile_0.png,{x0},{y0},low", "tile_2.png,7,8,middle", f"tile_0.png,{x1},{y1},middle"]
+
+
+def test_what_goes_wrong_is_said_and_the_next_tile_can_be_labelled(serve, open_page, tiles):
+    (tiles / "tile_1.png").write_bytes((tiles / "tile_1.png").read_bytes()[:200])
+    config = serve()
+    page = open_page(config)
+    page.keyboard.press("1")
+    labelled(page, 1, 1)
+    saved = config.points.read_text()
+    config.points.write_text(saved + "tile_0.png,1,1,desert\r\n")
+    page.keyboard.press("2")
+    page.get_by_role("alert").filter(has_text="line 3: class 'desert'").wait_for()
+    labelled(page, 1, 1)
+    assert lines(config)[2:] == ["tile_0.png,1,1,desert"], "what cannot be understood is not overwritten"
+    config.points.write_text(saved)
+    page.keyboard.press("n")
+    page.get_by_role("alert").filter(has_text="tile_1.png: cannot be read").wait_for()
+    page.keyboard.press("1")  # for a tile that is not there
+    page.keyboard.press("n")
+    says(page, "Suggestion 1 of")
+    assert not page.get_by_role("alert").is_visible() and config.points.read_text() == saved
+
+
+# ---- What is asked for
+
+
+def test_without_a_model_the_pixels_are_spread_out_and_always_the_same(serve, tiles):
+    config = serve()
+    asked = ask(config, "suggestions", "tile_0.png")
+    distance = np.linalg.norm(np.array(asked)[:, None] - np.array(asked)[None], axis=-1)
+    assert len(asked) == WANTED and distance[distance > 0].min() >= int(np.sqrt(HEIGHT * WIDTH / WANTED) / 2)
+    Image.fromarray(np.zeros((1000, 1000, 3), np.uint8)).save(tiles / "wide.png")
+    rows = [y for _, y in ask(serve("--num-points", 40), "suggestions", "wide.png")]
+    assert rows != sorted(rows) and all(min(abs(y - at) for y in rows) < 100 for at in range(0, 1000, 50))
+    assert asked == ask(serve(), "suggestions", "tile_0.png") != ask(config, "suggestions", "tile_1.png")
+    (x, y), *rest = asked
+    put(config, "tile_0.png", x, y, None, "low")
+    assert ask(config, "suggestions", "tile_0.png") == asked, "they stay while the page is open"
+    put(config, "tile_0.png", *rest[0], None, "")
+    assert ask(config, "suggestions", "tile_0.png")[-1] == rest[0], "what was skipped is asked again last"
+    fresh = ask(serve(), "suggestions", "tile_0.png")
+    assert len(fresh) == WANTED - 1 and fresh[-1] == rest[0] and [x, y] not in fresh
+    assert ask(serve("--num-points", "1"), "suggestions", "tile_0.png") == [rest[0]], "enough are labelled"
+
+
+@pytest.fixture
+def model(tmp_path):
+    torch.manual_seed(0)
+    names, colors = ["a", "b", "c"], ["red", "green", "blue"]
+    lc.save_checkpoint(tmp_path / "m.pth", lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", None), names, colors)
+    return tmp_path / "m.pth"
+
+
+def test_a_model_asks_where_it_is_least_sure_and_brings_its_classes(serve, model, tiles, tmp_path):
+    given = [
+        "suggest",
+        "--checkpoint",
+        model,
+        "--images",
+        tiles,
+        "--num-points",
+        WANTED,
+        "--output",
+        tmp_path / "s.csv",
+    ]
+    assert al.main([*map(str, given)]) == 0
+    rows = [row for row in csv.DictReader((tmp_path / "s.csv").open(newline="")) if row["image"] == "tile_1.png"]
+    config = serve("--checkpoint", model)
+    suggested = [[int(row["x"]), int(row["y"])] for row in rows]
+    assert ask(config, "suggestions", "tile_1.png") == suggested
+    assert config.class_names == ["low", "middle", "high"], "flags come first"
+    bare = annotate.parse(["--images", str(tiles), "--checkpoint", str(model)])
+    annotate.prepare(bare)
+    assert bare.class_names == ["a", "b", "c"] and bare.colors == ["#ff0000", "#008000", "#0000ff"]
+
+    config = serve("--points", tmp_path / "s.csv")  # what `suggest` wrote is asked in its order, and filled in
+    assert ask(config, "suggestions", "tile_1.png") == suggested
+    put(config, "tile_1.png", *suggested[0], "", "low")
+    filled = next(row for row in csv.DictReader((tmp_path / "s.csv").open(newline="")) if row["class"])
+    assert filled == rows[0] | {"class": "low"}
+
+
+def test_the_page_and_its_labels_do_not_wait_for_the_model(serve, model, monkeypatch):
+    done, begun, predict = threading.Event(), threading.Event(), al.predict
+
+    def slow(*arguments):
+        begun.set()
+        assert done.wait(20)
+        return predict(*arguments)
+
+    monkeypatch.setattr(al, "predict", slow)
+    config = serve("--checkpoint", model)
+    asking = threading.Thread(target=ask, args=(config, "suggestions", "tile_0.png"))
+    asking.start()
+    assert begun.wait(20)
+    assert send(config, "GET", "/")[0] == 200 and ask(config, "tile", "tile_0.png")["labels"] == []
+    assert put(config, "tile_0.png", 3, 4, None, "low")[0] == 200 and lines(config)[1:] == ["tile_0.png,3,4,low"]
+    assert asking.is_alive()
+    done.set()
+    asking.join(20)
+    assert not asking.is_alive()
+
+
+# ---- The CSV
+
+
+def test_a_csv_that_was_begun_is_continued_and_nothing_in_it_is_lost(serve, tmp_path):
+    """Ids, names without suffix, other columns, other images, half pixels, an open row, a byte order mark."""
+    begun = "\ufeffimage,x,y,Class,who\ntile_0,3.5,4,2,Ann\nelsewhere.tif,900,800,low,\ntile_0.png,7,8,,Bob\n"
+    (tmp_path / "points.csv").write_text(begun, encoding="utf-8")
+    config = serve()
+    assert ask(config, "tile", "tile_0.png") == {"labels": [[3, 4, "high"], [7, 8, ""]], "counts": [0, 0, 1]}
+    assert put(config, "tile_0.png", 9, 9, None, "middle")[0] == 200
+    kept = ["image,x,y,class,who", "tile_0,3.5,4,2,Ann", "elsewhere.tif,900,800,low,", "tile_0.png,7,8,,Bob"]
+    assert lines(config) == [*kept, "tile_0.png,9,9,middle,"]
+    assert put(config, "tile_0.png", 3, 4, "high", "low")[0] == 200
+    assert put(config, "tile_0.png", 7, 8, "", "high")[0] == 200
+    assert lines(config)[1:] == [kept[2], "tile_0.png,9,9,middle,", "tile_0,3.5,4,low,Ann", "tile_0.png,7,8,high,Bob"]
+    assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_labels_that_come_at_once_are_all_written(serve):
+    config = serve()
+    rows = [
+        threading.Thread(target=lambda y=y: [put(config, "tile_0.png", x, y, None, "low") for x in range(8)])
+        for y in range(4)
+    ]
+    for row in rows:
+        row.start()
+    for row in rows:
+        row.join(60)
+    assert sorted(lines(config)[1:]) == sorted(f"tile_0.png,{x},{y},low" for x in range(8) for y in range(4))
+
+
+def test_a_label_that_cannot_be_written_is_refused_and_the_file_stays(serve, monkeypatch):
+    config = serve()
+    put(config, "tile_0.png", 3, 4, None, "low")
+    before = config.points.read_bytes()
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(lc, "atomic_write", full)
+    status, body = put(config, "tile_0.png", 5, 6, None, "low")
+    assert status == 422 and "No space left" in json.loads(body)["error"] and "not saved" in json.loads(body)["error"]
+    assert config.points.read_bytes() == before and ask(config, "tile", "tile_0.png")["labels"] == [[3, 4, "low"]]
+
+
+# ---- Strangers
+
+
+@pytest.mark.parametrize(
+    "method, path, headers, status",
+    [
+        ("GET", "/", {}, 200),
+        ("GET", "/", {"Host": "localhost:{port}"}, 200),
+        ("GET", "/", {"Host": "evil.example"}, 403),
+        ("GET", "/", {"Host": "evil.example:{port}"}, 403),
+        ("GET", "/state", {"Sec-Fetch-Site": "cross-site"}, 403),
+        ("GET", "/image?image=tile_0.png", {"Sec-Fetch-Site": "same-site"}, 403),
+        ("GET", "/image?image=../images/tile_0.png", {}, 404),
+        ("GET", "/image?image=/etc/passwd", {}, 404),
+        ("GET", "/tools/annotate.py", {}, 404),
+        ("GET", "/../points.csv", {}, 404),
+        ("GET", "/label", {}, 404),
+        ("PUT", "/label", {}, 501),
+        ("POST", "/label", {"Origin": "http://127.0.0.1:{port}"}, 200),
+        ("POST", "/label", {"Origin": "http://evil.example"}, 403),
+        ("POST", "/label", {"Origin": "null"}, 403),
+        ("POST", "/label", {"Origin": "http://127.0.0.1:1"}, 403),
+        ("POST", "/label", {"Sec-Fetch-Site": "cross-site"}, 403),
+        ("POST", "/label", {"Host": "evil.example:{port}"}, 403),
+        ("POST", "/label", {"Content-Type": "text/plain"}, 415),
+        ("POST", "/label", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
+    ],
+)
+def test_only_our_own_page_is_answered(serve, method, path, headers, status):
+    config = serve()
+    body = json.dumps({"image": "tile_0.png", "x": 1, "y": 2, "was": None, "now": "low"}) if method == "POST" else None
+    given = {"Content-Type": "application/json"} | headers
+    found, _ = send(config, method, path, body, **{name: text.format(port=config.port) for name, text in given.items()})
+    assert found == status and config.points.exists() == (method == "POST" and status == 200)
+
+
+@pytest.mark.parametrize(
+    "change, status",
+    [
+        ({"image": "../tile_0.png"}, 404),
+        ({"image": ["tile_0.png"]}, 404),
+        ({"x": WIDTH}, 400),
+        ({"y": -1}, 400),
+        ({"x": "1"}, 400),
+        ({"x": True}, 400),
+        ({"now": "desert"}, 400),
+        ({"now": {"a": 1}}, 400),
+        ({"was": "high"}, 409),
+        ({"more": "x" * 20_000}, 413),
+    ],
+)
+def test_a_label_that_makes_no_sense_is_refused(serve, change, status):
+    config = serve()
+    body = json.dumps({"image": "tile_0.png", "x": 1, "y": 2, "was": None, "now": "low"} | change)
+    found, answer = send(config, "POST", "/label", body, **{"Content-Type": "application/json"})
+    assert found == status and json.loads(answer)["error"] and not config.points.exists()
+    assert send(config, "POST", "/label", "[1]", **{"Content-Type": "application/json"})[0] == 400
+    assert send(config, "POST", "/label", "{", **{"Content-Type": "application/json"})[0] == 400
+
+
+def test_nothing_is_loaded_from_elsewhere_and_nothing_reaches_beyond_this_machine(serve):
+    config = serve()
+    connection = http.client.HTTPConnection("127.0.0.1", config.port, timeout=20)
+    connection.request("GET", "/")
+    answer = connection.getresponse()
+    page, policy = answer.read().decode(), answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
+    nonce = policy.split("'nonce-")[1].split("'")[0]
+    assert page.count(f'nonce="{nonce}"') == 2 and "NONCE" not in page and "://" not in page
+    addresses = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)} - {"127.0.0.1", "::1"}
+    for address in [address for address in addresses if not address.startswith("127.")]:
+        with pytest.raises(OSError):
+            socket.create_connection((address, config.port), timeout=2).close()
+
+
+# ---- Start and end
+
+
+def test_tiles_that_browsers_show_otherwise_come_as_the_module_reads_them(serve, tiles):
+    """A TIFF, and a photograph whose EXIF says to turn it."""
+    picture = Image.open(tiles / "tile_0.png")
+    picture.save(tiles / "scene.tif")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture.save(tiles / "photo é.jpg", exif=turned)
+    config = serve()
+    for name in ("scene.tif", "photo é.jpg"):
+        status, body = send(config, "GET", f"/image?image={urllib.parse.quote(name)}")
+        assert status == 200 and Image.open(io.BytesIO(body)).format == "PNG"
+        assert (np.array(Image.open(io.BytesIO(body)).convert("RGB")) == lc.read_image(tiles / name)).all()
+
+
+def test_deep_images_are_shown_as_training_scales_them_and_nothing_is_asked_where_there_is_no_data(serve, tiles):
+    rasterio = pytest.importorskip("rasterio")
+    for path in tiles.iterdir():
+        values = np.array(Image.open(path)).astype(np.uint16).transpose(2, 0, 1) * 40
+        path.unlink()
+        values[:, :, : WIDTH // 2] = 0
+        form = {"count": 3, "dtype": "uint16", "height": HEIGHT, "width": WIDTH, "nodata": 0}
+        with rasterio.open(path.with_suffix(".tif"), "w", "GTiff", **form) as file:
+            file.write(values)
+    config = serve()
+    ranges = lc.band_ranges(sorted(tiles.iterdir()))
+    shown = np.array(Image.open(io.BytesIO(send(config, "GET", "/image?image=tile_0.tif")[1])))
+    assert (shown[:, WIDTH // 2 :, :3] == lc.read_image(tiles / "tile_0.tif", ranges=ranges)[:, WIDTH // 2 :]).all()
+    assert (shown[:, : WIDTH // 2, 3] == 0).all() and (shown[:, WIDTH // 2 :, 3] == 255).all()
+    asked = ask(config, "suggestions", "tile_0.tif")
+    assert len(asked) == WANTED and min(x for x, _ in asked) >= WIDTH // 2
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (["--images", "{data}/nowhere"], "nowhere"),
+        (["--images", "{data}/empty"], "holds no image"),
+        (["--points", "{data}/empty"], "--points"),
+        (["--points", "{data}/nowhere/points.csv"], "--points"),
+        (["--points", "{data}/images/tile_0.png"], "NAME.csv"),
+        (["--points", "{data}/foreign.csv"], "foreign.csv, line 2: class 'desert'"),
+        (["--points", "{data}/twice.csv"], "line 3: point 1,2 of tile_0.png has another class in line 2"),
+        (["--checkpoint", "{data}/images/tile_0.png"], "tile_0.png"),
+        (["--num-points", "0"], "--num-points"),
+        (["--class-names", "low"], "--class-names"),
+        (["--class-names", "low,high"], "--class-colors"),
+        (["--port", "{taken}"], "--port"),
+        (["--port", "80"], "--port"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_bad_input_is_one_line(tiles, tmp_path, capsys, change, named):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "foreign.csv").write_text("image,x,y,class\ntile_0.png,1,2,desert\n")
+    (tmp_path / "twice.csv").write_text("image,x,y,class\ntile_0.png,1,2,low\ntile_0,1,2,high\n")
+    given = ["--images", str(tiles), "--points", str(tmp_path / "points.csv"), "--port", "0", "--no-browser", *CLASSES]
+    capsys.readouterr()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        change = [part.format(data=tmp_path, taken=taken.getsockname()[1]) for part in change]
+        assert annotate.main([*given, *change]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and named in error
+    assert not (tmp_path / "points.csv").exists()
+
+
+def test_control_c_ends_cleanly_and_says_how_to_train(tiles, tmp_path):
+    """Started as a user would."""
+    given = ["--images", tiles, "--points", tmp_path / "my points.csv", "--port", "0", "--no-browser", *CLASSES]
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "tools/annotate.py", *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    address = process.stdout.readline().split("http://127.0.0.1:")[1]
+    config = argparse.Namespace(port=int(address.split("/")[0]), points=tmp_path / "my points.csv")
+    assert put(config, "tile_0.png", 5, 6, None, "high")[0] == 200
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and not errors and "1 labels" in said
+    assert lines(config)[1:] == ["tile_0.png,5,6,high"]
+    words = shlex.split(said.splitlines()[-1])
+    assert words[words.index("--train-mask-dir") + 1] == str(config.points) and words[0] == "python"
+    settings = lc.parse_settings(words[2:])
+    assert (
+        settings.class_names == ["low", "middle", "high"] and settings.num_classes == 3 and settings.num_points is None
+    )

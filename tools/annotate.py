@@ -1,0 +1,464 @@
+"""Label pixels in the browser: the page asks for the pixels worth labelling and writes the CSV that training reads.
+
+    python tools/annotate.py --images dataset/train/images --points points.csv
+    python tools/annotate.py --images new_tiles --points points.csv --checkpoint best_model.pth     asks where the model is least sure
+
+The CSV has the columns image,x,y,class: file name, pixels from the top left corner, which is 0,0, class name. It is written anew
+after every click, and read anew before, so that what other programs or tabs have written meanwhile is kept. A row without a
+class is an open question: `active_learning.py suggest` writes such rows, and so does "skip"; they are asked, and training passes over
+them. Each tile is asked for --num-points pixels in all, those that are labelled already included.
+
+The page is served on 127.0.0.1 only, to this machine's browser. From another one: ssh -L 8765:127.0.0.1:8765 MACHINE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import http.server
+import io
+import json
+import os
+import secrets
+import shlex
+import subprocess
+import sys
+import tempfile
+import threading
+import typing
+import webbrowser
+from collections import Counter
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import active_learning as al
+import numpy as np
+import torch
+from PIL import Image
+
+import landcover_segmentation as lc
+
+COLUMNS = ("image", "x", "y", "class")
+PAGE = Path(__file__).with_suffix(".html")
+# Nothing is loaded from elsewhere, no other page frames this one, and only its own script runs.
+POLICY = (
+    "default-src 'none'; img-src 'self' data:; connect-src 'self'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class Refused(lc.InputError):
+    """A request that is not answered, with the status code of HTTP that says so."""
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+# =====================================================================================================
+# The CSV
+# =====================================================================================================
+
+
+class Point(typing.NamedTuple):
+    """A row of the CSV as it stands there, and what it says: the pixel (file name, x, y) and its class, "" = open."""
+
+    pixel: tuple[str, int, int]
+    label: str
+    row: dict[str, str]
+
+
+def read_points(config: argparse.Namespace) -> list[Point]:
+    """The rows of the CSV, none if there is no such file yet; those of images that are not shown here are kept too.
+
+    Raises InputError, which names file and line, for the first row that cannot be right.
+    """
+    points, lines = [], {}
+    for line, row in lc.csv_rows(config.points, COLUMNS) if config.points.exists() else ():
+        where, names = f"{config.points}, line {line}", config.class_names
+        x, y = (lc.pixel(row[axis], f"{where}: {axis}") for axis in "xy")
+        at = (config.file_names.get(lc.folded(row["image"]), row["image"]), x, y)
+        label = names[lc.find_class(row["class"], names, where)] if row["class"] else ""
+        first, earlier = lines.setdefault((at, bool(label)), (line, label))
+        if earlier != label:
+            raise lc.InputError(f"{where}: point {x},{y} of {at[0]} has another class in line {first}")
+        points.append(Point(at, label, row))
+    return points
+
+
+def write_points(path: Path, points: list[Point]) -> None:
+    columns = dict.fromkeys([*COLUMNS, *(column for point in points for column in point.row)])
+    try:  # resolved, so that a link stays a link
+        with (
+            lc.atomic_write(path.resolve()) as partial_path,
+            partial_path.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(point.row for point in points)
+    except OSError as error:
+        cure = "close it elsewhere, make room or mend its permissions, then label the pixel again"
+        raise lc.InputError(f"{path}: cannot be written ({error.strerror}), the label is not saved; {cure}") from error
+
+
+def labels_of(config: argparse.Namespace, name: str, points: list[Point]) -> dict[tuple[int, int], str]:
+    """The labels of a tile by pixel (x, y), "" = open, in the order of the file. Raises InputError for one outside of it."""
+    height, width = config.read(config.tiles[name]).shape[:2]
+    labels: dict[tuple[int, int], str] = {}
+    for (image, x, y), label, _ in points:
+        if image == name:
+            if not (0 <= x < width and 0 <= y < height):
+                size = f"{name}, which is {width} wide and {height} high"
+                raise lc.InputError(f"{config.points}: point {x},{y} lies outside {size}; correct or remove its row")
+            labels[x, y] = labels.get((x, y)) or label
+    return labels
+
+
+def read_tile(reading: dict, path: Path) -> np.ndarray:
+    """A tile as training sees it, (H, W, 4) uint8; where it has no data, alpha is 0 and the colour the mean. Not to be changed."""
+    with lc.open_scene(path, **reading) as scene:
+        pixels = scene.read(0, scene.height)
+    pixels[pixels[..., 3] == 0, :3] = lc.MEAN_COLOR
+    return pixels
+
+
+# =====================================================================================================
+# Answers to the page: functions (config, what the page sends) -> what it gets
+# =====================================================================================================
+
+
+def describe(config: argparse.Namespace, request: dict) -> dict:
+    """All that the page needs once: classes, tiles with the number of their labels, the command that trains."""
+    counts = Counter(point.pixel[0] for point in read_points(config) if point.label)
+    return {
+        "classes": [
+            {"name": name, "color": color} for name, color in zip(config.class_names, config.colors, strict=True)
+        ],
+        "tiles": [{"name": name, "labels": counts[name]} for name in config.tiles],
+        "target": config.num_points,
+        "training": training_command(config),
+    }
+
+
+def show_tile(config: argparse.Namespace, request: dict) -> dict:
+    """The labels of a tile, and how many there are of each class in all tiles."""
+    name, points = find_tile(config, request), read_points(config)
+    labels = labels_of(config, name, points)
+    counts = Counter(point.label for point in points if point.pixel[0] in config.tiles)
+    return {
+        "labels": [[*at, label] for at, label in labels.items()],
+        "counts": [counts[name] for name in config.class_names],
+    }
+
+
+def send_image(config: argparse.Namespace, request: dict) -> bytes:
+    """The tile as a PNG of what training sees: browsers show no TIFF, and would turn a photograph as its EXIF says."""
+    file = io.BytesIO()
+    Image.fromarray(config.read(config.tiles[find_tile(config, request)])).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def suggest_pixels(config: argparse.Namespace, request: dict) -> list[tuple[int, int]]:
+    """The pixels (x, y) of a tile to ask for: those chosen when it was first shown, then those that the CSV leaves open."""
+    name = find_tile(config, request)
+    with config.choosing:  # one prediction at a time: it takes all cores anyway
+        labels = labels_of(config, name, read_points(config))
+        if name not in config.chosen:
+            config.chosen[name] = choose_pixels(config, name, labels)
+    left_open = [at for at, label in labels.items() if not label]
+    return [at for at in config.chosen[name] if at not in left_open] + left_open
+
+
+def choose_pixels(config: argparse.Namespace, name: str, labels: dict[tuple[int, int], str]) -> list[tuple[int, int]]:
+    """As many pixels (x, y) as the tile lacks: where the model is least sure, away from each other and from what the CSV holds.
+
+    Without a model every pixel is as good as any other: a random opinion of each, always the same, spreads them over the tile.
+    """
+    image, lacking = config.read(config.tiles[name]), config.num_points - len(labels)
+    if lacking <= 0:
+        return []
+    if config.model:
+        probabilities = al.predict(config.model, image[..., :3])
+    else:
+        opinion = lc.named_rng(name).random(image.shape[:2]) / 4  # nearer to 1/2 many entropies round to the same
+        probabilities = torch.from_numpy(np.stack([opinion, 1 - opinion]))[None]
+    probabilities = probabilities * torch.from_numpy(image[..., 3] > 0)  # of what has no data there is nothing to ask
+    known = torch.zeros(1, *image.shape[:2], dtype=torch.bool)
+    for x, y in labels:
+        known[0, y, x] = True
+    (positions,) = lc.select_informative_points(probabilities, 0.0, lacking, known)
+    return [(x, y) for y, x in positions.tolist()]
+
+
+def set_label(config: argparse.Namespace, request: dict) -> dict:
+    """Writes the class of a pixel: `now` is its name, "" to leave the question open, None to take the pixel out of the CSV.
+
+    `was` is what the page believes to be there. If it is something else, another tab or program has written it, and the page is
+    told instead of overwriting it. Returns what `show_tile` does.
+    """
+    name, x, y = find_tile(config, request), request.get("x"), request.get("y")
+    height, width = config.read(config.tiles[name]).shape[:2]
+    if not (type(x) is type(y) is int and 0 <= x < width and 0 <= y < height):
+        raise Refused(400, f"there is no pixel {x},{y} in {name}")
+    was, now = request.get("was"), request.get("now")
+    if not all(label in [None, "", *config.class_names] for label in (was, now)):
+        raise Refused(400, "there is no such class; reload the page")
+    with config.writing:
+        points = read_points(config)
+        found = labels_of(config, name, points).get((x, y))
+        if found != was:
+            held = f"pixel {x},{y} was changed elsewhere meanwhile and is {found or 'not labelled'} now"
+            raise Refused(409, f"{held}; nothing was overwritten, label it again if that is wrong")
+        here = [point for point in points if point.pixel == (name, x, y)]
+        points = [point for point in points if point.pixel != (name, x, y)]
+        if now is not None:
+            row = here[0].row if here else {"image": name, "x": str(x), "y": str(y)}
+            points.append(Point((name, x, y), now, row | {"class": now}))
+        write_points(config.points, points)
+    return show_tile(config, request)
+
+
+def find_tile(config: argparse.Namespace, request: dict) -> str:
+    """The name of a tile that the page speaks of: looked up, never opened."""
+    if request.get("image") not in list(config.tiles):
+        raise Refused(404, "there is no such tile; reload the page")
+    return request["image"]
+
+
+def training_command(config: argparse.Namespace) -> str:
+    """The line that trains on the CSV as it is now, with the flags of those settings that are not the constants'."""
+    classes = {
+        "class_names": config.class_names,
+        "class_colors": config.class_colors,
+        "num_classes": len(config.class_names),
+    }
+    flags = {"train_image_dir": config.images, "train_mask_dir": config.points, "num_points": None}
+    flags |= {name: value for name, value in classes.items() if value != getattr(lc, name.upper())}
+    words = ["python", Path(os.path.relpath(lc.__file__)).as_posix()]
+    for name, value in flags.items():
+        words += [f"--{name.replace('_', '-')}", ",".join(value) if isinstance(value, list) else str(value or "none")]
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def show_page(config: argparse.Namespace, request: dict) -> str:
+    return PAGE.read_text(encoding="utf-8")
+
+
+ANSWERS = {
+    ("GET", "/"): show_page,
+    ("GET", "/state"): describe,
+    ("GET", "/tile"): show_tile,
+    ("GET", "/image"): send_image,
+    ("GET", "/suggestions"): suggest_pixels,
+    ("POST", "/label"): set_label,
+}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers this machine's browser, and no page but our own: any page that is open in it can send requests to 127.0.0.1."""
+
+    server_version, sys_version = "annotate", ""
+
+    def do_GET(self) -> None:
+        nonce = secrets.token_urlsafe(16)
+        try:
+            status, answer = 200, self.answer()
+        except lc.InputError as error:
+            status, answer = getattr(error, "status", 422), {"error": " ".join(str(error).split())}
+        except (RuntimeError, MemoryError) as error:  # torch without memory, above all
+            cause = str(error).splitlines()[:1]
+            status, answer = 500, {"error": f"the program failed {cause}; cut large tiles with tools/cut_tiles.py"}
+        if isinstance(answer, bytes):
+            kind, body = "image/png", answer
+        elif isinstance(answer, str):
+            kind, body = "text/html; charset=utf-8", answer.replace("NONCE", nonce).encode()
+        else:
+            kind, body = "application/json", json.dumps(answer).encode()
+        headers = {
+            "Content-Type": kind,
+            "Content-Length": str(len(body)),
+            "Content-Security-Policy": POLICY.format(nonce=nonce),
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Cache-Control": "no-store",
+        }
+        try:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+        except ConnectionError:
+            pass  # the browser went on to another tile
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def answer(self) -> object:
+        self.refuse_strangers()
+        url = urlsplit(self.path)
+        if (self.command, url.path) not in ANSWERS:
+            raise Refused(404, "there is nothing here")
+        request = self.read_json() if self.command == "POST" else dict(parse_qsl(url.query))
+        return ANSWERS[self.command, url.path](self.server.config, request)
+
+    def refuse_strangers(self) -> None:
+        """A foreign Host is a name that was made to point here; a foreign Origin, or a fetch from another site, another page."""
+        host, port = self.headers.get("Host", ""), self.server.server_port
+        if host not in (f"127.0.0.1:{port}", f"localhost:{port}"):
+            raise Refused(403, f"only http://127.0.0.1:{port}/ is served; through a tunnel keep the port")
+        same_site = self.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none")  # none: typed by a person
+        if not same_site or self.headers.get("Origin", f"http://{host}") != f"http://{host}":
+            raise Refused(403, f"refused, as it was sent by another page; open http://{host}/ by hand")
+
+    def read_json(self) -> dict:
+        length = self.headers.get("Content-Length", "")
+        if (
+            self.headers.get_content_type() != "application/json"
+        ):  # which no page may send elsewhere without asking first
+            raise Refused(415, "only application/json is taken")
+        if not length.isdecimal() or int(length) > 10_000:
+            raise Refused(413, "at most 10,000 bytes are taken, and their number must be said")
+        try:
+            request = json.loads(self.rfile.read(int(length)))
+        except ValueError as error:
+            raise Refused(400, "is not JSON") from error
+        if not isinstance(request, dict):
+            raise Refused(400, "is not a JSON object")
+        return request
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    allow_reuse_address = os.name != "nt"  # on Windows that would share the port with whoever has it
+
+    def __init__(self, config: argparse.Namespace):
+        try:
+            super().__init__(("127.0.0.1", config.port), Handler)
+        except OSError as error:
+            cure = "another annotate.py may run; end it, or name another port, or 0 for any that is free"
+            raise lc.InputError(f"--port {config.port}: cannot be had ({error.strerror}); {cure}") from error
+        self.config = config
+
+
+# =====================================================================================================
+# Command line
+# =====================================================================================================
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, "description": __doc__}
+    parser = argparse.ArgumentParser(**layout)
+    parser.error = lc.complain  # one line, as for every other mistake
+    flag = parser.add_argument
+    flag(
+        "--images", metavar="DIR", type=Path, default=Path(lc.TRAIN_IMAGE_DIR), help="the tiles (default: %(default)s)"
+    )
+    flag(
+        "--points",
+        metavar="CSV",
+        type=Path,
+        default=Path("points.csv"),
+        help="the labels, new or begun (default: %(default)s)",
+    )
+    flag(
+        "--checkpoint",
+        metavar="FILE",
+        help="ask for the pixels of which this model is least sure; its classes are taken",
+    )
+    flag(
+        "--num-points", metavar="N", type=al.positive, default=20, help="labels wanted per tile (default: %(default)s)"
+    )
+    flag("--class-names", metavar="LIST", help="in order of id, like water,forest (default: CLASS_NAMES of the module)")
+    flag("--class-colors", metavar="LIST", help="as many colours (default: CLASS_COLORS of the module)")
+    flag(
+        "--port", metavar="N", type=int, default=8765, help="of the page, 0 for any that is free (default: %(default)s)"
+    )
+    flag("--no-browser", action="store_true", help="print the address only")
+    args = parser.parse_args(argv)
+    if args.port and not 1024 <= args.port < 65536:
+        lc.complain(f"--port {args.port}: must lie between 1024 and 65535, or be 0")
+    return args
+
+
+def prepare(config: argparse.Namespace) -> None:
+    """Sets what the answers need, and finds what the user got wrong before the page opens."""
+    images = lc.list_images(config.images)
+    config.tiles = {path.name: path for path in images.values()}
+    config.file_names = {lc.folded(name): path.name for path in images.values() for name in (path.stem, path.name)}
+    config.model = lc.load_model(config.checkpoint) if config.checkpoint else None
+    reading = (
+        config.model.reading
+        if config.model
+        else {"bands": lc.BANDS, "ranges": lc.band_ranges(images.values(), lc.BANDS)}
+    )
+    config.read = functools.lru_cache(maxsize=4)(functools.partial(read_tile, reading))
+    set_classes(config)
+    check_writable(config.points)
+    read_points(config)
+    config.chosen, config.choosing, config.writing = {}, threading.Lock(), threading.Lock()
+
+
+def set_classes(config: argparse.Namespace) -> None:
+    """The classes of the flags, else of the model, else of the module's constants."""
+    from matplotlib.colors import is_color_like
+
+    names, colors = (
+        text and [part.strip() for part in text.split(",")] for text in (config.class_names, config.class_colors)
+    )
+    if not names:
+        source = (
+            (config.model.class_names, config.model.class_colors) if config.model else (lc.CLASS_NAMES, lc.CLASS_COLORS)
+        )
+        names, colors = source[0] or [f"class {index}" for index in range(lc.NUM_CLASSES)], colors or source[1]
+    if not 2 <= len(set(names)) == len(names) < 255 or not all(names):
+        raise lc.InputError("--class-names: give 2 to 254 names that differ from each other")
+    if colors and (len(colors) != len(names) or not all(map(is_color_like, colors))):
+        raise lc.InputError(f"--class-colors: give one for each of the {len(names)} classes, as '#rrggbb' or by name")
+    config.class_names, config.class_colors = names, colors
+    config.colors = ["#" + bytes(color).hex() for color in lc.class_palette(colors, len(names))]
+
+
+def check_writable(path: Path) -> None:
+    """Tries whether the CSV can be written. Raises InputError if not."""
+    if path.suffix.lower() != ".csv" or path.is_dir():
+        raise lc.InputError(f"--points {path}: must be a file NAME.csv")
+    try:
+        tempfile.TemporaryFile(dir=path.resolve().parent).close()
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(None, "it is read-only")
+    except OSError as error:
+        raise lc.InputError(f"--points {path}: cannot be written ({error.strerror}); name another file") from error
+
+
+@lc.command_line
+def main(argv: list[str]) -> None:
+    config = parse(argv)
+    prepare(config)
+    with Server(config) as server:
+        address = f"http://127.0.0.1:{server.server_port}/"
+        print(f"{len(config.tiles)} tiles at {address}, labels go to {config.points}; Ctrl-C ends")
+        if not config.no_browser:
+            threading.Thread(
+                target=webbrowser.open, args=(address,), daemon=True
+            ).start()  # a text browser would not return
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            config.writing.acquire()  # a label on its way is written to the end
+    labels = sum(bool(point.label) for point in read_points(config))
+    print(f"\n{config.points}: {labels:,} labels; train on them:\n{training_command(config)}")
+    if config.choosing.locked():  # a prediction may take minutes, and PyTorch aborts if the interpreter ends around it
+        sys.stdout.flush()
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True, errors="replace")
+    sys.exit(main())
