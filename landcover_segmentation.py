@@ -713,6 +713,9 @@ def _smp_network(architecture: str, backbone: str, num_classes: int, imagenet: b
     elif imagenet and not from_hub:
         weights = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
         net.encoder.load_state_dict(weights.get_state_dict(progress=True, check_hash=True))
+    if backbone == "efficientnet_lite0":  # DistributedDataParallel would wait for the gradients of its idle head
+        for idle in (net.encoder.conv_head, net.encoder.bn2):
+            idle.requires_grad_(False)
     return net.encoder, nn.Sequential(net.decoder, net.segmentation_head)
 
 
@@ -1124,7 +1127,7 @@ def process_group() -> typing.Iterator[None]:
         return
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo")
     try:
         yield
@@ -1194,13 +1197,13 @@ def spread_over_ranks(model: nn.Module, teacher: nn.Module, device: torch.device
     """
     if world_size() == 1:
         return model
-    for tensor in [*model.state_dict().values(), *teacher.state_dict().values()]:
+    for tensor in teacher.state_dict().values():  # DistributedDataParallel does so for the model
         of_rank_0 = tensor.contiguous()
         dist.broadcast(of_rank_0, 0)
         tensor.copy_(of_rank_0)
     if device.type == "cuda":
         model = synchronize_batch_norm(model)
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def synchronize_batch_norm(model: nn.Module) -> nn.Module:
