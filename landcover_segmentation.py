@@ -546,7 +546,7 @@ def make_loader(
 ) -> DataLoader:
     """A loader of the given batches; num_workers None takes none on a CPU, whose cores are busy, else up to 8."""
     if num_workers is None:
-        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        cores = (os.cpu_count() or 1) // ranks_on_this_machine()
         num_workers = 0 if device.type == "cpu" else min(8, max(1, cores))
     return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, pin_memory=device.type == "cuda")
 
@@ -1119,6 +1119,10 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def ranks_on_this_machine() -> int:
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if world_size() > 1 else 1
+
+
 @contextlib.contextmanager
 def process_group() -> typing.Iterator[None]:
     """Joins the processes that torchrun has started, each with a GPU of its own, for the time of the block."""
@@ -1129,10 +1133,8 @@ def process_group() -> typing.Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.destroy_process_group()  # not after an error: it would wait for ranks that wait for this one
 
 
 def gather(value: typing.Any) -> list:
@@ -1443,6 +1445,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "numpy": np.__version__,
         "system": platform.system(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "processes": str(world_size()),
         "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
     }
 
@@ -2109,7 +2112,7 @@ def check_settings(config: argparse.Namespace) -> None:
     for name, good, what in rules:
         if not good:
             raise InputError(f"{name} = {getattr(config, name.lower())!r}: {what}")
-    device, here = pick_device(config.device), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    device, here = pick_device(config.device), ranks_on_this_machine()
     if device.type == "cuda" and world_size() > 1 and (device.index is not None or here > torch.cuda.device_count()):
         raise InputError(
             f"DEVICE = {config.device!r}: {here} processes need a GPU each; take 'auto' and --nproc_per_node={torch.cuda.device_count()}"

@@ -85,6 +85,7 @@ def in_each_process(folder: Path) -> None:
         )
     except SystemExit as end:
         results["code"] = end.code
+    torch.distributed.destroy_process_group()
     with lc.process_group():
         me, runs, start_run = lc.rank(), [], lc.start_run
         batches = [batch[me::2] for batch in STEPS]
