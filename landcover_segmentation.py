@@ -1293,7 +1293,7 @@ def train_epoch(
 ):  # fmt: skip
     """One pass over a loader of (images (B, 3, H, W), targets (B, H, W)). Returns the mean loss per labelled pixel.
 
-    model: under torchrun one of `spread_over_ranks`, and the loader gives this rank's part of each batch. criterion: called with
+    model: in a `process_group` that of `spread_over_ranks`, and the loader gives this rank's part of each batch. criterion: called with
     (logits, targets), the mean over labelled pixels; or an `UnlabelledPixels` objective. multi_scale: batches are seen at a random
     scale between 1 / multi_scale and multi_scale; their logits are scaled back, so that no point moves. The gradients of
     accumulation_steps batches are averaged before each step. progress: a tqdm bar to move on.
@@ -1326,13 +1326,13 @@ def train_epoch(
                 average_running_statistics(model)
             if objective:
                 objective.update(model)
-        unread.append(torch.stack([on_points.detach() * labelled, labelled]))
+        unread.append(torch.stack([on_points.detach(), labelled]))
         if progress is not None:
             progress.update()
-        if (
-            time.perf_counter() > due or step == len(loader) - 1
-        ):  # reading a figure waits for the GPU: not at every step
-            sums += torch.stack(unread).cpu().double().sum(0)
+        # Reading a figure waits for the GPU, so that is not done at every step.
+        if time.perf_counter() > due or step == len(loader) - 1:
+            means, counts = torch.stack(unread).cpu().double().T
+            sums += torch.stack([means @ counts, counts.sum()])
             unread, due = [], time.perf_counter() + 1
             if progress is not None:
                 progress.set_postfix(loss=f"{sums[0] / max(1, sums[1]):.3f}", refresh=False)
