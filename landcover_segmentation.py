@@ -4,6 +4,7 @@
     python landcover_segmentation.py --num-points 20        every constant below is also a flag (--help)
     python landcover_segmentation.py --resume               go on after an interruption
     python landcover_segmentation.py predict --help         then map images of any size
+    torchrun --nproc_per_node=4 landcover_segmentation.py   all of this with several GPUs; several machines: README.md
 
 A DeepLabV3 (Chen et al. 2017, https://arxiv.org/abs/1706.05587) learns from sparse points (Bearman et al.
 2016, https://arxiv.org/abs/1506.02106) with partial cross-entropy, starting from ImageNet weights.
@@ -24,10 +25,12 @@ import os
 import platform
 import random
 import re
+import signal
 import socket
 import struct
 import sys
 import tempfile
+import threading
 import time
 import types
 import typing
@@ -46,11 +49,13 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 import torchvision
 from albumentations.pytorch import ToTensorV2
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import segmentation
 from torchvision.models.segmentation.deeplabv3 import ASPP
@@ -80,7 +85,7 @@ BACKBONE: str = "resnet50"  # resnet34 (smp), resnet50, resnet101; several times
 WEIGHTS: str | None = "auto"  # auto: ImageNet if it can be had; imagenet: insist on it; None: random
 # ---- Training
 EPOCHS: int = 50  # raise for few tiles, lower for a quick look
-BATCH_SIZE: int = 8  # tiles per step; lower it when memory runs out
+BATCH_SIZE: int = 8  # tiles per step, shared by all processes of torchrun; lower it when memory runs out
 ACCUMULATION_STEPS: int = 1  # batches added up before a step: raise it as you lower BATCH_SIZE
 LEARNING_RATE: float = 1e-4  # of AdamW, annealed to 0 along a cosine; raise for random weights, lower if the loss jumps
 WEIGHT_DECAY: float = 1e-4  # pull of the weights towards 0; raise against overfitting
@@ -877,25 +882,31 @@ class DatasetReport:
 
 
 def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data") -> DatasetReport:
-    """Reads every tile once, with a progress bar, so that no bad file stops a run in its third hour.
+    """Reads every tile once, with a progress bar, so that no bad file stops a run in its third hour. Ranks share the work.
 
     Finds out, too, whether the labels are points (`dataset.sparse`): those of a points file, and masks that leave nearly all
     pixels unlabelled. Raises InputError for the first tile that cannot be used.
     """
     dataset.num_classes = num_classes
     report, labelled = DatasetReport([], np.zeros(num_classes, np.int64), Counter()), 0
-    for index in tqdm(range(len(dataset)), f"checking {name}", unit="tile", leave=False, disable=None):
-        image, points, mask = dataset.read_scene(index)
-        report.sizes.append(image.shape[:2])
-        report.labels_per_class += np.bincount(points[points != IGNORE_INDEX], minlength=num_classes)
-        labelled += np.count_nonzero(mask != IGNORE_INDEX)
-        with open_unscaled(dataset.tiles[index][0], dataset.reading["bands"]) as scene:
-            if scene.kind != "mode RGB":
-                report.notes[f"of {scene.kind} are read as 8-bit RGB"] += 1
-        if not image[..., 3].all():
-            report.notes["have pixels without data; labels there are not used"] += 1
-    dataset.sparse = dataset.points is not None or labelled < SPARSE_SHARE * sum(h * w for h, w in report.sizes)
-    return report
+    with together():
+        for index in tqdm(
+            range(rank(), len(dataset), world_size()), f"checking {name}", unit="tile", leave=False, disable=None
+        ):
+            image, points, mask = dataset.read_scene(index)
+            report.sizes.append(image.shape[:2])
+            report.labels_per_class += np.bincount(points[points != IGNORE_INDEX], minlength=num_classes)
+            labelled += np.count_nonzero(mask != IGNORE_INDEX)
+            with open_unscaled(dataset.tiles[index][0], dataset.reading["bands"]) as scene:
+                if scene.kind != "mode RGB":
+                    report.notes[f"of {scene.kind} are read as 8-bit RGB"] += 1
+            if not image[..., 3].all():
+                report.notes["have pixels without data; labels there are not used"] += 1
+    reports, labels = zip(*gather((report, labelled)), strict=True)
+    sizes = [reports[index % len(reports)].sizes[index // len(reports)] for index in range(len(dataset))]
+    dataset.sparse = dataset.points is not None or sum(labels) < SPARSE_SHARE * sum(h * w for h, w in sizes)
+    labels_per_class = sum(report.labels_per_class for report in reports)
+    return DatasetReport(sizes, labels_per_class, sum((report.notes for report in reports), Counter()))
 
 
 def shuffled_batches(num_tiles: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -922,7 +933,8 @@ def make_loader(
 ) -> DataLoader:
     """A loader of the given batches; num_workers None takes none on a CPU, whose cores are busy, else up to 8."""
     if num_workers is None:
-        num_workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+        cores = (os.cpu_count() or 1) // ranks_on_this_machine()
+        num_workers = 0 if device.type == "cpu" else min(8, max(1, cores))
     return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, pin_memory=device.type == "cuda")
 
 
@@ -1088,6 +1100,9 @@ def _smp_network(architecture: str, backbone: str, num_classes: int, imagenet: b
     elif imagenet and not from_hub:
         weights = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
         net.encoder.load_state_dict(weights.get_state_dict(progress=True, check_hash=True))
+    if backbone == "efficientnet_lite0":  # DistributedDataParallel would wait for the gradients of its idle head
+        for idle in (net.encoder.conv_head, net.encoder.bn2):
+            idle.requires_grad_(False)
     return net.encoder, nn.Sequential(net.decoder, net.segmentation_head)
 
 
@@ -1393,21 +1408,23 @@ class UnlabelledPixels:
     pairwise_weight: of `PairwiseLoss`. Both grow over the first 30% of the steps, as exp(-5 (1 - t)²) (Laine & Aila 2017,
         https://arxiv.org/abs/1610.02242).
     region_weight: of the cross-entropy on the soft labels of `spread_points`.
-    cut_mix: the chance of `paste_boxes`, after the teacher has seen the tiles whole.
+    cut_mix: the chance of `paste_boxes`, after the teacher has seen the tiles whole; among the tiles of one rank.
+    ranks: over how many each batch is spread. The loss to minimise is then this one's part of the batch's, see `share_of_mean`.
     Call `update(model)` after each step of the optimiser. `teacher`, the mean of the model over the last 1 / (1 - decay) steps, is the one to keep.
     """
 
     def __init__(
         self, model: nn.Module, total_steps: int, criterion: nn.Module | None = None, *, pseudo_label_weight: float = 1.0,
         confidence_threshold: float = 0.0, evidence_floor: float | None = EVIDENCE_FLOOR, views: int = 2, color_strength: float = 0.0,
-        pairwise_weight: float = 0.0, region_weight: float = 0.0, cut_mix: float = 0.5, decay: float = 0.99,
+        pairwise_weight: float = 0.0, region_weight: float = 0.0, cut_mix: float = 0.5, decay: float = 0.99, ranks: int = 1,
     ):  # fmt: skip
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
         self.total_steps, self.step, self.decay = total_steps, 0, decay
         self.criterion, self.pairwise = criterion or PartialCrossEntropyLoss(), PairwiseLoss()
         self.pseudo_label_weight, self.confidence_threshold = pseudo_label_weight, confidence_threshold
         self.evidence_floor, self.views, self.color_strength = evidence_floor, views, color_strength
-        self.pairwise_weight, self.region_weight, self.cut_mix = pairwise_weight, region_weight, cut_mix
+        self.pairwise_weight, self.region_weight = pairwise_weight, region_weight
+        self.cut_mix, self.ranks = cut_mix, ranks
 
     @torch.no_grad()
     def pseudo_labels(self, images: Tensor, targets: Tensor) -> Tensor:
@@ -1437,7 +1454,9 @@ class UnlabelledPixels:
         known = [images, targets, self.pseudo_labels(images, targets).float()] if learn else [images, targets]
         images, targets, *soft_labels = paste_boxes(self.cut_mix, *known) if self.cut_mix else known
         logits = model(recolor(images, self.color_strength) if self.color_strength else images)
-        loss = on_points = self.criterion(logits, targets)
+        on_points = self.criterion(logits, targets)
+        loss = on_points * share_of_mean((targets != IGNORE_INDEX).sum(), self.ranks)
+        ramp = ramp * share_of_mean(len(images), self.ranks)
         if learn:  # the mean over all pixels, so that few confident ones count little
             on_pseudo_labels = F.cross_entropy(logits.float(), *soft_labels)
             loss = loss + self.pseudo_label_weight * ramp * on_pseudo_labels
@@ -1447,7 +1466,8 @@ class UnlabelledPixels:
             soft_labels, covered = spread_points(images, targets, logits.shape[1])
             covered &= self.unlabelled(images, targets)
             on_regions = F.cross_entropy(logits.float(), soft_labels * covered[:, None])
-            loss = loss + self.region_weight * on_regions / covered.float().mean().clamp(min=1e-9)
+            on_regions = on_regions / covered.float().mean().clamp(min=1e-9)
+            loss = loss + self.region_weight * share_of_mean(covered.sum(), self.ranks) * on_regions
         return loss, on_points
 
     def update(self, model: nn.Module) -> None:
@@ -1547,6 +1567,148 @@ def point_accuracy(tallies: Tensor) -> tuple[float, float, float]:
 
 
 # =====================================================================================================
+# Ranks: the processes that torchrun starts, here and on other machines. Without it there is one, rank 0.
+# =====================================================================================================
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def ranks_on_this_machine() -> int:
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if world_size() > 1 else 1
+
+
+@contextlib.contextmanager
+def process_group() -> typing.Iterator[None]:
+    """Joins the processes that torchrun has started, each with a GPU of its own, for the time of the block."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
+        yield
+        return
+    nccl = torch.cuda.is_available() and dist.is_nccl_available()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo")
+    yield
+    dist.destroy_process_group()  # not after an error: it would wait for ranks that wait for this one
+
+
+def gather(value: typing.Any) -> list:
+    """The values (plain or small) of all ranks, in order."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """Adds the other ranks' to a tensor, in place."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+@contextlib.contextmanager
+def together() -> typing.Iterator[None]:
+    """A block without exchange between ranks at whose end the InputError of any is that of all, so that none waits for one that is gone.
+
+    Rank 0 raises it. The others end in silence and with exit code 0, because torchrun stops rank 0 once another has failed.
+    """
+    error = None
+    try:
+        yield
+    except InputError as caught:
+        error = caught
+    first = next(filter(None, gather(error and str(error))), None)
+    if first and rank():
+        sys.exit()
+    if first:
+        raise InputError(first) from error
+
+
+@contextlib.contextmanager
+def silence() -> typing.Iterator[None]:
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield
+
+
+def share_of_mean(count: Tensor | int, ranks: int) -> Tensor | float:
+    """What to multiply a rank's mean over `count` elements by, so that the mean over the ranks is that over all elements.
+
+    DistributedDataParallel takes the mean of the ranks' gradients, but ranks have unlike numbers of tiles and labelled pixels.
+    """
+    if ranks == 1:
+        return 1.0
+    count = torch.as_tensor(count).float()
+    return ranks * count / sum_over_ranks(count.clone()).clamp(min=1)
+
+
+@torch.no_grad()
+def spread_over_ranks(model: nn.Module, teacher: nn.Module, device: torch.device) -> nn.Module:
+    """Makes all ranks start as rank 0 does; returns the model wrapped so that they learn as one.
+
+    On GPUs batch norm is taken over the whole batch. PyTorch has nothing of that kind for CPUs.
+    """
+    if world_size() == 1:
+        return model
+    for tensor in teacher.state_dict().values():  # DistributedDataParallel does so for the model
+        of_rank_0 = tensor.contiguous()
+        dist.broadcast(of_rank_0, 0)
+        tensor.copy_(of_rank_0)
+    if device.type == "cuda":
+        model = synchronize_batch_norm(model)
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+
+def synchronize_batch_norm(model: nn.Module) -> nn.Module:
+    """Turns batch norm into SyncBatchNorm: timm's way if it is installed, for its layers hold activations that PyTorch's would drop."""
+    try:
+        from timm.layers import convert_sync_batchnorm
+    except ImportError:
+        convert_sync_batchnorm = nn.SyncBatchNorm.convert_sync_batchnorm
+    return convert_sync_batchnorm(model)
+
+
+@torch.no_grad()
+def average_running_statistics(model: nn.Module) -> None:
+    """Gives batch norm the same statistics on all ranks, or their teachers would part. SyncBatchNorm does so itself."""
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            sum_over_ranks(buffer).div_(world_size())
+
+
+INTERRUPTED = threading.Event()  # Ctrl-C has reached this rank
+
+
+@contextlib.contextmanager
+def deferred_interrupts() -> typing.Iterator[None]:
+    """Among several ranks, Ctrl-C waits for `stop_together`: one that left in the middle of an exchange would leave the others waiting."""
+    if world_size() == 1:
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: INTERRUPTED.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def stop_together() -> None:
+    """Raises KeyboardInterrupt on all ranks once Ctrl-C has reached one. On the CPU, so no GPU is waited for."""
+    if world_size() > 1 and sum_over_ranks(torch.tensor(int(INTERRUPTED.is_set()))):
+        INTERRUPTED.clear()
+        raise KeyboardInterrupt
+
+
+# =====================================================================================================
 # Training and validation
 # =====================================================================================================
 
@@ -1587,41 +1749,63 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
 
 
 def train_epoch(
-    model, loader, criterion, optimizer, device, *, dtype=torch.float32, accumulation_steps=1, multi_scale=1.0,
-    unlabelled: UnlabelledPixels | None = None, progress=None,
+    model, loader, criterion, optimizer, device, *, dtype=torch.float32, accumulation_steps=1, multi_scale=1.0, progress=None
 ):  # fmt: skip
     """One pass over a loader of (images (B, 3, H, W), targets (B, H, W)). Returns the mean loss per labelled pixel.
 
-    criterion: called with (logits, targets); unlabelled: the objective that takes its place. multi_scale: batches are seen at
-    a random scale between 1 / multi_scale and multi_scale; their logits are scaled back, so that no point moves. The gradients
-    of accumulation_steps batches are averaged before each step.
-    progress: a tqdm bar to move on.
+    model: in a `process_group` that of `spread_over_ranks`, and the loader gives this rank's part of each batch. criterion: called with
+    (logits, targets), the mean over labelled pixels; or an `UnlabelledPixels` objective. multi_scale: batches are seen at a random
+    scale between 1 / multi_scale and multi_scale; their logits are scaled back, so that no point moves. The gradients of
+    accumulation_steps batches are averaged before each step. progress: a tqdm bar to move on.
     """
     model.train()
-    loss_sum, labels = 0.0, 0
+    spread = isinstance(model, DistributedDataParallel)
+    objective = criterion if isinstance(criterion, UnlabelledPixels) else None
+    sums, unread, due = torch.zeros(2, dtype=torch.float64), [], 0.0
     for step, (images, targets) in enumerate(loader):
+        stop_together()
         group_start = step - step % accumulation_steps
         group_size = min(accumulation_steps, len(loader) - group_start)
+        group_ends = step - group_start == group_size - 1
         images, targets = to_device(images, device), targets.to(device, non_blocking=True)
-        scale = multi_scale ** torch.empty(()).uniform_(-1, 1).item() if multi_scale > 1 else 1.0
+        labelled = (targets != IGNORE_INDEX).sum()
+        scale = multi_scale ** draw_for_all() if multi_scale > 1 else 1.0
         student = partial(at_scale, model, scale) if scale != 1 else model
-        with autocast(device, dtype):
-            if unlabelled:
-                loss, on_points = unlabelled(student, images, targets)
-            else:
-                loss = on_points = criterion(student(images), targets)
-        (loss / group_size).backward()
-        if step - group_start == group_size - 1:
+        with model.no_sync() if spread and not group_ends else contextlib.nullcontext():
+            with autocast(device, dtype):
+                if objective:
+                    loss, on_points = objective(student, images, targets)
+                else:
+                    on_points = criterion(student(images), targets)
+                    loss = on_points * share_of_mean(labelled, world_size() if spread else 1)
+            (loss / group_size).backward()
+        if group_ends:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            if unlabelled:
-                unlabelled.update(model)
-        labelled = int((targets != IGNORE_INDEX).sum())
-        loss_sum, labels = loss_sum + on_points.item() * labelled, labels + labelled
+            if spread and device.type == "cpu":
+                average_running_statistics(model)
+            if objective:
+                objective.update(model)
+        unread.append(torch.stack([on_points.detach(), labelled]))
         if progress is not None:
-            progress.set_postfix(loss=f"{loss_sum / max(1, labels):.3f}", refresh=False)
             progress.update()
+        # Reading a figure waits for the GPU, so that is not done at every step.
+        if time.perf_counter() > due or step == len(loader) - 1:
+            means, counts = torch.stack(unread).cpu().double().T
+            sums += torch.stack([means @ counts, counts.sum()])
+            unread, due = [], time.perf_counter() + 1
+            if progress is not None:
+                progress.set_postfix(loss=f"{sums[0] / max(1, sums[1]):.3f}", refresh=False)
+    loss_sum, labels = sum_over_ranks(sums).tolist()
     return loss_sum / max(1, labels)
+
+
+def draw_for_all() -> float:
+    """A random number between -1 and 1, the same on all ranks."""
+    number = torch.empty(()).uniform_(-1, 1)
+    if world_size() > 1:
+        dist.broadcast(number, 0)
+    return number.item()
 
 
 def at_scale(model: nn.Module, scale: float, images: Tensor) -> Tensor:
@@ -1636,7 +1820,7 @@ def validate(
     model, loader, num_classes: int, device, *, dtype=torch.float32, progress: str | None = None,
     tallies: list | None = None,
 ) -> tuple[float, Tensor]:  # fmt: skip
-    """Mean loss per labelled pixel and confusion matrix (C, C) of a model over a loader; progress names a bar.
+    """Mean loss per labelled pixel and confusion matrix (C, C) of a model over a loader, and those of all ranks; progress names a bar.
 
     tallies: a list to which the right and all labelled pixels of each tile are added, for `point_accuracy`.
     """
@@ -1654,21 +1838,29 @@ def validate(
         if tallies is not None:
             each = [found.flatten(1).sum(1) for found in (predictions == targets, targets != IGNORE_INDEX)]
             tallies += torch.stack(each, 1).tolist()
+    if tallies is not None:
+        tallies[:] = [tally for part in gather(tallies) for tally in part]
+    loss_sum = sum_over_ranks(torch.tensor(loss_sum, dtype=torch.float64)).item()
+    sum_over_ranks(confusion)
     return loss_sum / max(1, int(confusion.sum())), confusion
 
 
-def seconds_per_tile(run: Run) -> float:
-    """Time of a training step on one tile, from a trial on a copy of model and objective (two tiles, second of two steps)."""
+def trial_step(run: Run, num_tiles: int, scale: float = 1.0) -> float:
+    """Seconds that a training step takes on so many tiles: the second of two on a copy of model and objective, by this rank alone.
+
+    The copies fill as much memory as the two moments of the optimiser will.
+    """
     model, objective = copy.deepcopy((run.model, run.unlabelled))
-    model.train()
-    images, targets = map(torch.stack, zip(run.train_set[0], run.train_set[1], strict=True))
+    model.train(num_tiles > 1)  # batch norm learns nothing from a single tile, and says so
+    objective.ranks = 1
+    images, targets = map(torch.stack, zip(*(run.train_set[index] for index in range(num_tiles)), strict=True))
     images, targets = to_device(images, run.device), targets.to(run.device)
     for _ in range(2):  # the first step also sets up kernels and memory
         start = time.perf_counter()
         with autocast(run.device, run.dtype):
-            loss, _ = objective(model, images, targets)
+            loss, _ = objective(partial(at_scale, model, scale) if scale != 1 else model, images, targets)
         loss.backward()
-    return (time.perf_counter() - start) / 2
+    return time.perf_counter() - start
 
 
 def format_time(seconds: float) -> str:
@@ -1725,6 +1917,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "numpy": np.__version__,
         "system": platform.system(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "processes": str(world_size()),
         "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
     }
 
@@ -2340,7 +2533,11 @@ def check_settings(config: argparse.Namespace) -> None:
     for name, good, what in rules:
         if not good:
             raise InputError(f"{name} = {getattr(config, name.lower())!r}: {what}")
-    pick_device(config.device)
+    device, here = pick_device(config.device), ranks_on_this_machine()
+    if device.type == "cuda" and world_size() > 1 and (device.index is not None or here > torch.cuda.device_count()):
+        raise InputError(
+            f"DEVICE = {config.device!r}: {here} processes need a GPU each; take 'auto' and --nproc_per_node={torch.cuda.device_count()}"
+        )
 
 
 def check_fit(config: argparse.Namespace, train: DatasetReport) -> None:
@@ -2352,6 +2549,12 @@ def check_fit(config: argparse.Namespace, train: DatasetReport) -> None:
         raise InputError(
             f"CROP_SIZE = {config.crop_size}: no tile in {config.train_image_dir} is that large; take {largest} or less"
         )
+    each = 2 if pick_device(config.device).type == "cpu" else 1  # what batch norm needs, see `spread_over_ranks`
+    smallest = min(map(len, shuffled_batches(len(train.sizes), config.batch_size, config.seed, 0)))
+    if world_size() > 1 and smallest < each * world_size():
+        raise InputError(
+            f"BATCH_SIZE = {config.batch_size}: {world_size()} processes share batches of {smallest} tiles, and each needs {each}; raise it or start fewer processes"
+        )
 
 
 @dataclass
@@ -2362,6 +2565,7 @@ class Run:
     device: torch.device
     dtype: torch.dtype
     model: DeepLabV3Segmentation
+    student: nn.Module  # the model as it is trained, see `spread_over_ranks`
     unlabelled: UnlabelledPixels
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
@@ -2411,15 +2615,15 @@ def start_run(
     if config.resume and not checkpoint:
         print(f"note: no {last_path} to resume from; starting from the beginning")
     torch.manual_seed(config.seed)
-    model = DeepLabV3Segmentation(
-        config.num_classes, config.backbone, None if checkpoint else config.weights, config.architecture
-    )
+    weights = None if checkpoint or rank() else config.weights  # the other ranks get those of rank 0
+    model = DeepLabV3Segmentation(config.num_classes, config.backbone, weights, config.architecture)
     model.to(device, memory_format=torch.channels_last)
     model.reading = train_set.reading
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.epochs)
     dtype = pick_precision(config.precision, device)
-    val_loader = make_loader(val_set, batches_of_one_size(val_sizes, config.batch_size), config.num_workers, device)
+    val_batches = batches_of_one_size(val_sizes, math.ceil(config.batch_size / world_size()))[rank() :: world_size()]
+    val_loader = make_loader(val_set, val_batches, config.num_workers, device)
     unlabelled = UnlabelledPixels(
         model,
         config.epochs * steps_per_epoch(config, len(train_set)),
@@ -2432,8 +2636,9 @@ def start_run(
         region_weight=config.region_weight,
         cut_mix=config.cut_mix,
         decay=config.teacher_decay,
+        ranks=world_size(),
     )
-    run = Run(config, device, dtype, model, unlabelled, optimizer, scheduler, train_set, val_set, val_loader, [])
+    run = Run(config, device, dtype, model, model, unlabelled, optimizer, scheduler, train_set, val_set, val_loader, [])
     if checkpoint:
         restore_run(run, checkpoint)
     return run
@@ -2512,7 +2717,15 @@ def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
     )
     machine = environment(run.device)
     print(f"device: {machine['device']} ({machine['cpu']}), precision: {str(run.dtype).removeprefix('torch.')}")
-    print(f"batch {config.batch_size} x {config.accumulation_steps}, {config.epochs} epochs, seed {config.seed}")
+    shared = f" over {world_size()} processes" if world_size() > 1 else ""
+    print(
+        f"batch: {config.batch_size} tiles{shared} x {config.accumulation_steps} accumulated = {config.batch_size * config.accumulation_steps} per step, "
+        f"learning rate {config.learning_rate:g}, {config.epochs} epochs, seed {config.seed}"
+    )
+    if shared and run.device.type == "cpu":
+        print(
+            "note: on CPUs batch norm sees each process's part of a batch alone, so the result depends on their number"
+        )
 
 
 def warn_if_slow(run: Run, val_pixels: int) -> None:
@@ -2521,12 +2734,42 @@ def warn_if_slow(run: Run, val_pixels: int) -> None:
     if run.device.type != "cpu" or epochs == 0:
         return
     crops = len(run.train_set) + val_pixels / config.crop_size**2 / 3  # a forward pass is a third of a step
-    total = seconds_per_tile(run) * crops * epochs
+    total = trial_step(run, 2) / 2 * crops * epochs / world_size()
     if config.backbone in DEPTHWISE_BACKBONES:
         cure = "a smaller CROP_SIZE or fewer EPOCHS shorten it"
     else:
         cure = "BACKBONE = 'efficientnet_lite0' or 'mobilenet_v3_large' is several times faster"
     print(f"on a CPU, without a GPU: about {format_time(total)} for {epochs} epochs; {cure}")
+
+
+def check_memory(run: Run) -> None:
+    """Tries a training step; raises InputError if it does not fit into memory, with a batch that does, found by halving.
+
+    The run does not halve its batch by itself: batch norm would see other batches, so that the result, and whether the run can be
+    resumed, would depend on how much memory happened to be free.
+    """
+
+    def fits(batch_size: int) -> bool:
+        batches = shuffled_batches(len(run.train_set), batch_size, config.seed, 0)
+        try:
+            trial_step(run, math.ceil(max(map(len, batches)) / world_size()), config.multi_scale)
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+    config = run.config
+    if fits(config.batch_size):
+        return
+    smaller = [config.batch_size >> halvings for halvings in range(1, config.batch_size.bit_length())]
+    fitting = next((size for size in smaller if size >= max(2, world_size()) and fits(size)), None)
+    if fitting is None:
+        raise InputError(
+            f"CROP_SIZE = {config.crop_size}: not even the smallest batch fits into the memory of the GPU; lower it or take a smaller BACKBONE"
+        )
+    steps = config.accumulation_steps * math.ceil(config.batch_size / fitting)
+    raise InputError(
+        f"BATCH_SIZE = {config.batch_size}: does not fit into the memory of the GPU; BATCH_SIZE = {fitting} does, and ACCUMULATION_STEPS = {steps} makes up for it"
+    )
 
 
 def steps_per_epoch(config: argparse.Namespace, num_tiles: int) -> int:
@@ -2539,12 +2782,13 @@ def run_epoch(run: Run, epoch: int, bar: tqdm | None = None) -> float:
     """Trains one epoch, all of whose randomness comes from seed and epoch. Returns the mean loss on the points."""
     config = run.config
     run.train_set.epoch = epoch
-    torch.manual_seed(int(named_rng(config.seed, epoch, "dropout").integers(2**31)))
+    torch.manual_seed(int(named_rng(config.seed, epoch, "dropout").integers(2**31)) + rank())
     batches = shuffled_batches(len(run.train_set), config.batch_size, config.seed, epoch)
-    loader = make_loader(run.train_set, batches, config.num_workers, run.device)
+    mine = [batch[rank() :: world_size()] for batch in batches]
+    loader = make_loader(run.train_set, mine, config.num_workers, run.device)
     loss = train_epoch(
-        run.model, loader, PartialCrossEntropyLoss(), run.optimizer, run.device, dtype=run.dtype,
-        accumulation_steps=config.accumulation_steps, multi_scale=config.multi_scale, unlabelled=run.unlabelled, progress=bar,
+        run.student, loader, run.unlabelled, run.optimizer, run.device, dtype=run.dtype,
+        accumulation_steps=config.accumulation_steps, multi_scale=config.multi_scale, progress=bar,
     )  # fmt: skip
     run.scheduler.step()
     return loss
@@ -2580,7 +2824,9 @@ def describe_epoch(row: dict, epochs: int) -> str:
 
 
 def keep(run: Run, name: str, **more) -> None:
-    """Saves the teacher as it stands, with the settings that made it, under that name in OUTPUT_DIR."""
+    """Saves the teacher as it stands, with the settings that made it, under that name in OUTPUT_DIR. Only rank 0 does."""
+    if rank():
+        return
     config = run.config
     save_checkpoint(run.path(name), run.unlabelled.teacher, config.class_names, config.class_colors, config=vars(config),
                     seed=config.seed, **more)  # fmt: skip
@@ -2599,7 +2845,8 @@ def score_epoch(run: Run, epoch: int, learning_rate: float, train_loss: float, s
         low, high = scores["confidence_interval_95"]
         figures = {"val_point_accuracy": scores["point_accuracy"], "val_low": low, "val_high": high}
     each = MEASURES[run.measure][1]
-    if not run.history:  # a new run begins to overwrite an old one: nobody shall resume a mixture of both
+    # A new run begins to overwrite an old one: nobody shall resume a mixture of both.
+    if not run.history and rank() == 0:
         run.path("last_checkpoint.pth").unlink(missing_ok=True)
     if scores[run.measure] > run.best_score():
         keep(run, "best_model.pth", epoch=epoch, scores=scores, **{run.measure: scores[run.measure]})
@@ -2616,11 +2863,14 @@ def score_epoch(run: Run, epoch: int, learning_rate: float, train_loss: float, s
             "starting_weights": run.model.starting_weights,
         }
     )
-    write_history(run.path("training_history.csv"), run.history)
+    if rank() == 0:
+        write_history(run.path("training_history.csv"), run.history)
 
 
 def write_results(run: Run) -> None:
-    """Writes metrics and pictures of the best epoch so far, and prints the score per class."""
+    """Writes metrics and pictures of the best epoch so far, and prints the score per class. Only rank 0 does."""
+    if rank():
+        return
     write_history(run.path("training_history.csv"), run.history)
     best = load_checkpoint(run.path("best_model.pth"))
     model = load_model(run.path("best_model.pth"), run.config.device)
@@ -2657,21 +2907,34 @@ RESULT_FILES = (
 
 def train_and_score(config: argparse.Namespace) -> int:
     """The whole job: check, train, validate, write. Returns the exit code, 130 after Ctrl-C."""
-    check_settings(config)
-    config.class_names = config.class_names or [f"class {index}" for index in range(config.num_classes)]
-    train_set, val_set = make_dataset(config, "train"), make_dataset(config, "val")
-    ranges = band_ranges([image for image, _ in train_set.tiles], config.bands)
+    with together():
+        check_settings(config)
+        config.class_names = config.class_names or [f"class {index}" for index in range(config.num_classes)]
+        train_set, val_set = make_dataset(config, "train"), make_dataset(config, "val")
+        ranges = band_ranges([image for image, _ in train_set.tiles], config.bands)
     train_set.reading["ranges"] = val_set.reading["ranges"] = ranges
     train_report = check_dataset(train_set, config.num_classes, "train tiles")
     val_report = check_dataset(val_set, config.num_classes, "val tiles")
-    check_fit(config, train_report)
-    run = start_run(config, train_set, val_set, val_report.sizes)
-    prepare_output(config.output_dir)
-    print_summary(run, train_report, val_report)
-    warn_if_slow(run, sum(h * w for h, w in val_report.sizes))
-    earlier_results = run.path("best_model.pth").exists()
+    with together():
+        check_fit(config, train_report)
+        run = start_run(config, train_set, val_set, val_report.sizes)
+        if rank() == 0:
+            prepare_output(config.output_dir)
+    epochs_done = gather(len(run.history))
+    with together():
+        if len(set(epochs_done)) > 1:
+            raise InputError(
+                f"OUTPUT_DIR = {config.output_dir!r}: not all machines have the run to resume there; share the folder"
+            )
+        print_summary(run, train_report, val_report)
+        warn_if_slow(run, sum(h * w for h, w in val_report.sizes))
+        if run.device.type != "cpu" and not run.history:
+            check_memory(run)
+    run.student = spread_over_ranks(run.model, run.unlabelled.teacher, run.device)
+    earlier_results = gather(run.path("best_model.pth").exists())[0]
     try:
-        train_run(run)
+        with deferred_interrupts():
+            train_run(run)
     except KeyboardInterrupt:
         if not run.history and earlier_results:
             print("interrupted in the first epoch: nothing is written, earlier results stay as they are")
@@ -2697,7 +2960,10 @@ def prepare_output(folder: str | Path) -> None:
 
 
 def predict_command(argv: list[str]) -> int:
-    """`predict` on the command line: maps a file or a folder of them, all opened on trial before the first is predicted."""
+    """`predict` on the command line: maps a file or a folder of them, all opened on trial before the first is predicted.
+
+    Ranks share the files.
+    """
     parser = argparse.ArgumentParser(
         prog="landcover_segmentation.py predict",
         description="Map images of any size with a trained model: class ids, overlay, area per class.",
@@ -2713,29 +2979,30 @@ def predict_command(argv: list[str]) -> int:
     flag("--device", metavar="NAME", default=DEVICE, help=f"auto, cpu, cuda or another of PyTorch (default: {DEVICE})")
     flag("--tta", action="store_true", help="mean over the eight flips and quarter turns, eight times slower")
     flag("--confidence", action="store_true", help="write the probability of the class too, in percent")
-    config = parser.parse_args(argv)
-    source, output = Path(config.input), Path(config.output)
-    paths = list(files_by_stem(source, IMAGE_SUFFIXES).values()) if source.is_dir() else [source]
-    if not paths:
-        raise InputError(f"{source}: holds no image ({', '.join(IMAGE_SUFFIXES)}); correct --input")
-    if output.resolve() == source.resolve():
-        raise InputError(f"--output {output}: is the input; name another folder")
-    model = load_model(config.checkpoint, config.device)
-    lay_windows(1, config.tile, config.overlap)
-    notes = []
-    for path in paths:
-        with open_scene(path, **model.reading) as scene:
-            scene.read(0, 1)
-            if scene.deep:
-                notes.append(f"note: {path}: {scene.kind}; {model.reading} is applied, as in training")
-    prepare_output(output)
+    with together():
+        config, notes = parser.parse_args(argv), []
+        source, output = Path(config.input), Path(config.output)
+        paths = list(files_by_stem(source, IMAGE_SUFFIXES).values()) if source.is_dir() else [source]
+        if not paths:
+            raise InputError(f"{source}: holds no image ({', '.join(IMAGE_SUFFIXES)}); correct --input")
+        if output.resolve() == source.resolve():
+            raise InputError(f"--output {output}: is the input; name another folder")
+        model = load_model(config.checkpoint, config.device)
+        lay_windows(1, config.tile, config.overlap)
+        paths = paths[rank() :: world_size()]
+        for path in paths:
+            with open_scene(path, **model.reading) as scene:
+                scene.read(0, 1)
+                if scene.deep:
+                    notes.append(f"note: {path}: {scene.kind}; {model.reading} is applied, as in training")
+        prepare_output(output)
     for note in notes:
         print(note)
     dtype = pick_precision("auto", next(model.parameters()).device)
     for path in paths:
         written = predict_scene(
             model, path, output, confidence=config.confidence, tile=config.tile, overlap=config.overlap,
-            views=8 if config.tta else 1, dtype=dtype, progress=path.name,
+            views=8 if config.tta else 1, dtype=dtype, progress=None if rank() else path.name,
         )  # fmt: skip
         print("wrote " + ", ".join(map(str, written)))
     return 0
@@ -2744,7 +3011,8 @@ def predict_command(argv: list[str]) -> int:
 def command_line(program: typing.Callable[[list[str]], int | None]) -> typing.Callable[..., int]:
     """Makes a command of a function of the arguments, which become those of the command line if none are given.
 
-    Its exit code is what the function returns, 0 for nothing, 2 for a mistake of the user's (one line on stderr), 130 after Ctrl-C.
+    Its exit code is what the function returns, 0 for nothing, 2 for a mistake of the user's or a GPU that is too small (one line on
+    stderr), 130 after Ctrl-C.
     """
 
     @wraps(program)
@@ -2756,6 +3024,10 @@ def command_line(program: typing.Callable[[list[str]], int | None]) -> typing.Ca
             except InputError as error:
                 print("error:", " ".join(str(error).split()), file=sys.stderr)
                 return 2
+            except torch.OutOfMemoryError:
+                cure = "halve BATCH_SIZE and double ACCUMULATION_STEPS; in prediction, lower the size of the window"
+                print(f"error: the GPU is out of memory: {cure}", file=sys.stderr)
+                return 2
             except KeyboardInterrupt:
                 return 130
 
@@ -2765,9 +3037,14 @@ def command_line(program: typing.Callable[[list[str]], int | None]) -> typing.Ca
 @command_line
 def main(argv: list[str]) -> int:
     """`predict` maps images; anything else trains and scores."""
-    if argv[:1] == ["predict"]:
-        return predict_command(argv[1:])
-    return train_and_score(parse_settings(argv))
+    with process_group():
+        if argv[:1] == ["predict"]:
+            return predict_command(argv[1:])
+        with silence() if rank() else contextlib.nullcontext():
+            with together():
+                config = parse_settings(argv)
+            code = train_and_score(config)
+        return 0 if rank() else code  # rank 0 speaks for all, see `together`
 
 
 if __name__ == "__main__":

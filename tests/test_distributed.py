@@ -1,0 +1,258 @@
+"""Several processes give what one gives, and end as one; what is done when memory runs out.
+
+Started by torchrun, this file is the program of the two processes: see `in_each_process`.
+"""
+
+import contextlib
+import copy
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, SCRIPT, flags, write_tiles
+from torch import nn
+
+import landcover_segmentation as lc
+
+CPU = torch.device("cpu")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+STEPS = [
+    [0, 1, 2, 3, 4],
+    [5, 6, 7],
+    [8, 9],
+    [10, 11, 12],
+]  # unevenly shared by two; the last two are one step, accumulated
+
+
+class FrozenBatchNorm(nn.BatchNorm2d):
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+
+def small_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), FrozenBatchNorm(8), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1))
+
+
+def small_tiles() -> list:
+    """Tiles with from 0 to 60 points each, one of them dense: means of means would be far off."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(13, 3, 16, 16, generator=generator)
+    masks = torch.randint(0, 3, (13, 16, 16), generator=generator)
+    hidden = torch.rand(13, 16, 16, generator=generator) > torch.linspace(0, 0.25, 13).roll(4).view(-1, 1, 1)
+    hidden[6] = False
+    return list(zip(images, masks.masked_fill(hidden, 255), strict=True))
+
+
+def train_small(batches: list, objective: bool) -> dict:
+    """Two epochs of SGD, whose steps are the gradients; as this process sees them."""
+    model, tiles = small_model(), small_tiles()
+    teaching = {
+        "cut_mix": 0.0,  # which pastes among the tiles of a process
+        "pseudo_label_weight": 0.7,
+        "pairwise_weight": 0.5,
+        "region_weight": 0.6,
+        "decay": 0.5,
+        "ranks": lc.world_size(),
+    }
+    criterion = lc.UnlabelledPixels(model, 4, **teaching) if objective else lc.PartialCrossEntropyLoss()
+    student = lc.spread_over_ranks(model, criterion.teacher if objective else model, CPU)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    loader = [tuple(map(torch.stack, zip(*(tiles[index] for index in batch), strict=True))) for batch in batches]
+    losses = [
+        lc.train_epoch(student, part, criterion, optimizer, CPU, accumulation_steps=steps)
+        for part, steps in ((loader[:2], 1), (loader[2:], 2))
+    ]
+    teacher = [criterion.teacher.state_dict()] if objective else []
+    return {"losses": losses, "networks": [model.state_dict(), *teacher]}
+
+
+def in_each_process(folder: Path) -> None:
+    """What each of the two processes does: stumble over a bad mask, train the small model and the real one, resume, predict."""
+    arguments = (folder / "flags").read_text().split("\n")
+    broken = ["--train-mask-dir", str(folder / "broken"), "--output-dir", str(folder / "never")]
+    results = {}
+    with lc.process_group():
+        lc.process_group = contextlib.nullcontext  # torchrun's processes can meet but once
+        try:
+            results["code"] = lc.main([*arguments, *broken])
+        except SystemExit as end:
+            results["code"] = end.code
+        me, runs, start_run = lc.rank(), [], lc.start_run
+        batches = [batch[me::2] for batch in STEPS]
+        results |= {name: train_small(batches, name == "objective") for name in ("objective", "points")}
+        lc.start_run = lambda *given: runs.append(start_run(*given)) or runs[-1]
+        lc.draw_history = lc.draw_predictions = lambda *given: None
+        for more in (["--output-dir", str(folder / "whole")], ["--resume"]):
+            with lc.silence() if me else contextlib.nullcontext():
+                lc.train_and_score(lc.parse_settings([*arguments, *more]))
+        results |= {"teacher": runs[0].unlabelled.teacher.state_dict(), "student": runs[0].model.state_dict()}
+        predict = {"checkpoint": "whole/best_model.pth", "input": "data/val/images", "output": "maps"}
+        given = [part for name, path in predict.items() for part in (f"--{name}", str(folder / path))]
+        lc.predict_command([*given, "--device", "cpu"])
+        torch.save(results, folder / f"rank_{me}.pth")
+
+
+def interrupt(command: list, line: str) -> str:
+    """Starts a program, sends it Ctrl-C once it has said a line that begins so, and returns what it says from then on."""
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for said in process.stdout:
+        if said.startswith(line):
+            process.send_signal(signal.SIGINT)
+            break
+    return process.communicate(timeout=280)[0]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """The folder of the results of two processes, with 9 train tiles and 5 val tiles of two sizes."""
+    folder = tmp_path_factory.mktemp("both")
+    write_tiles(folder / "data/train", 9)
+    write_tiles(folder / "data/val", 2, seed=1)
+    write_tiles(folder / "more", 3, size=(40, 56), seed=2)
+    for kind in ("images", "masks"):
+        for path in (folder / "more" / kind).iterdir():
+            path.rename(folder / "data/val" / kind / f"other_{path.name}")
+    shutil.copytree(folder / "data/train/masks", folder / "broken")
+    (folder / "broken/tile_3.png").write_bytes(b"no picture")  # the second process reads it
+    settings = {"epochs": 4, "batch_size": 5, "precision": "float32", "multi_scale": 1.2, "strong_view": 0.05}
+    arguments = flags(folder / "data", **settings)
+    (folder / "flags").write_text("\n".join(arguments))
+    (folder / "rest").write_text(interrupt([*TORCHRUN, SCRIPT, *arguments], "epoch   1/4"))
+    (folder / "written").write_text("\n".join(path.name for path in (folder / "out").iterdir()))
+    shutil.copy(folder / "out/training_history.csv", folder / "interrupted.csv")
+    done = subprocess.run([*TORCHRUN, __file__, folder], env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    (folder / "said").write_text(done.stdout)
+    (folder / "complained").write_text(done.stderr)
+    return folder
+
+
+def rank_results(folder: Path) -> list[dict]:
+    return [torch.load(folder / f"rank_{index}.pth") for index in (0, 1)]
+
+
+@pytest.mark.parametrize("kind", ["points", "objective"])
+def test_steps_of_two_processes_are_those_of_the_whole_batch(both, kind):
+    """Gradients, loss and teacher, with means over unlike numbers of points, tiles and regions, and accumulation."""
+    alone = train_small(STEPS, kind == "objective")
+    for of_rank in rank_results(both):
+        assert of_rank[kind]["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+        for theirs, ours in zip(of_rank[kind]["networks"], alone["networks"], strict=True):
+            for name, value in ours.items():
+                torch.testing.assert_close(theirs[name], value, rtol=1e-4, atol=1e-6)
+    start = small_model().state_dict()
+    assert (alone["networks"][0]["0.weight"] - start["0.weight"]).abs().max() > 1e-3, (
+        "the steps are large enough to tell"
+    )
+
+
+def test_model_and_teacher_stay_the_same_in_both_processes(both):
+    first, second = rank_results(both)
+    for network in ("teacher", "student"):
+        assert all(torch.equal(value, second[network][name]) for name, value in first[network].items())
+
+
+def test_two_processes_score_every_tile_once(both):
+    metrics = json.loads((both / "whole/metrics.json").read_text())
+    assert sum(map(sum, metrics["confusion_matrix"])) == 2 * 64 * 64 + 3 * 40 * 56
+    dataset = lc.LandCoverDataset(both / "data/val/images", both / "data/val/masks")
+    loader = lc.make_loader(dataset, [[index] for index in range(5)], 0, CPU)
+    loss, confusion = lc.validate(lc.load_model(both / "whole/best_model.pth", "cpu"), loader, 3, CPU)
+    assert confusion.tolist() == metrics["confusion_matrix"]
+    with (both / "whole/training_history.csv").open() as file:
+        row = list(csv.DictReader(file))[metrics["epoch"] - 1]
+    assert float(row["val_loss"]) == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_two_processes_are_interrupted_together_write_once_and_resume_to_the_same_end(both):
+    rest = (both / "rest").read_text()
+    assert rest.count("interrupted: writing") == rest.count("wrote ") == 1
+    assert set((both / "written").read_text().split("\n")) == {*lc.RESULT_FILES, "last_checkpoint.pth"}
+    assert 1 <= len((both / "interrupted.csv").read_text().splitlines()) - 1 < 4
+    whole, parts = (torch.load(both / f"{name}/last_checkpoint.pth") for name in ("whole", "out"))
+    assert [row["epoch"] for row in parts["history"]] == [1, 2, 3, 4]
+    for network in ("model_state_dict", "student_state_dict"):
+        assert all(torch.equal(value, parts[network][name]) for name, value in whole[network].items())
+
+
+def test_two_processes_speak_and_map_once(both):
+    said = (both / "said").read_text()
+    assert said.count("batch: 5 tiles over 2 processes x 1 accumulated = 5 per step, learning rate 0.0001") == 2
+    assert said.count("9 train, 5 val") == 2 and said.count("epoch   4/4") == 2
+    names = [path.stem for path in (both / "data/val/images").iterdir()]
+    assert sorted(re.findall(r"maps/(\w+)_classes\.png", said)) == sorted(names)
+    assert {path.name for path in (both / "maps").glob("*_classes.png")} == {f"{name}_classes.png" for name in names}
+
+
+def test_a_mistake_that_one_process_finds_ends_both_with_one_line(both):
+    complaints = re.findall("^error: .*", (both / "complained").read_text(), re.MULTILINE)
+    assert len(complaints) == 1 and complaints[0].startswith(f"error: {both}/broken/tile_3.png")
+    assert [of_rank["code"] for of_rank in rank_results(both)] == [2, None], (
+        "else torchrun might end the one that speaks"
+    )
+    assert not (both / "never").exists()
+
+
+def test_synchronised_batch_norm_loses_no_activation():
+    for backbone in ("mobilenet_v3_large", "efficientnet_lite0"):
+        model = lc.DeepLabV3Segmentation(3, backbone, None).eval()
+        images, names = torch.rand(1, 3, 64, 64), list(model.state_dict())
+        before = model(images)
+        spread = lc.synchronize_batch_norm(copy.deepcopy(model))
+        assert torch.equal(spread(images), before) and list(spread.state_dict()) == names
+        norms = [module for module in spread.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        assert len(norms) > 30 and all(isinstance(module, nn.SyncBatchNorm) for module in norms)
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """A GPU that cannot hold more than so many tiles of 64x64 in training."""
+    forward, room = lc.DeepLabV3Segmentation.forward, {"tiles": 2}
+
+    def forward_if_it_fits(model, images):
+        if torch.is_grad_enabled() and images.shape[0] * images.shape[2] * images.shape[3] > room["tiles"] * 64 * 64:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(model, images)
+
+    monkeypatch.setattr(lc.DeepLabV3Segmentation, "forward", forward_if_it_fits)
+    return room
+
+
+def new_run(data, **settings):
+    config = lc.parse_settings(flags(data, **settings))
+    train_set, val_set = lc.make_dataset(config, "train"), lc.make_dataset(config, "val")
+    return lc.start_run(config, train_set, val_set, [(64, 64)] * 2)
+
+
+def test_a_batch_that_does_not_fit_is_found_before_training(data, small_memory):
+    write_tiles(data / "train", 8)
+    run = new_run(data, batch_size=8, accumulation_steps=3)
+    before = copy.deepcopy(run.model.state_dict())
+    with pytest.raises(lc.InputError, match=r"BATCH_SIZE = 8: .* BATCH_SIZE = 2 does, and ACCUMULATION_STEPS = 12 "):
+        lc.check_memory(run)
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+    lc.check_memory(new_run(data, batch_size=2))
+    with pytest.raises(lc.InputError, match="CROP_SIZE = 64: not even the smallest batch"):
+        lc.check_memory(new_run(data, batch_size=2, multi_scale=1.5))
+
+
+def test_memory_that_runs_out_later_is_one_line_and_leaves_what_was_written(data, small_memory, capsys):
+    assert lc.main(flags(data, epochs=1)) == 2  # 5 tiles in batches of 2 make one of 3
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and "halve BATCH_SIZE" in said
+    assert not list((data.parent / "out").iterdir())
+
+
+if __name__ == "__main__":
+    in_each_process(Path(sys.argv[1]))
