@@ -255,7 +255,7 @@ def open_unscaled(path: str | Path, bands: typing.Sequence[int] = RGB_BANDS) -> 
             raise InputError(f"{path}: has more than 8 bits per channel or a nodata value: pip install rasterio")
         if not deep:
             if 33550 in tags:  # ModelPixelScale of a GeoTIFF
-                warnings.warn(f"{path}: has no georeference without rasterio; pip install rasterio", stacklevel=4)
+                warnings.warn("GeoTIFFs lose their georeference without rasterio; pip install rasterio", stacklevel=4)
             check_bands(path, bands, 3)
             size, kind = picture.size, f"mode {picture.mode}"
             yield Scene(*size[::-1], partial(_read_picture, cache(partial(_decode, path)), bands), kind=kind)
@@ -1470,13 +1470,12 @@ def score(confusion: Tensor, tallies: Tensor | None = None) -> dict:
     accuracy with its confidence interval, and the recall per class; an IoU of points is none of areas.
     """
     if tallies is not None:
-        accuracy, *interval = point_accuracy(tallies)
-        tiles, points = tallies.shape[0], int(tallies[:, 1].sum())
+        accuracy, low, high = point_accuracy(tallies)
         return {
             "point_accuracy": accuracy,
-            "confidence_interval_95": interval,
-            "points": points,
-            "tiles": tiles,
+            "confidence_interval_95": {"low": low, "high": high},
+            "points": int(tallies[:, 1].sum()),
+            "tiles": len(tallies),
             "recall_per_class": plain(confusion.diag().double() / confusion.sum(1)),
             "confusion_matrix": confusion.tolist(),
         }
@@ -1508,7 +1507,7 @@ def point_accuracy(tallies: Tensor) -> tuple[float, float, float]:
     tallies: (T, 2), right and all points of each tile. Wilson's interval (1927), in which the number of points is divided by the
     design effect and the normal quantile becomes Student's (Korn & Graubard 1998, Survey Methodology 24; for Wilson's: Franco
     et al. 2019, J. Survey Stat. Methodol. 7). The design effect is the variance of the share between tiles, by the ratio
-    estimator (Cochran 1977, section 6), over that of independent points, and at least 1. Where tiles cannot tell it, because
+    estimator (Cochran 1977, chapter 6), over that of independent points, and at least 1. Where tiles cannot tell it, because
     there is one or all points are right or all wrong, each tile counts as a single point. It covers errors of sampling alone: the
     points must have been placed at random.
     """
@@ -2573,8 +2572,8 @@ def score_epoch(run: Run, epoch: int, learning_rate: float, train_loss: float, s
     if run.measure == "miou":
         figures = {"val_miou": scores["miou"], "val_pixel_accuracy": scores["pixel_accuracy"]}
     else:
-        low, high = scores["confidence_interval_95"]
-        figures = {"val_point_accuracy": scores["point_accuracy"], "val_low": low, "val_high": high}
+        ends = {f"val_{end}": bound for end, bound in scores["confidence_interval_95"].items()}
+        figures = {"val_point_accuracy": scores["point_accuracy"], **ends}
     each = MEASURES[run.measure][1]
     if not run.history:  # a new run begins to overwrite an old one: nobody shall resume a mixture of both
         run.path("last_checkpoint.pth").unlink(missing_ok=True)
@@ -2604,7 +2603,7 @@ def write_results(run: Run) -> None:
     label, each, each_label = MEASURES[run.measure]
     best_score = f"best {label} {best[run.measure]:.4f}"
     if run.measure == "point_accuracy":
-        low, high = best["scores"]["confidence_interval_95"]
+        low, high = best["scores"]["confidence_interval_95"].values()
         best_score += f" (95% interval {low:.3f} to {high:.3f}, {best['scores']['points']:,} points on {best['scores']['tiles']} tiles)"
     what = (f"{run.config.architecture} {run.config.backbone}, {run.config.num_points or 'all'} labelled pixels per tile, "
             f"starting weights: {model.starting_weights}, {best_score}, epoch {best['epoch']}")  # fmt: skip
