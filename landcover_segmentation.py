@@ -94,6 +94,7 @@ PSEUDO_LABEL_WEIGHT: float = 1.0  # learn from what the teacher makes of the unl
 PSEUDO_LABEL_THRESHOLD: float = 0.0  # 0 takes the teacher's probabilities of every pixel; 0.9 only the classes of which it is so sure
 POINT_EVIDENCE: bool = True  # the points of a tile correct what the teacher says of pixels like them
 TEACHER_VIEWS: int = 2  # the teacher's opinion is a mean over so many views of the tile, turned and mirrored; each costs a forward pass
+CUT_MIX: float = 0.5  # share of the tiles into which half of another is pasted, points and all: raise against overfitting; 0 is off
 STRONG_VIEW: float = 0.0  # recolour the student's view by so much, so that a weak view teaches a strong one; 0.05 is a start
 PAIRWISE_WEIGHT: float = 0.0  # neighbours of like colour shall be of one class; raise for larger areas, lower if small objects vanish; 0.01 is a start
 REGION_WEIGHT: float = 0.0  # spread each point over its superpixel as a soft label (pip install scikit-image); 0.5 is a start
@@ -1363,6 +1364,25 @@ def recolor(images: Tensor, strength: float) -> Tensor:
     return images * (1 + gain) + shift
 
 
+def paste_boxes(chance: float, *batches: Tensor) -> list[Tensor]:
+    """Pastes a box of half the area from the next tile of the batch into each, with that chance: CutMix (Yun et al. 2019,
+    https://arxiv.org/abs/1905.04899; with a teacher's labels French et al. 2019, https://arxiv.org/abs/1906.01916).
+
+    batches: images, labels or whatever else is known of the pixels, each (B, ..., H, W); they share the boxes, and pixels keep their
+    places. Returns them in the same order.
+    """
+    height, width = batches[0].shape[-2:]
+    boxes = torch.zeros(len(batches[0]), height, width, dtype=torch.bool)
+    for box in boxes:
+        pasted, shape, down, across = torch.rand(4).tolist()
+        if pasted < chance:
+            h, w = round(height * 2 ** (shape - 1)), round(width * 2**-shape)
+            top, left = int(down * (height - h + 1)), int(across * (width - w + 1))
+            box[top : top + h, left : left + w] = True
+    boxes = boxes.to(batches[0].device)
+    return [torch.where(boxes[:, None] if b.ndim == 4 else boxes, b.roll(1, 0), b) for b in batches]
+
+
 class UnlabelledPixels:
     """A training objective: the loss on the points, and beside it what the unlabelled pixels teach.
 
@@ -1373,20 +1393,21 @@ class UnlabelledPixels:
     pairwise_weight: of `PairwiseLoss`. Both grow over the first 30% of the steps, as exp(-5 (1 - t)²) (Laine & Aila 2017,
         https://arxiv.org/abs/1610.02242).
     region_weight: of the cross-entropy on the soft labels of `spread_points`.
+    cut_mix: the chance of `paste_boxes`, after the teacher has seen the tiles whole.
     Call `update(model)` after each step of the optimiser. `teacher`, the mean of the model over the last 1 / (1 - decay) steps, is the one to keep.
     """
 
     def __init__(
         self, model: nn.Module, total_steps: int, criterion: nn.Module | None = None, *, pseudo_label_weight: float = 1.0,
         confidence_threshold: float = 0.0, evidence_floor: float | None = EVIDENCE_FLOOR, views: int = 2, color_strength: float = 0.0,
-        pairwise_weight: float = 0.0, region_weight: float = 0.0, decay: float = 0.99,
+        pairwise_weight: float = 0.0, region_weight: float = 0.0, cut_mix: float = 0.5, decay: float = 0.99,
     ):  # fmt: skip
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
         self.total_steps, self.step, self.decay = total_steps, 0, decay
         self.criterion, self.pairwise = criterion or PartialCrossEntropyLoss(), PairwiseLoss()
         self.pseudo_label_weight, self.confidence_threshold = pseudo_label_weight, confidence_threshold
         self.evidence_floor, self.views, self.color_strength = evidence_floor, views, color_strength
-        self.pairwise_weight, self.region_weight = pairwise_weight, region_weight
+        self.pairwise_weight, self.region_weight, self.cut_mix = pairwise_weight, region_weight, cut_mix
 
     @torch.no_grad()
     def pseudo_labels(self, images: Tensor, targets: Tensor) -> Tensor:
@@ -1412,19 +1433,19 @@ class UnlabelledPixels:
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         ramp = math.exp(-5 * (1 - min(1.0, self.step / max(1.0, 0.3 * self.total_steps))) ** 2)
+        learn = self.pseudo_label_weight > 0 and bool(self.unlabelled(images, targets).any())
+        known = [images, targets, self.pseudo_labels(images, targets).float()] if learn else [images, targets]
+        images, targets, *soft_labels = paste_boxes(self.cut_mix, *known) if self.cut_mix else known
         logits = model(recolor(images, self.color_strength) if self.color_strength else images)
         loss = on_points = self.criterion(logits, targets)
-        unlabelled = self.unlabelled(images, targets)
-        if (
-            self.pseudo_label_weight and unlabelled.any()
-        ):  # the mean over all pixels, so that few confident ones count little
-            on_pseudo_labels = F.cross_entropy(logits.float(), self.pseudo_labels(images, targets).float())
+        if learn:  # the mean over all pixels, so that few confident ones count little
+            on_pseudo_labels = F.cross_entropy(logits.float(), *soft_labels)
             loss = loss + self.pseudo_label_weight * ramp * on_pseudo_labels
         if self.pairwise_weight:
             loss = loss + self.pairwise_weight * ramp * self.pairwise(logits, images)
         if self.region_weight:
             soft_labels, covered = spread_points(images, targets, logits.shape[1])
-            covered &= unlabelled
+            covered &= self.unlabelled(images, targets)
             on_regions = F.cross_entropy(logits.float(), soft_labels * covered[:, None])
             loss = loss + self.region_weight * on_regions / covered.float().mean().clamp(min=1e-9)
         return loss, on_points
@@ -2288,6 +2309,7 @@ def check_settings(config: argparse.Namespace) -> None:
         ("TEACHER_DECAY", 0 <= config.teacher_decay < 1, "must be at least 0 and below 1"),
         ("TEACHER_VIEWS", 1 <= config.teacher_views <= 8, "must lie between 1 and 8"),
         ("PSEUDO_LABEL_THRESHOLD", 0 <= config.pseudo_label_threshold <= 1, "is a probability, from 0 to 1"),
+        ("CUT_MIX", 0 <= config.cut_mix <= 1, "is a share of the tiles, from 0 (off) to 1"),
         *(
             (name, getattr(config, name.lower()) >= 0, "must be at least 0, which is off")
             for name in ("PSEUDO_LABEL_WEIGHT", "STRONG_VIEW", "PAIRWISE_WEIGHT", "REGION_WEIGHT")
@@ -2407,6 +2429,7 @@ def start_run(
         color_strength=config.strong_view,
         pairwise_weight=config.pairwise_weight,
         region_weight=config.region_weight,
+        cut_mix=config.cut_mix,
         decay=config.teacher_decay,
     )
     run = Run(config, device, dtype, model, unlabelled, optimizer, scheduler, train_set, val_set, val_loader, [])

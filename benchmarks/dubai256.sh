@@ -14,7 +14,7 @@ cd "$root"
 train() { # RUN DATA FLAGS...
     local run=$1 data=$2
     shift 2
-    "${PYTHON:-python}" landcover_segmentation.py --resume --teacher-decay 0 --pseudo-label-weight 0 --point-sampling stratified --output-dir "benchmarks/results/dubai256_$run" \
+    "${PYTHON:-python}" landcover_segmentation.py --resume --teacher-decay 0 --cut-mix 0 --pseudo-label-weight 0 --point-sampling stratified --output-dir "benchmarks/results/dubai256_$run" \
         --num-classes 5 --class-names land,water,building,vegetation,road \
         --class-colors '#d9c79e,#3b78d8,#c0392b,#2e8b3d,#4d4d4d' \
         --train-image-dir "$data/train/images" --train-mask-dir "$data/train/masks" \

@@ -13,5 +13,5 @@ for run in "$@"; do
         resnet50) flags=() ;; # the main job as it stands
         *) echo "no such run: $run" >&2; exit 2 ;;
     esac
-    "${PYTHON:-python}" landcover_segmentation.py --resume --teacher-decay 0 --pseudo-label-weight 0 --point-sampling stratified --output-dir "benchmarks/results/generated_$run" "${flags[@]}"
+    "${PYTHON:-python}" landcover_segmentation.py --resume --teacher-decay 0 --cut-mix 0 --pseudo-label-weight 0 --point-sampling stratified --output-dir "benchmarks/results/generated_$run" "${flags[@]}"
 done

@@ -18,10 +18,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 DOCUMENTS = ("README.md", "technical_report.md")
-SETUP = {
-    "size": 128,
-    "every": 2,
-}  # tiles of the published tables; their networks train for 12 epochs, a forest for none
 
 
 def rows(name: str, **wanted: object) -> list[dict]:
@@ -31,8 +27,10 @@ def rows(name: str, **wanted: object) -> list[dict]:
     return [row for row in csv.DictReader(lines) if all(row[key] == str(value) for key, value in wanted.items())]
 
 
-def study_rows(split: str) -> list[dict]:
-    return [row for row in rows("study.csv", split=split, **SETUP) if row["epochs"] in ("0", "12")]
+def study_rows(split: str, epochs: int, every: int) -> list[dict]:
+    """The study's cells of one set-up, and the forests of the same tiles, which train for no epochs."""
+    found = rows("study.csv", split=split, size=128, every=every)
+    return [row for row in found if row["epochs"] in ("0", str(epochs))]
 
 
 def spread(values: list[float], digits: int = 3) -> str:
@@ -57,16 +55,14 @@ def paired(found: list[dict], base: list[dict], key: str, how) -> list[float]:
     return [how(float(row[key]), theirs[row["seed"]]) for row in found if row["seed"] in theirs]
 
 
-def main_table(split: str) -> str:
-    """The comparison of methods at each budget of points, scored on val or across scenes."""
+def main_table(found: list[dict]) -> str:
+    """The comparison of methods at each budget of points."""
     names = {
         "forest": "random forest on 19 features",
         "plain": "plain partial cross-entropy",
         "default": "**default of this program**",
         "dense": "dense masks, plain",
-        "dense_teacher": "dense masks, mean teacher",
     }
-    found = study_rows(split)
     plain = {
         row["points"]: [r for r in found if r["variant"] == "plain" and r["points"] == row["points"]] for row in found
     }
@@ -89,13 +85,13 @@ def main_table(split: str) -> str:
     )
 
 
-def parts_table() -> str:
-    """Every variant on the split on which settings are chosen, against `plain` or `default` on the same seeds."""
-    found = [row for row in study_rows("choose") if row["points"] in ("20", "all")]
+def parts_table(epochs: int) -> str:
+    """Every variant on the split on which settings are chosen, against `plain` or `labels` on the same seeds."""
+    found = [row for row in study_rows("choose", epochs, every=2) if row["points"] in ("20", "all")]
     by_name = {name: [row for row in found if row["variant"] == name] for name in study_order(found)}
     body = []
     for name, own in by_name.items():
-        base = "default" if name.startswith("default") and name != "default" else "plain"
+        base = "labels" if name.startswith("labels") and name != "labels" else "plain"
         gain = paired(own, by_name.get(base, []), "miou", lambda a, b: a - b)
         time = paired(own, by_name.get("plain", []), "seconds", lambda a, b: a / b)
         against = "-" if name == "plain" else f"{spread(gain)} over {base}"
@@ -111,7 +107,7 @@ def study_order(found: list[dict]) -> list[str]:
 
 
 def inference_table() -> str:
-    found = rows("inference.csv", split="choose", variant="default", points=20, epochs=12, **SETUP)
+    found = rows("inference.csv", split="choose", variant="labels", points=20, epochs=12, size=128, every=2)
     body = []
     base = [row for row in found if row["way"] == "plain"]
     for way in dict.fromkeys(row["way"] for row in found):
@@ -132,9 +128,10 @@ def labels_table() -> str:
 
 
 TABLES = {
-    "val": lambda: main_table("val"),
-    "scenes": lambda: main_table("scenes"),
-    "parts": parts_table,
+    "val": lambda: main_table(study_rows("val", epochs=24, every=3)),
+    "scenes": lambda: main_table(study_rows("scenes", epochs=24, every=3)),
+    "parts": lambda: parts_table(epochs=12),
+    "longer": lambda: parts_table(epochs=24),
     "labels": labels_table,
     "inference": inference_table,
 }

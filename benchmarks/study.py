@@ -35,32 +35,36 @@ import landcover_segmentation as lc
 
 CLASSES = ["land", "water", "building", "vegetation", "road"]
 BASE = {"backbone": "efficientnet_lite0", "weights": "imagenet", "learning_rate": 1e-3, "num_classes": 5}
-OFF = {"teacher_decay": 0.0, "pseudo_label_weight": 0.0, "pairwise_weight": 0.0, "region_weight": 0.0,
+OFF = {"teacher_decay": 0.0, "pseudo_label_weight": 0.0, "cut_mix": 0.0, "pairwise_weight": 0.0, "region_weight": 0.0,
        "multi_scale": 1.0, "point_sampling": "random"}  # fmt: skip
 TEACHER = OFF | {"teacher_decay": 0.99}
-UNLABELLED = ("teacher_decay", "pseudo_label_weight", "pseudo_label_threshold", "point_evidence", "teacher_views", "strong_view",
-              "pairwise_weight", "region_weight", "multi_scale")  # fmt: skip
+UNLABELLED = ("teacher_decay", "pseudo_label_weight", "pseudo_label_threshold", "point_evidence", "teacher_views", "cut_mix",
+              "strong_view", "pairwise_weight", "region_weight", "multi_scale")  # fmt: skip
 DEFAULT = {name: getattr(lc, name.upper()) for name in UNLABELLED} | {"point_sampling": "random"}
+LABELS = DEFAULT | {"cut_mix": 0.0}  # the teacher's soft labels, corrected by the points
 VARIANTS = {
     "plain": OFF,
     "dense": OFF | {"num_points": None},
-    "dense_teacher": TEACHER | {"num_points": None},
     "forest": OFF,
     "default": DEFAULT,
-    # one part in
+    # one part after the other
     "teacher": TEACHER,
-    "confident": DEFAULT | {"pseudo_label_threshold": 0.9, "point_evidence": False, "teacher_views": 1},
+    "labels": LABELS,
+    "plain+cut_mix": OFF | {"cut_mix": DEFAULT["cut_mix"]},
+    "dense+teacher": TEACHER | {"num_points": None},
+    "dense+teacher+cut_mix": TEACHER | {"num_points": None, "cut_mix": DEFAULT["cut_mix"]},
+    # one part more, less or other
+    "labels-evidence": LABELS | {"point_evidence": False},
+    "labels-views": LABELS | {"teacher_views": 1},
+    "labels+views": LABELS | {"teacher_views": 4},
+    "labels+threshold": LABELS | {"pseudo_label_threshold": 0.9},
+    "labels+strong_view": LABELS | {"strong_view": 0.05},
+    "labels+pairwise": LABELS | {"pairwise_weight": 0.01},
+    "labels+multi_scale": LABELS | {"multi_scale": 1.4},
+    "confident": LABELS | {"pseudo_label_threshold": 0.9, "point_evidence": False, "teacher_views": 1},
     "pairwise": TEACHER | {"pairwise_weight": 0.01},
     "regions": TEACHER | {"region_weight": 0.5},
     "multi_scale": TEACHER | {"multi_scale": 1.4},
-    # one part out, or another way, or one more
-    "default-evidence": DEFAULT | {"point_evidence": False},
-    "default-views": DEFAULT | {"teacher_views": 1},
-    "default+views": DEFAULT | {"teacher_views": 4},
-    "default+threshold": DEFAULT | {"pseudo_label_threshold": 0.9},
-    "default+strong_view": DEFAULT | {"strong_view": 0.05},
-    "default+pairwise": DEFAULT | {"pairwise_weight": 0.01},
-    "default+multi_scale": DEFAULT | {"multi_scale": 1.4},
     # where the points are
     "plain_stratified": OFF | {"point_sampling": "stratified"},
     "plain_grid": OFF | {"point_sampling": "grid"},
@@ -71,7 +75,7 @@ VARIANTS = {
     # how the tiles are varied
     "plain_weak": OFF | {"augmentation": "weak"},
     "dense_weak": OFF | {"num_points": None, "augmentation": "weak"},
-    "default_weak": DEFAULT | {"augmentation": "weak"},
+    "labels_weak": LABELS | {"augmentation": "weak"},
     # other networks
     "default_unet": DEFAULT | {"architecture": "unet"},
 }

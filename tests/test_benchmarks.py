@@ -79,8 +79,8 @@ def test_a_table_is_computed_from_its_rows(tmp_path, monkeypatch):
     for (variant, points), scores in miou.items():
         for seed, score in enumerate(scores):
             seconds = 150 if variant == "default" else 100
-            lines.append(f"val,{variant},{points},{seed},12,128,2,{score},{seconds}")
-            lines.append(f"val,{variant},{points},{seed},24,128,2,0.9,900")  # another set-up, not in the table
+            lines.append(f"val,{variant},{points},{seed},24,128,3,{score},{seconds}")
+            lines.append(f"val,{variant},{points},{seed},12,128,2,0.9,900")  # another set-up, not in the table
     (tmp_path / "benchmarks/results/study.csv").write_text("\n".join(lines) + "\n")
     monkeypatch.setattr(report, "ROOT", tmp_path)
     table = report.fill("<!-- table:val -->\nold\n<!-- end -->")

@@ -65,6 +65,24 @@ def test_pseudo_labels_are_the_confident_argmax():
     assert lc.generate_pseudo_labels(logits, 0.0)[1].all()
 
 
+def test_pasted_boxes_keep_pixels_and_what_is_known_of_them_together():
+    torch.manual_seed(0)
+    tile = torch.arange(6).view(6, 1, 1)
+    place = torch.arange(30 * 40).view(30, 40)
+    known = (tile * 10_000 + place).float()
+    images, targets = lc.paste_boxes(1.0, known[:, None].repeat(1, 3, 1, 1), known.clone())
+    assert torch.equal(images, targets[:, None].repeat(1, 3, 1, 1))
+    assert torch.equal(targets % 10_000, place.expand(6, -1, -1).float()), "every pixel stays in its place"
+    foreign = targets.long() // 10_000 != tile
+    assert torch.equal(targets.long()[foreign] // 10_000, ((tile - 1) % 6).expand_as(foreign)[foreign])
+    for box in foreign:
+        rows, columns = box.any(1).nonzero()[:, 0], box.any(0).nonzero()[:, 0]
+        assert box.sum() == len(rows) * len(columns) == pytest.approx(600, rel=0.05), "one box, of half the area"
+    assert torch.equal(lc.paste_boxes(0.0, known)[0], known)
+    some = lc.paste_boxes(0.5, torch.arange(200.0).view(200, 1, 1).repeat(1, 8, 8))[0]
+    assert 70 < sum(len(one.unique()) > 1 for one in some) < 130
+
+
 @pytest.mark.parametrize("threshold", [0.0, 0.9])
 def test_a_pseudo_label_never_overrules_a_point(threshold):
     """A teacher that is sure of class 0 everywhere; the only pixels are points of class 1: nothing else may be learnt."""
