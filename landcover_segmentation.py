@@ -258,8 +258,8 @@ def open_unscaled(path: str | Path, bands: typing.Sequence[int] = RGB_BANDS) -> 
             if 33550 in tags:  # ModelPixelScale of a GeoTIFF
                 warnings.warn("GeoTIFFs lose their georeference without rasterio; pip install rasterio", stacklevel=4)
             check_bands(path, bands, 3)
-            size, kind = picture.size, f"mode {picture.mode}"
-            yield Scene(*size[::-1], partial(_read_picture, cache(partial(_decode, path)), bands), kind=kind)
+            width, height = picture.size
+            yield Scene(height, width, _picture_reader(path, bands), kind=f"mode {picture.mode}")
             return
     with rasterio_reads(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
@@ -280,16 +280,20 @@ def check_bands(path: str | Path, bands: typing.Sequence[int], count: int) -> No
         raise InputError(f"{path}: has {count} band(s), but BANDS = {','.join(map(str, bands))}; name those it has")
 
 
-def _decode(path: str | Path) -> Image.Image:
-    with open_picture(path) as picture:
-        picture.load()
-    return picture
+def _picture_reader(path: str | Path, bands: typing.Sequence[int]) -> typing.Callable[[int, int], np.ndarray]:
+    """Reads rows of a picture, which is decoded when the first are asked for."""
 
+    @cache
+    def decode() -> Image.Image:
+        with open_picture(path) as picture:
+            picture.load()
+        return picture
 
-def _read_picture(decode: typing.Callable, bands: typing.Sequence[int], top: int, bottom: int) -> np.ndarray:
-    picture = decode()
-    pixels = np.array(picture.crop((0, top, picture.width, bottom)).convert("RGBA"))
-    return pixels if tuple(bands) == RGB_BANDS else pixels[..., [*(band - 1 for band in bands), 3]]
+    def read(top: int, bottom: int) -> np.ndarray:
+        pixels = np.array(decode().crop((0, top, decode().width, bottom)).convert("RGBA"))
+        return pixels if tuple(bands) == RGB_BANDS else pixels[..., [*(band - 1 for band in bands), 3]]
+
+    return read
 
 
 @contextlib.contextmanager
@@ -441,7 +445,7 @@ def read_points(
 
 
 def said(counts: Counter) -> str:
-    return ", ".join(f"{number:,} {what}" for what, number in counts.items())
+    return ", ".join(f"{number:,} {what}" for what, number in counts.items() if number)
 
 
 def points_to_mask(points: Points, height: int, width: int) -> np.ndarray:
@@ -2488,23 +2492,8 @@ def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
         print(
             f"  {name:{width}}  {labels:>12,} labelled pixels to learn from  {val_labels / val.labels_per_class.sum():6.1%} of val{missing}"
         )
-    for what, count in (train.notes + val.notes).items():
-        print(f"note: {count} image(s) {what}")
-    for split, data in (("training", run.train_set), ("validation", run.val_set)):
-        if data.passed_over.total():
-            print(f"note: left out of {split}: {said(data.passed_over)} ({data.tiles[0][1]})")
-    if model.reading["ranges"]:
-        print(
-            f"note: bands {config.bands} are scaled from {model.reading['ranges']}, as training tiles have them, to 0..255"
-        )
-    given = sum(map(len, (run.train_set.points or {}).values()))
-    if given > train.labels_per_class.sum():
-        unused = f"NUM_POINTS = {config.num_points} per tile; None takes all"
-        print(f"note: {train.labels_per_class.sum():,} of the {given:,} points are learnt from: {unused}")
-    if config.num_points is not None and train.labels_per_class.sum() < config.num_points * len(train.sizes):
-        print(
-            f"note: some tiles have fewer than NUM_POINTS = {config.num_points} labelled pixels; all of theirs are used"
-        )
+    for note in data_notes(run, train, val):
+        print(f"note: {note}")
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     print(
         f"model: {config.architecture} {config.backbone}, {parameters:.1f} M parameters, starting weights: {model.starting_weights}"
@@ -2512,6 +2501,23 @@ def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
     machine = environment(run.device)
     print(f"device: {machine['device']} ({machine['cpu']}), precision: {str(run.dtype).removeprefix('torch.')}")
     print(f"batch {config.batch_size} x {config.accumulation_steps}, {config.epochs} epochs, seed {config.seed}")
+
+
+def data_notes(run: Run, train: DatasetReport, val: DatasetReport) -> typing.Iterator[str]:
+    """What a person should know of how the data are read: conversions, and labels that are not used."""
+    for what, count in (train.notes + val.notes).items():
+        yield f"{count} image(s) {what}"
+    if run.model.reading["ranges"]:
+        yield f"bands {run.config.bands} are scaled from {run.model.reading['ranges']}, by the training tiles, to 0..255"
+    for split, data in (("training", run.train_set), ("validation", run.val_set)):
+        if data.passed_over.total():
+            yield f"left out of {split}: {said(data.passed_over)} ({data.tiles[0][1]})"
+    budget, used = run.config.num_points, train.labels_per_class.sum()
+    given = sum(map(len, (run.train_set.points or {}).values()))
+    if budget and given > used:
+        yield f"{used:,} of the {given:,} points are learnt from: NUM_POINTS = {budget} per tile; None takes all"
+    if budget and used < budget * len(train.sizes):
+        yield f"some tiles have fewer than NUM_POINTS = {budget} labelled pixels; all of theirs are used"
 
 
 def warn_if_slow(run: Run, val_pixels: int) -> None:
