@@ -261,10 +261,10 @@ def open_unscaled(path: str | Path, bands: typing.Sequence[int] = RGB_BANDS) -> 
             raise InputError(f"{path}: has more than 8 bits per channel or a nodata value: pip install rasterio")
         if not deep:
             if 33550 in tags:  # ModelPixelScale of a GeoTIFF
-                warnings.warn(f"{path}: has no georeference without rasterio; pip install rasterio", stacklevel=4)
+                warnings.warn("GeoTIFFs lose their georeference without rasterio; pip install rasterio", stacklevel=4)
             check_bands(path, bands, 3)
-            size, kind = picture.size, f"mode {picture.mode}"
-            yield Scene(*size[::-1], partial(_read_picture, cache(partial(_decode, path)), bands), kind=kind)
+            width, height = picture.size
+            yield Scene(height, width, _picture_reader(path, bands), kind=f"mode {picture.mode}")
             return
     with rasterio_reads(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
@@ -285,16 +285,20 @@ def check_bands(path: str | Path, bands: typing.Sequence[int], count: int) -> No
         raise InputError(f"{path}: has {count} band(s), but BANDS = {','.join(map(str, bands))}; name those it has")
 
 
-def _decode(path: str | Path) -> Image.Image:
-    with open_picture(path) as picture:
-        picture.load()
-    return picture
+def _picture_reader(path: str | Path, bands: typing.Sequence[int]) -> typing.Callable[[int, int], np.ndarray]:
+    """Reads rows of a picture, which is decoded when the first are asked for."""
 
+    @cache
+    def decode() -> Image.Image:
+        with open_picture(path) as picture:
+            picture.load()
+        return picture
 
-def _read_picture(decode: typing.Callable, bands: typing.Sequence[int], top: int, bottom: int) -> np.ndarray:
-    picture = decode()
-    pixels = np.array(picture.crop((0, top, picture.width, bottom)).convert("RGBA"))
-    return pixels if tuple(bands) == RGB_BANDS else pixels[..., [*(band - 1 for band in bands), 3]]
+    def read(top: int, bottom: int) -> np.ndarray:
+        pixels = np.array(decode().crop((0, top, decode().width, bottom)).convert("RGBA"))
+        return pixels if tuple(bands) == RGB_BANDS else pixels[..., [*(band - 1 for band in bands), 3]]
+
+    return read
 
 
 @contextlib.contextmanager
@@ -446,7 +450,7 @@ def read_points(
 
 
 def said(counts: Counter) -> str:
-    return ", ".join(f"{number:,} {what}" for what, number in counts.items())
+    return ", ".join(f"{number:,} {what}" for what, number in counts.items() if number)
 
 
 def points_to_mask(points: Points, height: int, width: int) -> np.ndarray:
@@ -1511,13 +1515,12 @@ def score(confusion: Tensor, tallies: Tensor | None = None) -> dict:
     accuracy with its confidence interval, and the recall per class; an IoU of points is none of areas.
     """
     if tallies is not None:
-        accuracy, *interval = point_accuracy(tallies)
-        tiles, points = tallies.shape[0], int(tallies[:, 1].sum())
+        accuracy, low, high = point_accuracy(tallies)
         return {
             "point_accuracy": accuracy,
-            "confidence_interval_95": interval,
-            "points": points,
-            "tiles": tiles,
+            "confidence_interval_95": {"low": low, "high": high},
+            "points": int(tallies[:, 1].sum()),
+            "tiles": len(tallies),
             "recall_per_class": plain(confusion.diag().double() / confusion.sum(1)),
             "confusion_matrix": confusion.tolist(),
         }
@@ -1549,7 +1552,7 @@ def point_accuracy(tallies: Tensor) -> tuple[float, float, float]:
     tallies: (T, 2), right and all points of each tile. Wilson's interval (1927), in which the number of points is divided by the
     design effect and the normal quantile becomes Student's (Korn & Graubard 1998, Survey Methodology 24; for Wilson's: Franco
     et al. 2019, J. Survey Stat. Methodol. 7). The design effect is the variance of the share between tiles, by the ratio
-    estimator (Cochran 1977, section 6), over that of independent points, and at least 1. Where tiles cannot tell it, because
+    estimator (Cochran 1977, chapter 6), over that of independent points, and at least 1. Where tiles cannot tell it, because
     there is one or all points are right or all wrong, each tile counts as a single point. It covers errors of sampling alone: the
     points must have been placed at random.
     """
@@ -2694,23 +2697,8 @@ def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
         print(
             f"  {name:{width}}  {labels:>12,} labelled pixels to learn from  {val_labels / val.labels_per_class.sum():6.1%} of val{missing}"
         )
-    for what, count in (train.notes + val.notes).items():
-        print(f"note: {count} image(s) {what}")
-    for split, data in (("training", run.train_set), ("validation", run.val_set)):
-        if data.passed_over.total():
-            print(f"note: left out of {split}: {said(data.passed_over)} ({data.tiles[0][1]})")
-    if model.reading["ranges"]:
-        print(
-            f"note: bands {config.bands} are scaled from {model.reading['ranges']}, as training tiles have them, to 0..255"
-        )
-    given = sum(map(len, (run.train_set.points or {}).values()))
-    if given > train.labels_per_class.sum():
-        unused = f"NUM_POINTS = {config.num_points} per tile; None takes all"
-        print(f"note: {train.labels_per_class.sum():,} of the {given:,} points are learnt from: {unused}")
-    if config.num_points is not None and train.labels_per_class.sum() < config.num_points * len(train.sizes):
-        print(
-            f"note: some tiles have fewer than NUM_POINTS = {config.num_points} labelled pixels; all of theirs are used"
-        )
+    for note in data_notes(run, train, val):
+        print(f"note: {note}")
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     print(
         f"model: {config.architecture} {config.backbone}, {parameters:.1f} M parameters, starting weights: {model.starting_weights}"
@@ -2726,6 +2714,23 @@ def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
         print(
             "note: on CPUs batch norm sees each process's part of a batch alone, so the result depends on their number"
         )
+
+
+def data_notes(run: Run, train: DatasetReport, val: DatasetReport) -> typing.Iterator[str]:
+    """What a person should know of how the data are read: conversions, and labels that are not used."""
+    for what, count in (train.notes + val.notes).items():
+        yield f"{count} image(s) {what}"
+    if run.model.reading["ranges"]:
+        yield f"bands {run.config.bands} are scaled from {run.model.reading['ranges']}, by the training tiles, to 0..255"
+    for split, data in (("training", run.train_set), ("validation", run.val_set)):
+        if data.passed_over.total():
+            yield f"left out of {split}: {said(data.passed_over)} ({data.tiles[0][1]})"
+    budget, used = run.config.num_points, train.labels_per_class.sum()
+    given = sum(map(len, (run.train_set.points or {}).values()))
+    if budget and given > used:
+        yield f"{used:,} of the {given:,} points are learnt from: NUM_POINTS = {budget} per tile; None takes all"
+    if budget and used < budget * len(train.sizes):
+        yield f"some tiles have fewer than NUM_POINTS = {budget} labelled pixels; all of theirs are used"
 
 
 def warn_if_slow(run: Run, val_pixels: int) -> None:
@@ -2842,8 +2847,8 @@ def score_epoch(run: Run, epoch: int, learning_rate: float, train_loss: float, s
     if run.measure == "miou":
         figures = {"val_miou": scores["miou"], "val_pixel_accuracy": scores["pixel_accuracy"]}
     else:
-        low, high = scores["confidence_interval_95"]
-        figures = {"val_point_accuracy": scores["point_accuracy"], "val_low": low, "val_high": high}
+        ends = {f"val_{end}": bound for end, bound in scores["confidence_interval_95"].items()}
+        figures = {"val_point_accuracy": scores["point_accuracy"], **ends}
     each = MEASURES[run.measure][1]
     # A new run begins to overwrite an old one: nobody shall resume a mixture of both.
     if not run.history and rank() == 0:
@@ -2877,7 +2882,7 @@ def write_results(run: Run) -> None:
     label, each, each_label = MEASURES[run.measure]
     best_score = f"best {label} {best[run.measure]:.4f}"
     if run.measure == "point_accuracy":
-        low, high = best["scores"]["confidence_interval_95"]
+        low, high = best["scores"]["confidence_interval_95"].values()
         best_score += f" (95% interval {low:.3f} to {high:.3f}, {best['scores']['points']:,} points on {best['scores']['tiles']} tiles)"
     what = (f"{run.config.architecture} {run.config.backbone}, {run.config.num_points or 'all'} labelled pixels per tile, "
             f"starting weights: {model.starting_weights}, {best_score}, epoch {best['epoch']}")  # fmt: skip

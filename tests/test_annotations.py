@@ -331,7 +331,7 @@ def test_trained_and_scored_by_points_nothing_says_miou(data, monkeypatch):
         assert "iou" not in text.lower(), text
     assert "iou" not in str(last["history"]).lower()
 
-    low, high = metrics["confidence_interval_95"]
+    low, high = metrics["confidence_interval_95"].values()
     assert metrics["points"] == 40 == sum(map(sum, metrics["confusion_matrix"])) and metrics["tiles"] == 2
     assert metrics["point_accuracy"] == pytest.approx(np.trace(metrics["confusion_matrix"]) / 40)
     assert 0 <= low < metrics["point_accuracy"] < high <= 1

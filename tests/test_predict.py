@@ -364,7 +364,7 @@ def test_without_rasterio_the_georeference_is_missed_out_loud(tmp_path, monkeypa
     save_tif(tmp_path / "scene.tif", picture(90, 130))
     Image.fromarray(picture(20, 20)).save(tmp_path / "plain.tif")
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    with pytest.warns(UserWarning, match=r"scene.tif: .*pip install rasterio"):
+    with pytest.warns(UserWarning, match="GeoTIFFs lose .*pip install rasterio"):
         written = lc.predict_scene(Colour(), tmp_path / "scene.tif", tmp_path, tile=64)
     assert tmp_path / "scene_classes.png" in written
     with warnings.catch_warnings():
