@@ -51,7 +51,7 @@ import torchvision
 from albumentations.pytorch import ToTensorV2
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.models import segmentation
 from torchvision.models.segmentation.deeplabv3 import ASPP
 from torchvision.ops import Conv2dNormActivation
@@ -111,6 +111,7 @@ IGNORE_INDEX = 255
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, for RGB in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CACHE_BYTES = 2**30  # decoded tiles that a data set keeps in memory: 3,300 of 256x256
 EVIDENCE_FLOOR = 0.003  # how much a pixel is like a class of which no point is near; chosen on train tiles
 
 
@@ -283,8 +284,9 @@ def sample_random_points(mask: np.ndarray, num_points: int, rng: np.random.Gener
     mask: (H, W) class ids, 255 = unlabelled. Returns a sparse mask (H, W). Without rng, always the same draw.
     """
     rng = rng or np.random.default_rng(0)
-    labelled = np.argwhere(mask != IGNORE_INDEX)
-    return create_sparse_mask(rng.permutation(labelled)[:num_points], mask)
+    labelled = np.flatnonzero(mask != IGNORE_INDEX)
+    chosen = labelled[rng.permutation(len(labelled))[:num_points]]
+    return create_sparse_mask(np.stack(np.unravel_index(chosen, mask.shape), axis=1), mask)
 
 
 def sample_stratified_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -432,6 +434,7 @@ class LandCoverDataset(Dataset):
     sampling: a name in SAMPLERS or a function (mask, num_points, rng) -> sparse mask.
     num_classes: when given, a mask with other ids is refused.
     Set `epoch` before each pass: augmentation depends on seed, epoch and tile, never on the worker that does it.
+    A tile is decoded and its points are drawn once: the first CACHE_BYTES of tiles stay in memory.
 
     Raises InputError at once for missing or unpaired files, and on access for files that cannot be used.
     """
@@ -450,13 +453,28 @@ class LandCoverDataset(Dataset):
         self.num_classes = num_classes
         self.seed = seed
         self.epoch = 0
+        self.cache: dict[tuple, tuple[np.ndarray, ...]] = {}
+        self.cache_room = CACHE_BYTES
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"cache": {}}  # workers that are not forked read the files: it is cheaper than sending tiles
 
     def __len__(self) -> int:
         return len(self.tiles)
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image (H, W, 3) uint8, point mask (H, W) uint8 and full mask (H, W) uint8, as they are on disk."""
-        image_path, mask_path = self.tiles[index]
+        key = (*self.tiles[index], self.num_points, self.num_classes, self.sample, self.seed)
+        if key not in self.cache:
+            tile = self.decode(*self.tiles[index])
+            size = sum(array.nbytes for array in tile)
+            if size > self.cache_room or get_worker_info():  # forked workers share what is there already
+                return tile
+            self.cache[key], self.cache_room = tile, self.cache_room - size
+        return tuple(array.copy() for array in self.cache[key])
+
+    def decode(self, image_path: Path, mask_path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Reads a tile from disk, checks it and draws its points."""
         image, mask = read_image(image_path), read_mask(mask_path)
         if image.shape[:2] != mask.shape:
             raise InputError(
@@ -544,20 +562,19 @@ def make_loader(
 # =====================================================================================================
 
 
-class FloatDepthwise:
+class MixedIn:
+    """A faster way to the same result, mixed into convolutions where it applies: same weights, same names."""
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        return new_mixed, type(self).__bases__, self.__dict__  # pickle finds no class made at run time
+
+
+class FloatDepthwise(MixedIn):
     """Mixed into depthwise convolutions: trains them on CPUs several times faster, with the same result.
 
     The CPU's kernels for the gradient of a depthwise convolution are slow in bfloat16 and slow with dilation. So it runs in
     float32 whatever the autocast, and a dilated one as an undilated one on the d x d interleaved sub-images, which is the same sum.
     """
-
-    @staticmethod
-    def mix_into(network: nn.Module) -> None:
-        """Gives every depthwise convolution of a network this class beside its own."""
-        for module in network.modules():
-            depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
-            if depthwise and not isinstance(module, FloatDepthwise):
-                module.__class__ = float_depthwise(type(module))
 
     def forward(self, images: Tensor) -> Tensor:
         if images.device.type != "cpu" or not torch.is_grad_enabled():
@@ -572,18 +589,40 @@ class FloatDepthwise:
             parts = F.conv2d(deinterleave(images, d), self.weight, self.bias, padding=half, groups=self.groups)
             return interleave(parts, d)
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
-        return new_float_depthwise, (type(self).__mro__[2],), self.__dict__  # pickle finds no class made at run time
+
+class CentreTap(MixedIn):
+    """Mixed into the dilated 3x3 convolutions of atrous pyramids: where all taps but the centre read padding, only it is computed.
+
+    At 256x256 a ResNet50's map is 32x32 and one of the pyramid's rates is 36; of a MobileNetV3's, at 16x16, it is two of three.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        of_any_size = torch.compiler.is_compiling() or torch.jit.is_tracing()  # an exported graph shall take them all
+        if of_any_size or min(self.dilation) < max(images.shape[-2:]):
+            return super().forward(images)
+        return F.conv2d(images, self.weight[..., 1:2, 1:2], self.bias)
+
+
+def mix_in_faster(network: nn.Module) -> None:
+    """Gives every convolution that can be had faster its way beside its own class."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and not isinstance(module, MixedIn):
+            if module.groups == module.in_channels > 1:
+                module.__class__ = mixed(FloatDepthwise, type(module))
+                continue
+            form = (module.kernel_size, module.stride, module.padding, module.padding_mode, module.groups)
+            if module.dilation > (1, 1) and form == ((3, 3), (1, 1), module.dilation, "zeros", 1):
+                module.__class__ = mixed(CentreTap, type(module))
 
 
 @cache
-def float_depthwise(kind: type[nn.Conv2d]) -> type:
-    """The class of a convolution with `FloatDepthwise` mixed in."""
-    return type(f"Float{kind.__name__}", (FloatDepthwise, kind), {})
+def mixed(way: type, kind: type[nn.Conv2d]) -> type:
+    """The class of a convolution with a faster way mixed in."""
+    return type(f"{way.__name__}{kind.__name__}", (way, kind), {})
 
 
-def new_float_depthwise(kind: type[nn.Conv2d]) -> nn.Conv2d:
-    return object.__new__(float_depthwise(kind))
+def new_mixed(way: type, kind: type[nn.Conv2d]) -> nn.Conv2d:
+    return object.__new__(mixed(way, kind))
 
 
 def deinterleave(images: Tensor, d: int) -> Tensor:
@@ -773,7 +812,7 @@ class DeepLabV3Segmentation(nn.Module):
             self.backbone, self.classifier = build(num_classes, False)
         finally:
             socket.setdefaulttimeout(timeout)
-        FloatDepthwise.mix_into(self)
+        mix_in_faster(self)
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
@@ -1991,7 +2030,9 @@ def start_run(
         config.num_classes, config.backbone, None if checkpoint else config.weights, config.architecture
     )
     model.to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.epochs)
     dtype = pick_precision(config.precision, device)
     val_loader = make_loader(val_set, batches_of_one_size(val_sizes, config.batch_size), config.num_workers, device)

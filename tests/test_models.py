@@ -142,7 +142,7 @@ def test_depthwise_convolutions_keep_their_result_and_gradient(settings, side):
     kernel, stride, padding, dilation = settings
     plain = nn.Conv2d(6, 6, kernel, stride, padding, dilation, groups=6).to(memory_format=torch.channels_last)
     fast = copy.deepcopy(plain)
-    lc.FloatDepthwise.mix_into(nn.Sequential(fast, nn.Conv2d(6, 6, 1)))
+    lc.mix_in_faster(nn.Sequential(fast, nn.Conv2d(6, 6, 1)))
     results = []
     for convolution in (plain, copy.deepcopy(fast)):
         images = torch.rand(2, 6, side, side + 1, generator=torch.manual_seed(1)).requires_grad_()
@@ -157,7 +157,7 @@ def test_depthwise_convolutions_keep_their_result_and_gradient(settings, side):
 def test_a_whole_model_can_be_copied_and_pickled():
     """Users do torch.save(model), and processes are handed models."""
     model = lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", None).eval()
-    lc.FloatDepthwise.mix_into(model)  # a second time changes nothing
+    lc.mix_in_faster(model)  # a second time changes nothing
     images = torch.rand(1, 3, 64, 64)
     for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
         assert sum(isinstance(module, lc.FloatDepthwise) for module in twin.modules()) > 10
