@@ -110,6 +110,6 @@ def test_the_benchmark_measures_both_sides(tmp_path, monkeypatch):
         plain, ours, ratio = (float(found[name][key]) for key in ("plain", "ours", "ratio"))
         assert plain > 0 and ours > 0 and ratio == pytest.approx(ours / plain, rel=0.01)
     assert 0 < float(found["training"]["ours_of_matrix_rate"]) < 2
-    assert 0 < float(found["default objective"]["ratio"]) and 0 < float(found["first step after"]["ours"])
+    assert float(found["default objective"]["ratio"]) > 0 and float(found["first step after"]["ours"]) > 0
     assert sum(name.startswith("stage: ") and float(row["ours"]) >= 0 for name, row in found.items()) == 9
     assert {row["backbone"] for row in found.values()} == {"mobilenet_v3_large"} and found["training"]["commit"]
