@@ -1619,7 +1619,7 @@ def predict_class_ids(model: nn.Module, image: np.ndarray, **options) -> np.ndar
 def fold_batch_norm(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A copy of a model for prediction alone, with its batch norms folded into the convolutions before them.
 
-    The convolutions' weights are of dtype, which spares autocast to convert them for every batch.
+    The convolutions' weights are of dtype: one that is not float32 predicts under `autocast`, which need not convert them any more.
     """
     model = copy.deepcopy(model).eval()
     for module in model.modules():
@@ -1749,7 +1749,8 @@ def predict_strips(
     tops, downs = lay_windows(scene.height, tile, overlap)
     lefts, acrosses = lay_windows(scene.width, tile, overlap)
     (height, width), span = (downs.shape[1], acrosses.shape[1]), lefts[-1] + acrosses.shape[1]
-    classes = predict_probabilities(model, torch.zeros(1, 3, 32, 32, device=device)).shape[1]
+    with autocast(device, dtype):
+        classes = predict_probabilities(model, torch.zeros(1, 3, 32, 32, device=device)).shape[1]
     total, pixels = torch.zeros(classes, height, span, device=device), np.empty((0, scene.width, 4), np.uint8)
     bar = tqdm(total=len(tops) * len(lefts), desc=progress, unit="window", disable=None if progress else True)
     for top, bottom, down in zip(tops, [*tops[1:], scene.height], downs.to(device), strict=True):

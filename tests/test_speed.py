@@ -2,6 +2,7 @@
 
 import csv
 import pickle
+import subprocess
 import sys
 from functools import partial
 
@@ -113,3 +114,11 @@ def test_the_benchmark_measures_both_sides(tmp_path, monkeypatch):
     assert float(found["default objective"]["ratio"]) > 0 and float(found["first step after"]["ours"]) > 0
     assert sum(name.startswith("stage: ") and float(row["ours"]) >= 0 for name, row in found.items()) == 9
     assert {row["backbone"] for row in found.values()} == {"mobilenet_v3_large"} and found["training"]["commit"]
+
+
+def test_a_large_scene_is_measured_in_its_own_process(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks/big_scene.py", "--side", "300", "--threads", "1", "--csv", tmp_path / "big.csv"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    (row,) = csv.DictReader((tmp_path / "big.csv").read_text().splitlines())
+    assert row["side"] == "300" and 100 < float(row["peak_mib"]) < 4000
