@@ -67,7 +67,9 @@ def main() -> None:
     parser.add_argument("--network", default="toy", help="toy, or a backbone of deeplabv3")
     parser.add_argument("--threads", type=int, default=lc.cores_at_hand())
     parser.add_argument("--csv", type=Path, default=ROOT / "benchmarks/results/big_scene.csv")
-    parser.add_argument("--predict", nargs=2, type=Path, metavar=("SCENE", "OUTPUT"), help="the process that is measured")
+    parser.add_argument(
+        "--predict", nargs=2, type=Path, metavar=("SCENE", "OUTPUT"), help="the process that is measured"
+    )
     args = parser.parse_args()
     if args.predict:
         return predict(*args.predict, args.network, args.threads)
