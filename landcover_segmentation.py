@@ -56,7 +56,8 @@ from albumentations.pytorch import ToTensorV2
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.models import segmentation
 from torchvision.models.segmentation.deeplabv3 import ASPP
 from torchvision.ops import Conv2dNormActivation
@@ -122,6 +123,7 @@ MEAN_COLOR = tuple(round(255 * value) for value in IMAGENET_MEAN)  # stands wher
 POINT_SUFFIXES = (".csv", ".geojson", ".gpkg")  # files of points, which *_MASK_DIR may name
 RGB_BANDS = (1, 2, 3)
 SPARSE_SHARE = 0.05  # labels on fewer of the pixels are points: drawn as dots, and no IoU is claimed from them
+CACHE_BYTES = 2**30  # decoded tiles that a data set keeps in memory: 2,700 of 256x256
 EVIDENCE_FLOOR = 0.003  # how much a pixel is like a class of which no point is near; chosen on train tiles
 
 
@@ -649,8 +651,9 @@ def sample_random_points(mask: np.ndarray, num_points: int, rng: np.random.Gener
     mask: (H, W) class ids, 255 = unlabelled. Returns a sparse mask (H, W). Without rng, always the same draw.
     """
     rng = rng or np.random.default_rng(0)
-    labelled = np.argwhere(mask != IGNORE_INDEX)
-    return create_sparse_mask(rng.permutation(labelled)[:num_points], mask)
+    labelled = np.flatnonzero(mask != IGNORE_INDEX)
+    chosen = labelled[rng.permutation(len(labelled))[:num_points]]
+    return create_sparse_mask(np.stack(np.unravel_index(chosen, mask.shape), axis=1), mask)
 
 
 def sample_stratified_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -759,6 +762,27 @@ SAMPLERS = {
 AUGMENTATION_STRENGTHS = {"weak": (0.1, 0.0, 0.0), "medium": (0.25, 0.02, 0.1), "strong": (0.4, 0.05, 0.3)}
 
 
+class Symmetry(A.D4):
+    """One of the eight symmetries of the square: A.D4's draws and results, by OpenCV in a fifth of its time."""
+
+    def apply(self, img: np.ndarray, group_element: str, **params) -> np.ndarray:
+        for step in SYMMETRY_STEPS[group_element]:
+            img = step(img)
+        return img
+
+
+SYMMETRY_STEPS = {
+    "e": (),
+    "r90": (cv2.transpose, partial(cv2.flip, flipCode=0)),
+    "r180": (partial(cv2.flip, flipCode=-1),),
+    "r270": (cv2.transpose, partial(cv2.flip, flipCode=1)),
+    "v": (partial(cv2.flip, flipCode=0),),
+    "h": (partial(cv2.flip, flipCode=1),),
+    "t": (cv2.transpose,),
+    "hvt": (cv2.transpose, partial(cv2.flip, flipCode=-1)),
+}
+
+
 def get_transforms(split: str, strength: str = "medium", crop_size: int = 256) -> A.Compose:
     """The albumentations pipeline of a split, 'train' or 'val': call it with image= and mask=.
 
@@ -779,7 +803,7 @@ def get_transforms(split: str, strength: str = "medium", crop_size: int = 256) -
     return A.Compose(
         [
             A.RandomCrop(crop_size, crop_size, pad_if_needed=True, fill=MEAN_COLOR, fill_mask=IGNORE_INDEX),
-            A.D4(p=1),
+            Symmetry(p=1),
             A.ColorJitter(brightness=scale, contrast=scale, saturation=scale, hue=(-hue, hue), p=1),
             A.GaussianBlur(sigma_limit=(0.3, 1.0), p=sensor),
             A.GaussNoise(std_range=(0.01, 0.04), p=sensor),
@@ -799,6 +823,7 @@ class LandCoverDataset(Dataset):
     num_classes: when given, a mask with other ids is refused. class_names: by which points may name their class.
     bands, ranges: as for `open_scene`; kept as `reading`. Labels of pixels without data become 255 as they are read.
     Set `epoch` before each pass: augmentation depends on seed, epoch and tile, never on the worker that does it.
+    A tile is decoded and its points are drawn once: the first CACHE_BYTES of tiles stay in memory.
 
     Raises InputError at once for missing or unpaired files and wrong points, on access for files that cannot be used.
     """
@@ -827,6 +852,13 @@ class LandCoverDataset(Dataset):
         self.reading = {"bands": list(bands), "ranges": ranges}
         self.seed = seed
         self.epoch = 0
+        self.cache: dict[tuple, tuple[np.ndarray, ...]] = {}
+        self.cache_room = CACHE_BYTES
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {
+            "cache": {}
+        }  # workers that are not forked read the files: it is cheaper than sending tiles
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -838,7 +870,17 @@ class LandCoverDataset(Dataset):
 
     def read_scene(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `read`, but the image is (H, W, 4), with an alpha of 0 where it has no data."""
-        image_path, mask_path = self.tiles[index]
+        key = (*self.tiles[index], self.num_points, self.num_classes, self.sample, self.seed, str(self.reading))
+        if key not in self.cache:
+            tile = self.decode(*self.tiles[index])
+            size = sum(array.nbytes for array in tile)
+            if size > self.cache_room or get_worker_info():  # forked workers share what is there already
+                return tile
+            self.cache[key], self.cache_room = tile, self.cache_room - size
+        return tuple(array.copy() for array in self.cache[key])
+
+    def decode(self, image_path: Path, mask_path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Reads a tile from disk, checks it and draws its points; as `read_scene`."""
         with open_scene(image_path, **self.reading) as scene:
             image = scene.read(0, scene.height)
         if self.points is None:
@@ -872,7 +914,8 @@ class LandCoverDataset(Dataset):
         item = self.transform(image=image, masks=[points, hidden])
         points, hidden = item["masks"]
         # The mean colour, whatever the jitter made of it, marks what is beyond the tile or has no data: nothing is to be learnt there.
-        item["image"][:, hidden != 0] = 0
+        if hidden.any():
+            item["image"][:, hidden != 0] = 0
         return item["image"], points.long()
 
 
@@ -937,9 +980,18 @@ def make_loader(
 ) -> DataLoader:
     """A loader of the given batches; num_workers None takes none on a CPU, whose cores are busy, else up to 8."""
     if num_workers is None:
-        cores = (os.cpu_count() or 1) // ranks_on_this_machine()
-        num_workers = 0 if device.type == "cpu" else min(8, max(1, cores))
+        cores = max(1, cores_at_hand() // ranks_on_this_machine())
+        num_workers = 0 if device.type == "cpu" else min(8, cores)
     return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, pin_memory=device.type == "cuda")
+
+
+def cores_at_hand() -> int:
+    """The cores that this process may use: a container or a batch system often grants fewer than the machine has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # Linux control groups, version 2; "max" is no number
+        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
+        cores = min(cores, max(1, quota // period))
+    return cores
 
 
 # =====================================================================================================
@@ -947,20 +999,19 @@ def make_loader(
 # =====================================================================================================
 
 
-class FloatDepthwise:
+class MixedIn:
+    """A faster way to the same result, mixed into convolutions where it applies: same weights, same names."""
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        return new_mixed, type(self).__bases__, self.__dict__  # pickle finds no class made at run time
+
+
+class FloatDepthwise(MixedIn):
     """Mixed into depthwise convolutions: trains them on CPUs several times faster, with the same result.
 
     The CPU's kernels for the gradient of a depthwise convolution are slow in bfloat16 and slow with dilation. So it runs in
     float32 whatever the autocast, and a dilated one as an undilated one on the d x d interleaved sub-images, which is the same sum.
     """
-
-    @staticmethod
-    def mix_into(network: nn.Module) -> None:
-        """Gives every depthwise convolution of a network this class beside its own."""
-        for module in network.modules():
-            depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
-            if depthwise and not isinstance(module, FloatDepthwise):
-                module.__class__ = float_depthwise(type(module))
 
     def forward(self, images: Tensor) -> Tensor:
         if images.device.type != "cpu" or not torch.is_grad_enabled():
@@ -975,18 +1026,40 @@ class FloatDepthwise:
             parts = F.conv2d(deinterleave(images, d), self.weight, self.bias, padding=half, groups=self.groups)
             return interleave(parts, d)
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
-        return new_float_depthwise, (type(self).__mro__[2],), self.__dict__  # pickle finds no class made at run time
+
+class CentreTap(MixedIn):
+    """Mixed into the dilated 3x3 convolutions of atrous pyramids: where all taps but the centre read padding, only it is computed.
+
+    At 256x256 a ResNet50's map is 32x32 and one of the pyramid's rates is 36; of a MobileNetV3's, at 16x16, it is two of three.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        of_any_size = torch.compiler.is_compiling() or torch.jit.is_tracing()  # an exported graph shall take them all
+        if of_any_size or min(self.dilation) < max(images.shape[-2:]):
+            return super().forward(images)
+        return F.conv2d(images, self.weight[..., 1:2, 1:2], self.bias)
+
+
+def mix_in_faster(network: nn.Module) -> None:
+    """Gives every convolution that can be had faster its way beside its own class."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and not isinstance(module, MixedIn):
+            if module.groups == module.in_channels > 1:
+                module.__class__ = mixed(FloatDepthwise, type(module))
+                continue
+            form = (module.kernel_size, module.stride, module.padding, module.padding_mode, module.groups)
+            if module.dilation > (1, 1) and form == ((3, 3), (1, 1), module.dilation, "zeros", 1):
+                module.__class__ = mixed(CentreTap, type(module))
 
 
 @cache
-def float_depthwise(kind: type[nn.Conv2d]) -> type:
-    """The class of a convolution with `FloatDepthwise` mixed in."""
-    return type(f"Float{kind.__name__}", (FloatDepthwise, kind), {})
+def mixed(way: type, kind: type[nn.Conv2d]) -> type:
+    """The class of a convolution with a faster way mixed in."""
+    return type(f"{way.__name__}{kind.__name__}", (way, kind), {})
 
 
-def new_float_depthwise(kind: type[nn.Conv2d]) -> nn.Conv2d:
-    return object.__new__(float_depthwise(kind))
+def new_mixed(way: type, kind: type[nn.Conv2d]) -> nn.Conv2d:
+    return object.__new__(mixed(way, kind))
 
 
 def deinterleave(images: Tensor, d: int) -> Tensor:
@@ -1180,7 +1253,7 @@ class DeepLabV3Segmentation(nn.Module):
             self.backbone, self.classifier = build(num_classes, False)
         finally:
             socket.setdefaulttimeout(timeout)
-        FloatDepthwise.mix_into(self)
+        mix_in_faster(self)
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
@@ -2221,6 +2294,25 @@ def predict_class_ids(model: nn.Module, image: np.ndarray, **options) -> np.ndar
     return np.concatenate([class_ids for _, _, class_ids, _ in strips])
 
 
+def fold_batch_norm(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A copy of a model for prediction alone, with its batch norms folded into the convolutions before them.
+
+    The convolutions' weights are of dtype: one that is not float32 predicts under `autocast`, which need not convert them any more.
+    """
+    model = copy.deepcopy(model).eval()
+    for module in model.modules():
+        names, parts = zip(*module.named_children(), strict=True) if len(module._modules) > 1 else ((), ())
+        for name, before, after in zip(names[1:], parts, parts[1:], strict=False):
+            if isinstance(before, nn.Conv2d) and type(after) is nn.BatchNorm2d:
+                norm = after.running_mean, after.running_var, after.eps, after.weight, after.bias
+                before.weight, before.bias = fuse_conv_bn_weights(before.weight, before.bias, *norm)
+                setattr(module, name, nn.Identity())
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(dtype, memory_format=torch.channels_last)
+    return model
+
+
 # ---- Scenes of any size, strip by strip
 
 
@@ -2267,7 +2359,8 @@ def predict_strips(
     tops, downs = lay_windows(scene.height, tile, overlap)
     lefts, acrosses = lay_windows(scene.width, tile, overlap)
     (height, width), span = (downs.shape[1], acrosses.shape[1]), lefts[-1] + acrosses.shape[1]
-    classes = predict_probabilities(model, torch.zeros(1, 3, 32, 32, device=device)).shape[1]
+    with autocast(device, dtype):
+        classes = predict_probabilities(model, torch.zeros(1, 3, 32, 32, device=device)).shape[1]
     total, pixels = torch.zeros(classes, height, span, device=device), np.empty((0, scene.width, 4), np.uint8)
     bar = tqdm(total=len(tops) * len(lefts), desc=progress, unit="window", disable=None if progress else True)
     for top, bottom, down in zip(tops, [*tops[1:], scene.height], downs.to(device), strict=True):
@@ -2622,7 +2715,9 @@ def start_run(
     model = DeepLabV3Segmentation(config.num_classes, config.backbone, weights, config.architecture)
     model.to(device, memory_format=torch.channels_last)
     model.reading = train_set.reading
-    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.epochs)
     dtype = pick_precision(config.precision, device)
     val_batches = batches_of_one_size(val_sizes, math.ceil(config.batch_size / world_size()))[rank() :: world_size()]
@@ -3004,6 +3099,7 @@ def predict_command(argv: list[str]) -> int:
     for note in notes:
         print(note)
     dtype = pick_precision("auto", next(model.parameters()).device)
+    model = fold_batch_norm(model, dtype)
     for path in paths:
         written = predict_scene(
             model, path, output, confidence=config.confidence, tile=config.tile, overlap=config.overlap,

@@ -127,11 +127,57 @@ def labels_table() -> str:
     return markdown(["labels from", "share of pixels labelled", "share of those right", "their mIoU"], body)
 
 
+def speed_table() -> str:
+    """This program beside the loop of the tutorials, of benchmarks/speed.py."""
+    body = []
+    for row in rows("speed.csv"):
+        if not row["measure"].startswith("stage: "):
+            shares = [
+                f"{float(row[key]):.0%}" if row[key] else "-" for key in ("plain_of_matrix_rate", "ours_of_matrix_rate")
+            ]
+            values = [f"{float(row[key]):,.4g}" if row[key] else "-" for key in ("plain", "ours", "ratio")]
+            body.append(
+                [
+                    f"`{row['backbone']}`",
+                    f"{row['device']}, {row['precision']}",
+                    row["measure"],
+                    row["unit"],
+                    *values,
+                    *shares,
+                ]
+            )
+    header = ["backbone", "device", "measure", "unit", "plain loop", "this program", "ratio", "of the matrix rate: plain", "this program"]  # fmt: skip
+    return markdown(header, body)
+
+
+def stages_table() -> str:
+    """Where a training step's time goes, in milliseconds per tile."""
+    found = [row for row in rows("speed.csv") if row["measure"].startswith("stage: ")]
+    runs = list(dict.fromkeys((row["backbone"], row["device"]) for row in found))
+    times = {(row["measure"], row["backbone"], row["device"]): float(row["ours"]) for row in found}
+    body = [
+        [measure.removeprefix("stage: "), *(f"{times[(measure, *run)]:.3g}" for run in runs)]
+        for measure in dict.fromkeys(row["measure"] for row in found)
+    ]
+    return markdown(["stage", *(f"`{backbone}`, {device}" for backbone, device in runs)], body)
+
+
+def big_scene_table() -> str:
+    body = [
+        [f"{int(row['side']):,} x {int(row['side']):,}", row["network"], f"{int(row['peak_mib']) / 1024:.2f} GiB", f"{int(row['seconds']):,} s"]
+        for row in rows("big_scene.csv")
+    ]  # fmt: skip
+    return markdown(["pixels", "network", "peak memory", "wall time"], body)
+
+
 TABLES = {
     "val": lambda: main_table(study_rows("val", epochs=24, every=3)),
     "scenes": lambda: main_table(study_rows("scenes", epochs=24, every=3)),
     "parts": lambda: parts_table(epochs=12),
     "longer": lambda: parts_table(epochs=24),
+    "speed": speed_table,
+    "stages": stages_table,
+    "big_scene": big_scene_table,
     "labels": labels_table,
     "inference": inference_table,
 }

@@ -208,9 +208,7 @@ def run_cell(args: argparse.Namespace, work: Path, cell: dict, model_path: Path)
     else:
         confusion, seconds, weights = train_network(config, train_set, val_set, model_path)
     scores = lc.score(confusion)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     device = lc.pick_device(config.device)
-    machine = lc.environment(device)
     dtype = lc.pick_precision(config.precision, device)
     return {
         "miou": round(scores["miou"], 4),
@@ -222,6 +220,15 @@ def run_cell(args: argparse.Namespace, work: Path, cell: dict, model_path: Path)
         "weights": weights,
         "seconds": round(seconds),
         "precision": "float32" if forest else str(dtype).removeprefix("torch."),
+        **provenance(device),
+    }
+
+
+def provenance(device: torch.device) -> dict:
+    """Where a figure comes from: the machine, and the versions of torch and of this program."""
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    machine = lc.environment(device)
+    return {
         "hardware": f"{machine['device']}, {machine['cpu']}",
         "torch": machine["torch"],
         "commit": commit.stdout.strip(),

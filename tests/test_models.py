@@ -142,7 +142,7 @@ def test_depthwise_convolutions_keep_their_result_and_gradient(settings, side):
     kernel, stride, padding, dilation = settings
     plain = nn.Conv2d(6, 6, kernel, stride, padding, dilation, groups=6).to(memory_format=torch.channels_last)
     fast = copy.deepcopy(plain)
-    lc.FloatDepthwise.mix_into(nn.Sequential(fast, nn.Conv2d(6, 6, 1)))
+    lc.mix_in_faster(nn.Sequential(fast, nn.Conv2d(6, 6, 1)))
     results = []
     for convolution in (plain, copy.deepcopy(fast)):
         images = torch.rand(2, 6, side, side + 1, generator=torch.manual_seed(1)).requires_grad_()
@@ -157,9 +157,57 @@ def test_depthwise_convolutions_keep_their_result_and_gradient(settings, side):
 def test_a_whole_model_can_be_copied_and_pickled():
     """Users do torch.save(model), and processes are handed models."""
     model = lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", None).eval()
-    lc.FloatDepthwise.mix_into(model)  # a second time changes nothing
+    lc.mix_in_faster(model)  # a second time changes nothing
     images = torch.rand(1, 3, 64, 64)
     for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
         assert sum(isinstance(module, lc.FloatDepthwise) for module in twin.modules()) > 10
         with torch.inference_mode():
             assert torch.equal(twin(images), model(images))
+
+
+@pytest.mark.parametrize("shape", [(10, 10), (10, 14), (5, 16), (20, 20)])
+@pytest.mark.parametrize("rate", [6, 12, 18])
+def test_an_atrous_convolution_keeps_its_result_and_gradient(shape, rate):
+    torch.manual_seed(0)
+    plain = nn.Conv2d(4, 5, 3, padding=rate, dilation=rate)
+    fast = copy.deepcopy(plain)
+    lc.mix_in_faster(nn.Sequential(fast))
+    assert isinstance(fast, lc.CentreTap)
+    images = torch.rand(2, 4, *shape, requires_grad=True)
+    results = []
+    for convolution in (plain, pickle.loads(pickle.dumps(fast))):
+        out = convolution(images)
+        results.append((out, *torch.autograd.grad(out.square().sum(), [images, *convolution.parameters()])))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_other_convolutions_are_left_alone():
+    others = [nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, dilation=6), nn.Conv2d(4, 4, 3, 2, 6, 6), nn.Conv2d(4, 4, 1),
+              nn.Conv2d(4, 4, 3, padding=6, dilation=6, padding_mode="reflect"), nn.Conv2d(4, 4, 3, 1, 6, 6, groups=2)]  # fmt: skip
+    lc.mix_in_faster(nn.Sequential(*others))
+    assert {type(module) for module in others} == {nn.Conv2d}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["deeplabv3 resnet50", "deeplabv3 mobilenet_v3_large", "deeplabv3 efficientnet_lite0", "deeplabv3 resnet34",
+     "unet resnet34", "segformer mit_b0"],
+)  # fmt: skip
+def test_folded_batch_norm_predicts_the_same(name):
+    torch.manual_seed(0)
+    architecture, backbone = name.split()
+    model = lc.DeepLabV3Segmentation(3, backbone, None, architecture).eval()
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.running_mean.normal_(0, 0.1), norm.running_var.uniform_(0.5, 2), norm.weight.data.uniform_(0.5, 2)
+    before = copy.deepcopy(model.state_dict())
+    images = torch.rand(1, 3, 64, 64)
+    folded = lc.fold_batch_norm(model)
+    left, there = (sum(type(m) is nn.BatchNorm2d for m in net.modules()) for net in (folded, model))
+    assert left == 0 if backbone in ("resnet50", "mobilenet_v3_large", "resnet34") else left <= there
+    with torch.inference_mode():
+        assert torch.allclose(folded(images), model(images), atol=1e-4 * model(images).abs().max().item())
+        with torch.autocast("cpu", torch.bfloat16):
+            expected, found = model(images), lc.fold_batch_norm(model, torch.bfloat16)(images)
+        assert (found - expected).abs().max() < 0.1 * expected.std() + 0.05 * expected.abs().max()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -1,0 +1,124 @@
+"""The faster ways give what the slower ones give, and the benchmark that compares them runs."""
+
+import csv
+import pickle
+import subprocess
+import sys
+from functools import partial
+
+import albumentations as A
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from torch.utils.data import DataLoader
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import speed
+
+import landcover_segmentation as lc
+
+
+def dataset(data, num_points=20) -> lc.LandCoverDataset:
+    return lc.LandCoverDataset(data / "train/images", data / "train/masks", num_points, num_classes=3)
+
+
+def test_a_tile_read_again_is_the_same_and_nobody_can_spoil_it(data):
+    tiles = dataset(data)
+    first = [array.copy() for array in tiles.read(0)]
+    for array in tiles.read(0):
+        array[:] = 7
+    assert all(np.array_equal(*pair) for pair in zip(tiles.read(0), first, strict=True))
+    assert all(np.array_equal(*pair) for pair in zip(dataset(data).read(0), first, strict=True))
+
+
+def test_a_tile_is_decoded_once(data, monkeypatch):
+    tiles, decoded = dataset(data), []
+    read = lc.read_image
+    monkeypatch.setattr(lc, "read_image", lambda path: decoded.append(path) or read(path))
+    for _ in range(3):
+        for index in range(len(tiles)):
+            tiles[index]
+    assert len(decoded) == len(tiles)
+
+
+def test_what_decides_the_points_is_no_stale_memory(data):
+    tiles = dataset(data)
+    before = tiles.read(0)[1]
+    tiles.seed = 1
+    assert not np.array_equal(tiles.read(0)[1], before)
+    tiles.num_points = None
+    assert (tiles.read(0)[1] != 255).all()
+    tiles.num_classes = 2
+    with pytest.raises(lc.InputError, match="NUM_CLASSES is 2"):
+        tiles.read(0)
+
+
+def test_memory_of_the_tiles_is_bounded(data, monkeypatch):
+    size = 64 * 64 * 5  # image, points and mask
+    monkeypatch.setattr(lc, "CACHE_BYTES", 2 * size + 1)
+    tiles = dataset(data)
+    items = [tiles[index][0] for index in range(len(tiles))]
+    assert len(tiles.cache) == 2
+    assert all(torch.equal(tiles[index][0], items[index]) for index in range(len(tiles)))
+    assert not pickle.loads(pickle.dumps(tiles)).cache
+
+
+def test_workers_give_the_same_whether_or_not_tiles_are_in_memory(data):
+    fresh, warm = dataset(data), dataset(data)
+    for index in range(len(warm)):
+        warm.read(index)
+    for images, others in zip(DataLoader(fresh, 2, num_workers=1), DataLoader(warm, 2, num_workers=1), strict=True):
+        assert all(torch.equal(*pair) for pair in zip(images, others, strict=True))
+    assert not fresh.cache
+
+
+def test_symmetries_are_those_of_albumentations():
+    rng = np.random.default_rng(0)
+    image, mask = (rng.integers(0, 255, shape).astype(np.uint8) for shape in ((8, 8, 3), (8, 8)))
+    seen = set()
+    for seed in range(40):
+        ours, theirs = A.Compose([lc.Symmetry(p=1)], seed=seed), A.Compose([A.D4(p=1)], seed=seed)
+        found, expected = (way(image=image, masks=[mask, mask]) for way in (ours, theirs))
+        assert np.array_equal(found["image"], expected["image"])
+        assert all(np.array_equal(*pair) for pair in zip(found["masks"], expected["masks"], strict=True))
+        seen.add(found["image"].tobytes())
+    assert len(seen) == 8
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch):
+    quota = lc.Path("/sys/fs/cgroup/cpu.max")
+    monkeypatch.setattr(lc.os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    for text, expected in (("max 100000", 12), ("400000 100000", 4), ("50000 100000", 1), ("9900000 100000", 12)):
+        monkeypatch.setattr(
+            lc.Path, "read_text", lambda path, text=text: text if path == quota else pytest.fail(str(path))
+        )
+        assert lc.cores_at_hand() == expected
+
+
+def rows(path) -> list[dict]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_the_benchmark_measures_both_sides(tmp_path, monkeypatch):
+    given = ["--csv", tmp_path / "speed.csv", "--backbones", "mobilenet_v3_large", "--devices", "cpu", "--size", "64"]
+    given += ["--batch", "2", "--rounds", "1", "--items", "2", "--threads", "1", "--parts", "speed", "start", "stages"]
+    monkeypatch.setattr(sys, "argv", ["speed.py", *map(str, given)])
+    monkeypatch.setattr(speed, "matrix_rate", partial(speed.matrix_rate, side=256))
+    speed.main()
+    found = {row["measure"]: row for row in csv.DictReader((tmp_path / "speed.csv").read_text().splitlines())}
+    for name in ("training", "inference", "inference, batch 1", "validation", "data loading"):
+        plain, ours, ratio = (float(found[name][key]) for key in ("plain", "ours", "ratio"))
+        assert plain > 0 and ours > 0 and ratio == pytest.approx(ours / plain, rel=0.01)
+    assert 0 < float(found["training"]["ours_of_matrix_rate"]) < 2
+    assert float(found["default objective"]["ratio"]) > 0 and float(found["first step after"]["ours"]) > 0
+    assert sum(name.startswith("stage: ") and float(row["ours"]) >= 0 for name, row in found.items()) == 9
+    assert {row["backbone"] for row in found.values()} == {"mobilenet_v3_large"} and found["training"]["commit"]
+
+
+def test_a_large_scene_is_measured_in_its_own_process(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks/big_scene.py", "--side", "300", "--threads", "1", "--csv", tmp_path / "big.csv"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    (row,) = csv.DictReader((tmp_path / "big.csv").read_text().splitlines())
+    assert row["side"] == "300" and 100 < float(row["peak_mib"]) < 4000
