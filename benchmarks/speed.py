@@ -165,10 +165,10 @@ def our_side(args, backbone: str, device: torch.device) -> dict[str, Callable]:
     images = torch.randn(args.batch, 3, args.size, args.size)
     batches = np.arange(args.batch * args.steps).reshape(args.steps, args.batch).tolist()
 
-    def train(unlabelled=None) -> None:
+    def train(criterion: object = criterion) -> None:
         train_set.epoch += 1
         loader = lc.make_loader(train_set, batches, args.workers, device)
-        lc.train_epoch(model, loader, criterion, optimizer, device, dtype=dtype, unlabelled=unlabelled)
+        lc.train_epoch(model, loader, criterion, optimizer, device, dtype=dtype)
 
     @torch.inference_mode()
     def predict(images) -> np.ndarray:

@@ -34,8 +34,8 @@ def test_a_tile_read_again_is_the_same_and_nobody_can_spoil_it(data):
 
 def test_a_tile_is_decoded_once(data, monkeypatch):
     tiles, decoded = dataset(data), []
-    read = lc.read_image
-    monkeypatch.setattr(lc, "read_image", lambda path: decoded.append(path) or read(path))
+    read = lc.read_mask
+    monkeypatch.setattr(lc, "read_mask", lambda path: decoded.append(path) or read(path))
     for _ in range(3):
         for index in range(len(tiles)):
             tiles[index]
@@ -55,7 +55,7 @@ def test_what_decides_the_points_is_no_stale_memory(data):
 
 
 def test_memory_of_the_tiles_is_bounded(data, monkeypatch):
-    size = 64 * 64 * 5  # image, points and mask
+    size = 64 * 64 * 6  # image with alpha, points and mask
     monkeypatch.setattr(lc, "CACHE_BYTES", 2 * size + 1)
     tiles = dataset(data)
     items = [tiles[index][0] for index in range(len(tiles))]
