@@ -61,7 +61,8 @@ def main_table(found: list[dict]) -> str:
         "forest": "random forest on 19 features",
         "plain": "plain partial cross-entropy",
         "default": "**default of this program**",
-        "dense": "dense masks, plain",
+        "dense": "dense masks, plain cross-entropy",
+        "dense+teacher+cut_mix": "dense masks, mean teacher and CutMix",
     }
     plain = {
         row["points"]: [r for r in found if r["variant"] == "plain" and r["points"] == row["points"]] for row in found
@@ -76,7 +77,7 @@ def main_table(found: list[dict]) -> str:
             gap = "-"
             if name == "default" and dense and plain[points]:
                 base, top = statistics.mean(column(plain[points])), statistics.mean(column(dense))
-                gap = f"{(statistics.mean(column(own)) - base) / (top - base):.0%}"
+                gap = f"{(statistics.mean(column(own)) - base) / (top - base):.0%}" if top > base else "no gap"
             time = spread(paired(own, plain.get(points) or plain.get("20", []), "seconds", lambda a, b: a / b), 2)
             share = f"{statistics.mean(column(own)) / statistics.mean(column(dense)):.1%}" if dense else "-"
             body.append([title, points, str(len(own)), spread(column(own)), share, gap, time])

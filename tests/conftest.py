@@ -1,6 +1,9 @@
 """Small data sets to try things on, and a wall between the tests and the network."""
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # each of pytest-xdist's processes keeps to a core of its own
+
 import subprocess
 import sys
 from pathlib import Path
