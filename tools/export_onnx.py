@@ -95,13 +95,16 @@ def export(
 
 
 def metadata(model: lc.DeepLabV3Segmentation, tile: int | None, resolution: float | None) -> dict:
-    """What the file says of itself: the keys of Deepness, and `class_colors` (#rrggbb)."""
+    """What the file says of itself: the keys of Deepness, and `class_colors` (#rrggbb), `bands` (which were red, green and blue,
+    counted from 1) and `band_ranges` (the lowest and highest value of each, which became 0 and 1; null: 0 to 255)."""
     ids = [str(index) for index in range(model.num_classes)]
     palette = lc.class_palette(model.class_colors, model.num_classes) / 255
     known = {
         "model_type": "Segmentor",
         "class_names": dict(zip(ids, model.class_names, strict=True)),
         "class_colors": dict(zip(ids, map(to_hex, palette), strict=True)),
+        "bands": model.reading.get("bands", lc.RGB_BANDS),
+        "band_ranges": model.reading.get("ranges"),
         "standardization_mean": [
             0.0,
             0.0,
@@ -172,6 +175,8 @@ def main(argv: list[str]) -> None:
     worst = export(model, args.output, args.tile, args.resolution)
     size = f"{args.tile}x{args.tile}" if args.tile else "any size"
     print(f"wrote {args.output}: images of {size}, {model.num_classes} classes; logits as PyTorch's within {worst:.1g}")
+    if model.reading.get("ranges"):
+        print(f"its input is bands {model.reading['bands']}, scaled so that {model.reading['ranges']} become 0 and 1")
     if not (args.tile and args.resolution):
         print("for Deepness in QGIS give --tile and --resolution: it takes tiles of one size, at one resolution")
 
