@@ -8,6 +8,7 @@
 
 A DeepLabV3 (Chen et al. 2017, https://arxiv.org/abs/1706.05587) learns from sparse points (Bearman et al.
 2016, https://arxiv.org/abs/1506.02106) with partial cross-entropy, starting from ImageNet weights.
+Twenty points per tile reached what dense masks reach under plain cross-entropy, on tiles of Dubai (technical_report.md).
 The file reads in the order of the data's way: files, points, augmentation, model, loss, metrics, training,
 checkpoints, pictures, prediction, command line. Importing it does nothing; only `main` reads the constants.
 """
