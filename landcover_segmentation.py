@@ -2550,6 +2550,16 @@ def complain(message: str) -> typing.NoReturn:
     raise InputError(f"{message}; --help lists every flag")
 
 
+class FlagParser(argparse.ArgumentParser):
+    """The parser of every program here: a mistake is an InputError, one line as for every other; no flag is abbreviated."""
+
+    def __init__(self, **options):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> typing.NoReturn:
+        complain(message)
+
+
 def parse_settings(argv: list[str] | None = None) -> argparse.Namespace:
     """The settings as given by the constants above, each of which a flag may override."""
     module, source = sys.modules[__name__], Path(__file__).read_text(encoding="utf-8")
@@ -2557,13 +2567,7 @@ def parse_settings(argv: list[str] | None = None) -> argparse.Namespace:
     untyped = re.search(r"^([A-Z_]+) *=", source[: source.index("# ---- Facts")], re.MULTILINE)
     if untyped:
         raise InputError(f"{untyped[1]}: keep the type between name and value, as in NUM_POINTS: int | None = 100")
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [--FLAG VALUE ...]",
-        allow_abbrev=False,
-    )
-    parser.error = complain  # one line, as for every other mistake
+    parser = FlagParser(description=__doc__, usage="%(prog)s [--FLAG VALUE ...]")
     for name, kind in setting_types().items():
         value = getattr(module, name)
         shown = ",".join(map(str, value)) if isinstance(value, list) else value
@@ -3065,12 +3069,10 @@ def predict_command(argv: list[str]) -> int:
 
     Ranks share the files.
     """
-    parser = argparse.ArgumentParser(
+    parser = FlagParser(
         prog="landcover_segmentation.py predict",
         description="Map images of any size with a trained model: class ids, overlay, area per class.",
-        allow_abbrev=False,
     )
-    parser.error = complain
     flag = parser.add_argument
     flag("--checkpoint", metavar="FILE", default="best_model.pth", help="the trained model (default: best_model.pth)")
     flag("--input", metavar="PATH", required=True, help="an image or a folder of them; GeoTIFFs: pip install rasterio")

@@ -319,10 +319,9 @@ def positive(text: str) -> int:
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The command with its own flags, and what is left: the module's flags."""
-    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, "description": __doc__}
-    parser = argparse.ArgumentParser(**layout)
+    parser = lc.FlagParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    one, two = (commands.add_parser(name, **layout) for name in ("simulate", "suggest"))
+    one, two = (commands.add_parser(name, description=__doc__) for name in ("simulate", "suggest"))
     one.add_argument("--rounds", type=positive, default=4, help="how often to label and train (default: %(default)s)")
     one.add_argument("--points-per-round", type=positive, default=5, help="new points per tile (default: %(default)s)")
     one.add_argument(
@@ -338,8 +337,6 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     )
     two.add_argument("--output", type=Path, default="points_to_label.csv", help="the CSV (default: %(default)s)")
     two.add_argument("--pictures", type=Path, help="folder for a picture per image with the points numbered")
-    for each in (parser, one, two):
-        each.error = lc.complain  # one line, as for every other mistake
     return parser.parse_known_args(argv)
 
 

@@ -353,9 +353,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, "description": __doc__}
-    parser = argparse.ArgumentParser(**layout)
-    parser.error = lc.complain  # one line, as for every other mistake
+    parser = lc.FlagParser(description=__doc__)
     flag = parser.add_argument
     flag(
         "--images", metavar="DIR", type=Path, default=Path(lc.TRAIN_IMAGE_DIR), help="the tiles (default: %(default)s)"

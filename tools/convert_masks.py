@@ -221,9 +221,7 @@ def given_palette(args: argparse.Namespace) -> Palette:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, "description": __doc__}
-    parser = argparse.ArgumentParser(**layout)
-    parser.error = lc.complain  # one line, as for every other mistake
+    parser = lc.FlagParser(description=__doc__)
     flag = parser.add_argument
     flag("--input", metavar="DIR", type=Path, required=True, help="folder of masks")
     flag("--output", metavar="DIR", type=Path, required=True, help="folder for NAME.png")

@@ -260,9 +260,7 @@ def report(config: argparse.Namespace, tiles: dict, val: set, left_out: Counter)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, "description": __doc__}
-    parser = argparse.ArgumentParser(**layout)
-    parser.error = lc.complain  # one line, as for every other mistake
+    parser = lc.FlagParser(description=__doc__)
     flag = parser.add_argument
     flag("--images", metavar="PATH", type=Path, required=True, help="a scene or a folder of them")
     labels = parser.add_mutually_exclusive_group(required=True)

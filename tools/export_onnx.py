@@ -149,9 +149,7 @@ def difference(network: nn.Module, file: bytes, sizes: list[tuple[int, int]]) ->
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, "description": __doc__}
-    parser = argparse.ArgumentParser(**layout)
-    parser.error = lc.complain
+    parser = lc.FlagParser(description=__doc__)
     flag = parser.add_argument
     flag("--checkpoint", metavar="FILE", default="best_model.pth", help="the trained model (default: best_model.pth)")
     flag("--output", metavar="FILE", type=Path, default=Path("best_model.onnx"), help="(default: best_model.onnx)")
