@@ -20,6 +20,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,10 +35,33 @@ from tqdm import tqdm
 import landcover_segmentation as lc
 
 CLASSES = ["land", "water", "building", "vegetation", "road"]
+
+
+def sample_wrong_points(percent: int, mask: np.ndarray, num_points: int, rng: np.random.Generator) -> np.ndarray:
+    """Random points, so many percent of which are of some other class, each as likely."""
+    points = lc.sample_random_points(mask, num_points, rng)
+    labelled = np.argwhere(points != lc.IGNORE_INDEX)
+    rows, columns = rng.permutation(labelled)[: round(percent / 100 * len(labelled))].T
+    points[rows, columns] = (points[rows, columns] + rng.integers(1, len(CLASSES), len(rows))) % len(CLASSES)
+    return points
+
+
+def sample_shifted_points(pixels: int, mask: np.ndarray, num_points: int, rng: np.random.Generator) -> np.ndarray:
+    """Random points, each so many pixels off in a direction of its own; where two fall on one pixel, one is lost."""
+    points = lc.sample_random_points(mask, num_points, rng)
+    labelled = np.argwhere(points != lc.IGNORE_INDEX)
+    angles = rng.uniform(0, 2 * np.pi, len(labelled))
+    moved = labelled + np.round(pixels * np.stack([np.sin(angles), np.cos(angles)], axis=1)).astype(int)
+    shifted = np.full_like(points, lc.IGNORE_INDEX)
+    shifted[tuple(moved.clip(0, np.array(mask.shape) - 1).T)] = points[tuple(labelled.T)]
+    return shifted
+
+
 BASE = {"backbone": "efficientnet_lite0", "weights": "imagenet", "learning_rate": 1e-3, "num_classes": 5}
 OFF = {"teacher_decay": 0.0, "pseudo_label_weight": 0.0, "cut_mix": 0.0, "pairwise_weight": 0.0, "region_weight": 0.0,
        "multi_scale": 1.0, "point_sampling": "random"}  # fmt: skip
 TEACHER = OFF | {"teacher_decay": 0.99}
+NO_IMAGENET = {"weights": None}
 UNLABELLED = ("teacher_decay", "pseudo_label_weight", "pseudo_label_threshold", "point_evidence", "teacher_views", "cut_mix",
               "strong_view", "pairwise_weight", "region_weight", "multi_scale")  # fmt: skip
 DEFAULT = {name: getattr(lc, name.upper()) for name in UNLABELLED} | {"point_sampling": "random"}
@@ -72,13 +96,21 @@ VARIANTS = {
     "default_stratified": DEFAULT | {"point_sampling": "stratified"},
     "default_grid": DEFAULT | {"point_sampling": "grid"},
     "default_boundary": DEFAULT | {"point_sampling": "boundary"},
-    # how the tiles are varied
-    "plain_weak": OFF | {"augmentation": "weak"},
-    "dense_weak": OFF | {"num_points": None, "augmentation": "weak"},
-    "labels_weak": LABELS | {"augmentation": "weak"},
-    # other networks
+    # how the tiles are varied: BASE has medium
+    **{f"{name}_{strength}": changes | {"augmentation": strength}
+       for name, changes in (("plain", OFF), ("dense", OFF | {"num_points": None}), ("labels", LABELS), ("default", DEFAULT))
+       for strength in ("none", "weak", "strong")},
+    # other networks and starts
     "default_unet": DEFAULT | {"architecture": "unet"},
-}
+    "plain_random_weights": OFF | NO_IMAGENET,
+    "default_random_weights": DEFAULT | NO_IMAGENET,
+    "default_mobilenet_random_weights": DEFAULT | NO_IMAGENET | {"backbone": "mobilenet_v3_large"},
+    # points that are wrong: so many percent of another class, or all of them so many pixels off
+    **{f"{name}@wrong{percent}": changes | {"point_sampling": partial(sample_wrong_points, percent)}
+       for name, changes in (("plain", OFF), ("default", DEFAULT)) for percent in (5, 10, 20)},
+    **{f"{name}@shift{pixels}": changes | {"point_sampling": partial(sample_shifted_points, pixels)}
+       for name, changes in (("plain", OFF), ("default", DEFAULT)) for pixels in (1, 3, 5)},
+}  # fmt: skip
 
 
 def prepare(data: Path, work: Path, size: int) -> None:
@@ -138,8 +170,14 @@ def settings(args: argparse.Namespace, work: Path, cell: dict) -> argparse.Names
     return config
 
 
-def train_network(config: argparse.Namespace, train_set, val_set, model_path: Path) -> tuple[torch.Tensor, float, str]:
-    """Trains to the last epoch and keeps the model. Returns the confusion matrix, the processor's seconds in training, the weights."""
+def train_network(
+    config: argparse.Namespace, train_set, val_set, model_path: Path
+) -> tuple[torch.Tensor, float, float, str]:
+    """Trains to the last epoch and keeps the model.
+
+    Returns the confusion matrix on the val set, the mIoU on the dense masks of the train set, the processor's seconds in
+    training, and the starting weights.
+    """
     sizes = [lc.read_mask(mask).shape for _, mask in val_set.tiles]
     run = lc.start_run(config, train_set, val_set, sizes)
     clock = time.process_time if run.device.type == "cpu" else time.perf_counter  # other work disturbs only the latter
@@ -149,8 +187,15 @@ def train_network(config: argparse.Namespace, train_set, val_set, model_path: Pa
     seconds = clock() - start
     model_path.parent.mkdir(parents=True, exist_ok=True)
     lc.save_checkpoint(model_path, run.unlabelled.teacher, config.class_names)
-    confusion = lc.validate(run.unlabelled.teacher, run.val_loader, config.num_classes, run.device, dtype=run.dtype)[1]
-    return confusion, seconds, run.model.starting_weights
+    whole_masks = lc.make_dataset(config, "val")
+    whole_masks.tiles = train_set.tiles
+    batches = lc.batches_of_one_size([sizes[0]] * len(train_set), config.batch_size)  # `prepare` makes all of one size
+    train_loader = lc.make_loader(whole_masks, batches, config.num_workers, run.device)
+    confusion, on_train = (
+        lc.validate(run.unlabelled.teacher, loader, config.num_classes, run.device, dtype=run.dtype)[1]
+        for loader in (run.val_loader, train_loader)
+    )
+    return confusion, lc.score(on_train)["miou"], seconds, run.model.starting_weights
 
 
 def pixel_features(image: np.ndarray) -> np.ndarray:
@@ -176,7 +221,7 @@ def pixel_features(image: np.ndarray) -> np.ndarray:
     return np.dstack([*planes, *texture]).astype(np.float32)
 
 
-def train_forest(config: argparse.Namespace, train_set, val_set) -> tuple[torch.Tensor, float, str]:
+def train_forest(config: argparse.Namespace, train_set, val_set) -> tuple[torch.Tensor, str, float, str]:
     """A random forest (scikit-learn) on `pixel_features` of the very points that the networks see."""
     from sklearn.ensemble import RandomForestClassifier
 
@@ -194,19 +239,23 @@ def train_forest(config: argparse.Namespace, train_set, val_set) -> tuple[torch.
         image, _, mask = val_set.read(index)
         predictions = forest.predict(pixel_features(image).reshape(-1, 19)).reshape(mask.shape)
         confusion += lc.confusion_matrix(torch.from_numpy(predictions), torch.from_numpy(mask), config.num_classes)
-    return confusion, seconds, "none"
+    return confusion, "", seconds, "none"
 
 
 def run_cell(args: argparse.Namespace, work: Path, cell: dict, model_path: Path) -> dict:
     """Trains one variant and scores it on dense masks."""
     forest = cell["variant"] == "forest"
     config = settings(args, work, cell)
+    as_they_are = config.augmentation == "none"  # the module offers no such strength
+    config.augmentation = "weak" if as_they_are else config.augmentation
     train_set, val_set = lc.make_dataset(config, "train"), lc.make_dataset(config, "val")
     train_set.tiles, val_set.tiles = choose_tiles(args.split, args.every, train_set.tiles, val_set.tiles)
+    if as_they_are:
+        train_set.transform = lc.get_transforms("val")
     if forest:
-        confusion, seconds, weights = train_forest(config, train_set, val_set)
+        confusion, train_miou, seconds, weights = train_forest(config, train_set, val_set)
     else:
-        confusion, seconds, weights = train_network(config, train_set, val_set, model_path)
+        confusion, train_miou, seconds, weights = train_network(config, train_set, val_set, model_path)
     scores = lc.score(confusion)
     device = lc.pick_device(config.device)
     dtype = lc.pick_precision(config.precision, device)
@@ -219,6 +268,7 @@ def run_cell(args: argparse.Namespace, work: Path, cell: dict, model_path: Path)
         "backbone": "random forest" if forest else config.backbone,
         "weights": weights,
         "seconds": round(seconds),
+        "train_miou": train_miou and round(train_miou, 4),
         "precision": "float32" if forest else str(dtype).removeprefix("torch."),
         **provenance(device),
     }

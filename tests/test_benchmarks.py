@@ -42,6 +42,24 @@ def test_features_of_the_forest():
     assert (noisy[..., 15:18].mean((0, 1)) > 5).all()
 
 
+def test_faulty_points_are_as_faulty_as_they_say():
+    mask = np.random.default_rng(1).integers(0, 5, (60, 60)).astype(np.uint8)
+    right = study.lc.sample_random_points(mask, 50, np.random.default_rng(0))
+    wrong = study.sample_wrong_points(20, mask, 50, np.random.default_rng(0))
+    assert ((wrong != 255) == (right != 255)).all() and (wrong != right).sum() == 10 and wrong[wrong != 255].max() < 5
+    checkers = (
+        (np.indices((60, 60)) // 30).sum(0).astype(np.uint8)
+    )  # areas of 30 x 30: who is 3 pixels off, is near its own
+    shifted = study.sample_shifted_points(3, checkers, 50, np.random.default_rng(0))
+    near = np.argwhere(study.lc.sample_random_points(checkers, 50, np.random.default_rng(0)) != 255)
+    for place in np.argwhere(shifted != 255):
+        distances = np.hypot(*(near - place).T)
+        assert (
+            (distances > 2) & (distances < 4) & (checkers[tuple(near.T)] == shifted[tuple(place)])
+        ).any() or 0 in place
+    assert 45 <= (shifted != 255).sum() <= 50 and (shifted[shifted != 255] != checkers[shifted != 255]).any()
+
+
 def test_a_study_writes_each_cell_once(tmp_path):
     for split, part in (("train", 1), ("val", 3)):
         write_tiles(tmp_path / split, 4, 64, num_classes=5)
@@ -51,7 +69,18 @@ def test_a_study_writes_each_cell_once(tmp_path):
 
     def run() -> list[dict]:
         command = [sys.executable, ROOT / "benchmarks/study.py", "--data", tmp_path, "--csv", tmp_path / "study.csv"]
-        command += ["--work", tmp_path / "work", "--variants", "forest", "plain", "dense", "--points", "10", "20"]
+        command += [
+            "--work",
+            tmp_path / "work",
+            "--variants",
+            "forest",
+            "plain",
+            "dense",
+            "plain_none",
+            "--points",
+            "10",
+            "20",
+        ]
         command += ["--seeds", "0", "--epochs", "1", "--size", "32", "--every", "1"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stderr
@@ -59,7 +88,9 @@ def test_a_study_writes_each_cell_once(tmp_path):
 
     first = run()
     cells = [(row["variant"], row["points"]) for row in first]
-    assert cells == [("forest", "10"), ("plain", "10"), ("dense", "all"), ("forest", "20"), ("plain", "20")]
+    assert cells == [("forest", "10"), ("plain", "10"), ("dense", "all"), ("plain_none", "10"),
+                     ("forest", "20"), ("plain", "20"), ("plain_none", "20")]  # fmt: skip
+    assert all((row["train_miou"] == "") == (row["variant"] == "forest") for row in first)
     assert all(0 <= float(row["miou"]) <= 1 and row["train_tiles"] == row["val_tiles"] == "4" for row in first)
     assert {row["weights"] for row in first} == {"none", "ImageNet"}
     assert (tmp_path / "work/models/val-plain-10-0-1-32-1.pth").is_file()
