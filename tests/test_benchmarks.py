@@ -23,14 +23,16 @@ def tiles(split: str) -> list[tuple[Path, Path]]:
 
 def test_splits_do_not_overlap_and_choices_are_made_on_train_tiles_alone():
     train, val = tiles("train"), tiles("val")
-    for split in ("val", "choose", "scenes"):
+    for split in ("val", "choose", "scenes", "choose_scenes"):
         learnt, scored = study.choose_tiles(split, 1, train, val)
         assert learnt and scored and not {path for path, _ in learnt} & {path for path, _ in scored}
         assert study.choose_tiles(split, 2, train, val)[0] == learnt[::2]
     learnt, scored = study.choose_tiles("choose", 1, train, val)
     assert all(path.parent.name == "train" for path, _ in learnt + scored)
-    learnt, scored = study.choose_tiles("scenes", 1, train, val)
-    assert {path.stem[5] for path, _ in scored} == set("146") and {path.stem[5] for path, _ in learnt} == set("23578")
+    for split, of_learnt, of_scored in (("scenes", "23578", "146"), ("choose_scenes", "237", "58")):
+        learnt, scored = study.choose_tiles(split, 1, train, val)
+        assert {path.stem[5] for path, _ in scored} == set(of_scored)
+        assert {path.stem[5] for path, _ in learnt} == set(of_learnt)
 
 
 def test_features_of_the_forest():
