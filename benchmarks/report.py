@@ -1,126 +1,254 @@
-"""Writes the tables of README.md and technical_report.md from the CSVs in benchmarks/results/.
+"""Writes the tables and figures of README.md and technical_report.md from the CSVs in benchmarks/results/.
 
-    python benchmarks/report.py            write them between <!-- table:NAME --> and <!-- end -->
-    python benchmarks/report.py --check    say which differ, exit 1 if any does
+    python benchmarks/report.py            draw the figures, write tables and single values between their marks
+    python benchmarks/report.py --check    say which differ from the CSVs, exit 1 if any does
 
-A table is a function below. Figures are the mean over seeds and, after ±, their standard deviation.
+A table stands between <!-- table:NAME --> and <!-- end -->, a single value after <!-- study:SET-UP/VARIANT/POINTS:COLUMN -->
+or, of a run of its own, <!-- RUN:KEY -->. A figure in benchmarks/results/figures carries a hash of the rows that it shows.
+Everything takes the rows that are there. Values are the mean over seeds, ± their standard deviation, (their number).
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
+import json
 import re
 import statistics
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
 DOCUMENTS = ("README.md", "technical_report.md")
+SETUPS = {  # those of benchmarks/study.py that have names of their own here
+    "val": {"split": "val", "size": "128", "epochs": "24", "every": "3"},
+    "scenes": {"split": "scenes", "size": "128", "epochs": "24", "every": "3"},
+    "val256": {"split": "val", "size": "256", "epochs": "24", "every": "3"},
+    "choose": {"split": "choose", "size": "128", "epochs": "12", "every": "2"},
+    "choose24": {"split": "choose", "size": "128", "epochs": "24", "every": "2"},
+}
+METHODS = {"forest": "random forest", "plain": "plain", "default": "default"}  # compared at every budget of points
+WITH_MASKS = {"plain": "dense", "default": "dense+teacher+cut_mix"}  # the same with every pixel labelled
+KINDS = {  # what sets a variant apart from the one that its name begins with; "" is that one. All others are `parts`.
+    "augmentation": ("_none", "_weak", "", "_strong"),
+    "where": ("", "_stratified", "_grid", "_boundary"),
+    "noise": ("", "@wrong5", "@wrong10", "@wrong20", "@shift1", "@shift3", "@shift5"),
+    "networks": ("", "_random_weights", "_mobilenet", "_mobilenet_random_weights", "_unet", "_resnet50", "_resnet50_random_weights"),
+}  # fmt: skip
+NOT_RUN = "*Not run yet.*"
+
+# =====================================================================================================
+# CSV -> rows
+# =====================================================================================================
 
 
-def rows(name: str, **wanted: object) -> list[dict]:
+def rows(name: str, **wanted: str) -> list[dict]:
     """The rows of a CSV in benchmarks/results/ in which each column has the wanted value."""
     path = ROOT / "benchmarks/results" / name
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [row for row in csv.DictReader(lines) if all(row[key] == str(value) for key, value in wanted.items())]
+    return [row for row in csv.DictReader(lines) if all(row[key] == value for key, value in wanted.items())]
 
 
-def study_rows(split: str, epochs: int, every: int) -> list[dict]:
+def study_rows(setup: dict) -> list[dict]:
     """The study's cells of one set-up, and the forests of the same tiles, which train for no epochs."""
-    found = rows("study.csv", split=split, size=128, every=every)
-    return [row for row in found if row["epochs"] in ("0", str(epochs))]
+    found = rows("study.csv", **{key: value for key, value in setup.items() if key != "epochs"})
+    return [row for row in found if row["epochs"] in ("0", setup["epochs"])]
 
 
-def spread(values: list[float], digits: int = 3) -> str:
+def pick(found: list[dict], **wanted: str) -> list[dict]:
+    return [row for row in found if all(row[key] == value for key, value in wanted.items())]
+
+
+def budgets(found: list[dict]) -> list[str]:
+    return sorted({row["points"] for row in found} - {"all"}, key=int)
+
+
+def column(found: list[dict], key: str = "miou") -> list[float]:
+    """A column's values; older rows lack some."""
+    return [float(row[key]) for row in found if row.get(key)]
+
+
+def paired(found: list[dict], base: list[dict], key: str, how) -> list[float]:
+    """how(value, value of the base) for every seed that both have; an ensemble's seeds against the mean of theirs."""
+    theirs = {row["seed"]: float(row[key]) for row in base}
+    return [
+        how(float(row[key]), statistics.mean(theirs[seed] for seed in row["seed"].split()))
+        for row in found
+        if set(row["seed"].split()) <= set(theirs)
+    ]
+
+
+def gains(found: list[dict], base: list[dict]) -> list[float]:
+    return paired(found, base, "miou", lambda a, b: a - b)
+
+
+def costs(found: list[dict], base: list[dict], key: str = "seconds") -> list[float]:
+    return paired(found, base, key, lambda a, b: a / b)
+
+
+def base_of(name: str) -> str:
+    """The variant that this one is a change of: `labels` for `labels+views`, `plain` for `labels`."""
+    family = re.match("[a-z]+", name)[0]
+    return family if family != name and family in ("plain", "dense", "labels", "default") else "plain"
+
+
+def kind_of(name: str) -> str:
+    """Which question a variant answers: a key of KINDS, `methods` or `parts`."""
+    suffix = name.removeprefix(base_of(name))
+    kinds = (kind for kind, suffixes in KINDS.items() if suffix in suffixes and suffix)
+    return "methods" if name in (*METHODS, *WITH_MASKS.values()) else next(kinds, "parts")
+
+
+def groups(kind: str) -> list[tuple[str, dict[str, list[dict]]]]:
+    """For every set-up and budget with a variant of this kind: its title, and the rows of those variants and their bases.
+
+    Of `methods` those set-ups alone that are not in SETUPS, whose tables have them.
+    """
+    found, result = rows("study.csv"), []
+    for split, size, epochs, every in dict.fromkeys((r["split"], r["size"], r["epochs"], r["every"]) for r in found):
+        setup = {"split": split, "size": size, "epochs": epochs, "every": every}
+        together = study_rows(setup)
+        for points in budgets(together):
+            here = [row for row in together if row["points"] in (points, "all")]
+            names = dict.fromkeys(row["variant"] for row in here)
+            own = [name for name in names if kind_of(name) == kind]
+            families = dict.fromkeys(["plain", *map(base_of, own)])
+            order = [family + suffix for family in families for suffix in KINDS.get(kind, ())]
+            if kind in ("parts", "methods"):
+                order = ["forest", *WITH_MASKS, *WITH_MASKS.values(), *(sorted(own) if kind == "parts" else [])]
+            if own and epochs != "0" and not (kind == "methods" and setup in SETUPS.values()):
+                title = f"`{split}`, {size} px, {epochs} epochs, {points} points"
+                result.append((title, {name: pick(here, variant=name) for name in order if name in names}))
+    return result
+
+
+# =====================================================================================================
+# Rows -> tables
+# =====================================================================================================
+
+
+def spread(values: list[float], digits: int = 3, sign: str = "") -> str:
     """Mean ± standard deviation, or the one value there is."""
     if not values:
         return "-"
     deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{deviation}"
+    return f"{statistics.mean(values):{sign}.{digits}f}{deviation}"
 
 
-def column(found: list[dict], key: str = "miou") -> list[float]:
-    return [float(row[key]) for row in found]
+def counted(values: list[float], digits: int = 3, sign: str = "") -> str:
+    """The same with the number of seeds."""
+    return f"{spread(values, digits, sign)} ({len(values)})" if values else "-"
 
 
 def markdown(header: list[str], body: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *body))
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *body)) if body else NOT_RUN
 
 
-def paired(found: list[dict], base: list[dict], key: str, how) -> list[float]:
-    """how(value, value of the base) for every seed that both have."""
-    theirs = {row["seed"]: float(row[key]) for row in base}
-    return [how(float(row[key]), theirs[row["seed"]]) for row in found if row["seed"] in theirs]
+def points_table(setup: dict) -> str:
+    """The methods at each budget of points, and what they reach with every pixel labelled."""
+    found, body = study_rows(setup), []
+    dense = column(pick(found, variant="dense"))
+    for points in [*budgets(found), *(["all"] if dense else [])]:
+        own = {
+            name: pick(found, variant=WITH_MASKS.get(name) if points == "all" else name, points=points)
+            for name in METHODS
+        }
+        mious = [counted(column(own[name])) for name in METHODS]
+        share = (
+            f"{statistics.mean(column(own['default'])) / statistics.mean(dense):.1%}"
+            if dense and own["default"]
+            else "-"
+        )
+        gain = counted(gains(own["default"], own["plain"]), sign="+")
+        times = [spread(costs(own[name], own["plain"]), 2) for name in ("forest", "default")]
+        minutes = spread([seconds / 60 for seconds in column(own["plain"], "seconds")], 1)
+        body.append([points, *mious, gain, share, minutes, *times])
+    header = ["points per tile", *METHODS.values(), "default over plain, seed by seed", "default, of dense masks"]
+    return markdown([*header, "minutes of plain", "time of the forest, plain = 1", "of default"], body)
 
 
-def main_table(found: list[dict]) -> str:
-    """The comparison of methods at each budget of points."""
-    names = {
-        "forest": "random forest on 19 features",
-        "plain": "plain partial cross-entropy",
-        "default": "**default of this program**",
-        "dense": "dense masks, plain cross-entropy",
-        "dense+teacher+cut_mix": "dense masks, mean teacher and CutMix",
-    }
-    plain = {
-        row["points"]: [r for r in found if r["variant"] == "plain" and r["points"] == row["points"]] for row in found
-    }
-    dense = [row for row in found if row["variant"] == "dense"]
-    body = []
-    for name, title in names.items():
-        for points in sorted(
-            {row["points"] for row in found if row["variant"] == name}, key=lambda p: int(p) if p != "all" else 10**9
-        ):
-            own = [row for row in found if row["variant"] == name and row["points"] == points]
-            gap = "-"
-            if name == "default" and dense and plain[points]:
-                base, top = statistics.mean(column(plain[points])), statistics.mean(column(dense))
-                gap = f"{(statistics.mean(column(own)) - base) / (top - base):.0%}" if top > base else "no gap"
-            time = spread(paired(own, plain.get(points) or plain.get("20", []), "seconds", lambda a, b: a / b), 2)
-            share = f"{statistics.mean(column(own)) / statistics.mean(column(dense)):.1%}" if dense else "-"
-            body.append([title, points, str(len(own)), spread(column(own)), share, gap, time])
-    return markdown(
-        ["method", "points per tile", "seeds", "mIoU", "of dense", "gap closed", "training time, plain = 1"], body
-    )
+def classes_table(setup: dict) -> str:
+    """IoU of each class."""
+    found, body = study_rows(setup), []
+    classes = [key for key in (found[0] if found else {}) if key.startswith("iou_")]
+    for points in [*budgets(found), "all"]:
+        for name in METHODS:
+            if own := pick(found, variant=WITH_MASKS.get(name) if points == "all" else name, points=points):
+                body.append([points, METHODS[name], str(len(own)), *(spread(column(own, key)) for key in classes)])
+    return markdown(["points per tile", "method", "seeds", *(key.removeprefix("iou_") for key in classes)], body)
 
 
-def parts_table(epochs: int) -> str:
-    """Every variant on the split on which settings are chosen, against `plain` or `labels` on the same seeds."""
-    found = [row for row in study_rows("choose", epochs, every=2) if row["points"] in ("20", "all")]
-    by_name = {name: [row for row in found if row["variant"] == name] for name in study_order(found)}
-    body = []
-    for name, own in by_name.items():
-        base = "labels" if name.startswith("labels") and name != "labels" else "plain"
-        gain = paired(own, by_name.get(base, []), "miou", lambda a, b: a - b)
-        time = paired(own, by_name.get("plain", []), "seconds", lambda a, b: a / b)
-        against = "-" if name == "plain" else f"{spread(gain)} over {base}"
-        body.append([f"`{name}`", str(len(own)), spread(column(own)), against, spread(time, 2)])
-    return markdown(["variant", "seeds", "mIoU", "gain, seed by seed", "training time, plain = 1"], body)
+def variants_table(kind: str) -> str:
+    """Variants against what they are a change of, in every set-up and at every budget in which they were run."""
+    together, body = groups(kind), []
+    trained = any(row.get("train_miou") for _, named in together for own in named.values() for row in own)
+    for title, named in together:
+        for name, own in named.items():
+            base = named.get(base_of(name), [])
+            gain = (
+                "-"
+                if name == "plain"
+                else f"{counted(gains(own, base), sign='+')} over {base_of(name)}"
+                if base
+                else "-"
+            )
+            line = [title, f"`{name}`", counted(column(own)), gain, spread(costs(own, named.get("plain", [])), 2)]
+            if trained:
+                line.append(spread([float(r["train_miou"]) - float(r["miou"]) for r in own if r.get("train_miou")]))
+            if kind == "networks":
+                line += [f"`{own[0]['backbone']}`", own[0]["weights"]]
+            body.append(line)
+            title = ""
+    header = ["set-up", "variant", "mIoU", "gain, seed by seed", "training time, plain = 1"]
+    header += (["train mIoU - mIoU"] if trained else []) + (["network", "starts from"] if kind == "networks" else [])
+    return markdown(header, body)
 
 
-def study_order(found: list[dict]) -> list[str]:
-    """The variants that were run, in the order in which benchmarks/study.py lists them."""
-    from study import VARIANTS
-
-    return [name for name in VARIANTS if any(row["variant"] == name for row in found)]
+def inference_groups() -> list[tuple[str, dict[str, list[dict]]]]:
+    """The ways of predicting, for every set of models that they were tried on."""
+    found = rows("inference.csv")
+    keys = ("variant", "points", "split", "size", "epochs", "every")
+    result = []
+    for cell in dict.fromkeys(tuple(row[key] for key in keys) for row in found):
+        own = pick(found, **dict(zip(keys, cell, strict=True)))
+        ways = dict.fromkeys(row["way"] for row in own)
+        variant, points, split, size, epochs, _ = cell
+        title = f"`{variant}`: `{split}`, {size} px, {epochs} epochs, {points} points"
+        result.append((title, {way: pick(own, way=way) for way in ways}))
+    return result
 
 
 def inference_table() -> str:
-    found = rows("inference.csv", split="choose", variant="labels", points=20, epochs=12, size=128, every=2)
     body = []
-    base = [row for row in found if row["way"] == "plain"]
-    for way in dict.fromkeys(row["way"] for row in found):
-        own = [row for row in found if row["way"] == way]
-        gain = paired(own, base, "miou", lambda a, b: a - b) if way != "plain" else []
-        cost = statistics.mean(column(own, "seconds_per_tile")) / statistics.mean(column(base, "seconds_per_tile"))
-        body.append([way, spread(column(own)), spread(gain), f"{cost:.1f}"])
-    return markdown(["prediction", "mIoU", "gain, seed by seed", "time, plain = 1"], body)
+    for title, ways in inference_groups():
+        for way, own in ways.items():
+            gain = counted(gains(own, ways["plain"]), sign="+") if way != "plain" else "-"
+            cost = spread(costs(own, ways["plain"], "seconds_per_tile"), 1)
+            body.append([title, way, counted(column(own)), gain, cost])
+            title = ""
+    return markdown(["models", "prediction", "mIoU", "gain, seed by seed", "time, plain = 1"], body)
+
+
+def active_table() -> str:
+    """Rounds of labelling, of tools/active_learning.py simulate."""
+    found, body = rows("active_learning/active_learning.csv"), []
+    for points in sorted({row["points_per_tile"] for row in found}, key=int):
+        own = {arm: pick(found, points_per_tile=points, arm=arm) for arm in ("random", "uncertainty")}
+        gain = counted(gains(own["uncertainty"], own["random"]), sign="+")
+        body.append([points, *(counted(column(cells)) for cells in own.values()), gain])
+    return markdown(["points per tile", "random", "uncertainty", "uncertainty over random, seed by seed"], body)
+
+
+def pictures_table() -> str:
+    """The pixel accuracy on the tiles of the picture, of benchmarks/pictures.py."""
+    body = [[row["percentile"], row["tile"], *(f"{float(row[key]):.0%}" for key in ("plain", "default", "dense"))]
+            for row in rows("pictures.csv")]  # fmt: skip
+    return markdown(["percentile of default", "tile", "plain", "default", "dense"], body)
 
 
 def labels_table() -> str:
-    found = rows("labels.csv", points=20)
+    found = rows("labels.csv", points="20")
     body = []
     for way in dict.fromkeys(row["way"] for row in found):
         own = [row for row in found if row["way"] == way]
@@ -172,37 +300,205 @@ def big_scene_table() -> str:
 
 
 TABLES = {
-    "val": lambda: main_table(study_rows("val", epochs=24, every=3)),
-    "scenes": lambda: main_table(study_rows("scenes", epochs=24, every=3)),
-    "parts": lambda: parts_table(epochs=12),
-    "longer": lambda: parts_table(epochs=24),
+    **{name: lambda setup=setup: points_table(setup) for name, setup in SETUPS.items()},
+    **{f"{name}_classes": lambda setup=setup: classes_table(setup) for name, setup in SETUPS.items()},
+    **{kind: lambda kind=kind: variants_table(kind) for kind in ("parts", "methods", *KINDS)},
+    "active": active_table,
+    "labels": labels_table,
+    "inference": inference_table,
+    "pictures": pictures_table,
     "speed": speed_table,
     "stages": stages_table,
     "big_scene": big_scene_table,
-    "labels": labels_table,
-    "inference": inference_table,
+}
+
+# =====================================================================================================
+# Rows -> figures
+# =====================================================================================================
+
+PLACES = {"val": "other parts of the same scenes", "scenes": "scenes never seen"}
+LOOKS = {"default": ("#0072b2", "o"), "plain": ("#d55e00", "s"), "forest": ("#009e73", "^")}  # Okabe & Ito's colours
+
+
+def subplots(figure, count: int, width: float) -> list:
+    """As many axes, two in a line."""
+    columns, lines = min(2, count), -(-count // 2)
+    figure.set_size_inches(width, 4.3 * lines)
+    return [figure.add_subplot(lines, columns, index + 1) for index in range(count)]
+
+
+def points_panels() -> list[tuple[str, list[dict]]]:
+    """A title and the rows of the methods, for the set-ups that have at least two budgets of points."""
+    panels = []
+    for setup in SETUPS.values():
+        found = [row for row in study_rows(setup) if kind_of(row["variant"]) == "methods"]
+        if setup["split"] in PLACES and len(budgets(pick(found, variant="default"))) > 1:
+            panels.append((f"{setup['split']}: {PLACES[setup['split']]}, {setup['size']} px", found))
+    return panels
+
+
+def draw_points(figure, panels: list[tuple[str, list[dict]]]) -> None:
+    """mIoU over points per tile."""
+    grid = subplots(figure, len(panels), width=5 * max(1.4, min(2, len(panels))))
+    for axes, (title, found) in zip(grid, panels, strict=True):
+        for shift, (name, (color, marker)) in zip((1.03, 1, 0.97), LOOKS.items(), strict=True):
+            own = [(int(points), column(pick(found, variant=name, points=points))) for points in budgets(found)]
+            own = [(shift * points, values) for points, values in own if values]  # side by side: bars hide no other's
+            x, means = [points for points, _ in own], [statistics.mean(values) for _, values in own]
+            axes.plot(x, means, color=color, label=METHODS[name])
+            for at, values in own:
+                draw_mark(axes, at, values, color, marker)
+        for name, style in zip(WITH_MASKS.values(), ("-", "--"), strict=True):
+            if values := column(pick(found, variant=name)):
+                mean, deviation = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0
+                label = "dense masks, plain" if name == "dense" else "dense masks, with default's teacher and CutMix"
+                axes.axhline(mean, color="black", linestyle=style, linewidth=1.2, label=label)
+                axes.axhspan(mean - deviation, mean + deviation, color="black", alpha=0.1, linewidth=0)
+        axes.set(xscale="log", xlabel="labelled points per tile", ylabel="mIoU")
+        axes.set_title(title, fontsize=10)
+        axes.set_xticks([int(points) for points in budgets(found)], budgets(found))
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    lines = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    lines["mean ± standard deviation of several seeds"] = axes.errorbar([], [], [], color="grey", marker="o", capsize=4)
+    lines["one seed alone"] = axes.plot([], [], "o", color="grey", markerfacecolor="white")[0]
+    figure.legend(lines.values(), lines, loc="outside lower center", frameon=False, ncols=2)
+
+
+def draw_mark(axes, at: float, values: list[float], color: str, marker: str = "o") -> None:
+    """Mean and standard deviation; a single value is hollow and has no bar."""
+    several = len(values) > 1
+    axes.errorbar(at, statistics.mean(values), statistics.stdev(values) if several else None, color=color, marker=marker,
+                  markerfacecolor=color if several else "white", capsize=4, linestyle="none")  # fmt: skip
+
+
+def cost_panels() -> list[tuple[str, str, str, dict[str, list[dict]]]]:
+    """Title, what the time is of, its column, and the rows by variant or way of predicting."""
+    training = [("training", "seconds", group) for group in groups("parts")]
+    prediction = [("prediction", "seconds_per_tile", group) for group in inference_groups()]
+    return [(title, what, key, named) for what, key, (title, named) in training + prediction if "plain" in named]
+
+
+def draw_cost(figure, panels: list[tuple[str, str, str, dict[str, list[dict]]]]) -> None:
+    """Gain in mIoU over plain against the time it takes."""
+    for axes, (title, what, key, named) in zip(subplots(figure, len(panels), width=11), panels, strict=True):
+        base = named["plain"]
+        shown = [
+            name for name in named if name not in ("plain", "forest", *WITH_MASKS.values()) and gains(named[name], base)
+        ]
+        for index, name in enumerate(sorted(shown, key=lambda name: statistics.mean(gains(named[name], base)))):
+            cost, gain = statistics.mean(costs(named[name], base, key)), gains(named[name], base)
+            draw_mark(axes, cost, gain, "#0072b2")
+            # names stand in the margin, in the order of the marks, lest they overlap
+            axes.annotate(name, (cost, statistics.mean(gain)), (1.06, (index + 0.5) / len(shown)), "data", "axes fraction",
+                          {"arrowstyle": "-", "color": "grey", "linewidth": 0.5, "relpos": (0, 0.5)}, va="center", fontsize=9)  # fmt: skip
+        for label, own, color in (("plain", base, "#d55e00"), ("dense masks", named.get("dense", []), "black")):
+            if gain := gains(own, base):
+                axes.axhline(statistics.mean(gain), color=color, linewidth=1, linestyle="--")
+                right = axes.get_yaxis_transform(), "offset points"
+                axes.annotate(label, (0.98, statistics.mean(gain)), (0, 3), *right, ha="right", fontsize=9, color=color)
+        axes.plot(1, 0, "s", color="#d55e00")
+        axes.set(xlabel=f"time of {what}, plain = 1", ylabel="gain in mIoU over plain")
+        axes.set_title(f"{what}: {title}".replace("`", ""), fontsize=10)
+        axes.grid(alpha=0.3)
+    figure.supxlabel("bars: standard deviation of the gain, seed by seed; hollow: one seed alone", fontsize=9)
+
+
+FIGURES = {
+    "points": (points_panels, draw_points),
+    "cost": (cost_panels, draw_cost),
+    "pictures": (lambda: rows("pictures.csv"), None),  # drawn by benchmarks/pictures.py, which needs the models
 }
 
 
+def figure_path(name: str) -> Path:
+    return ROOT / f"benchmarks/results/figures/{name}.png"
+
+
+def save_figure(figure, name: str, found: list[dict]) -> None:
+    """Writes a figure with the hash of the rows that it shows, and without matplotlib's version, which would change the file."""
+    figure_path(name).parent.mkdir(exist_ok=True)
+    figure.savefig(figure_path(name), dpi=110, metadata={"Rows": digest(found), "Software": None})
+
+
+def digest(found: list[dict]) -> str:
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def stale_figures() -> list[str]:
+    """Those that do not show the rows there are."""
+    from PIL import Image
+
+    stale = []
+    for name, (find, _) in FIGURES.items():
+        path, found = figure_path(name), find()
+        if found and not (path.exists() and Image.open(path).info.get("Rows") == digest(found)):
+            stale.append(name)
+    return stale
+
+
+def draw_figures() -> None:
+    from matplotlib.figure import Figure
+
+    for name, (find, draw) in FIGURES.items():
+        if draw and (found := find()):
+            figure = Figure(layout="constrained")
+            draw(figure, found)
+            save_figure(figure, name, found)
+
+
+# =====================================================================================================
+# Everything -> documents
+# =====================================================================================================
+
+
+def value(source: str, key: str) -> float:
+    """A single value: of a study's cell (set-up/variant/points) a column's mean, `gain`, `cost` or `seeds`; of a run of its own, a
+    path into its metrics.json."""
+    if not source.startswith("study:"):
+        found = json.loads((ROOT / "benchmarks/results" / source / "metrics.json").read_text(encoding="utf-8"))
+        for part in key.split("."):
+            found = found[part]
+        return float(found)
+    setup, name, points = source.removeprefix("study:").split("/")
+    found = study_rows(SETUPS[setup])
+    own = pick(found, variant=name, points=points)
+    base = pick(found, variant=base_of(name), **({} if points == "all" else {"points": points}))
+    if key == "seeds":
+        return len(own)
+    values = gains(own, base) if key == "gain" else costs(own, base) if key == "cost" else column(own, key)
+    if not values:
+        raise ValueError(f"<!-- {source}:{key} -->: benchmarks/results/study.csv has no such rows")
+    return statistics.mean(values)
+
+
 def fill(text: str) -> str:
-    """A document's text with every table as the CSVs have it now."""
-    return re.sub(
+    """A document's text with every table and marked value as the CSVs have it now; values keep their decimals."""
+    text = re.sub(
         r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text, flags=re.DOTALL
+    )
+    return re.sub(
+        r"(<!-- ((?:study:)?[\w+@/-]+):([\w.]+) -->)-?\d+(?:\.(\d+))?",
+        lambda m: f"{m[1]}{value(m[2], m[3]):.{len(m[4] or '')}f}",
+        text,
     )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    args, stale = parser.parse_args(), []
+    check = parser.parse_args().check
+    stale = stale_figures()
+    if not check:
+        draw_figures()
     for name in DOCUMENTS:
         text = (ROOT / name).read_text(encoding="utf-8")
         if fill(text) != text:
             stale.append(name)
-            if not args.check:
+            if not check:
                 (ROOT / name).write_text(fill(text), encoding="utf-8")
-    print(f"{'differ from' if args.check else 'written from'} benchmarks/results: {', '.join(stale) or 'none'}")
-    return int(bool(stale) and args.check)
+    print(f"{'differ from' if check else 'written from'} benchmarks/results: {', '.join(stale) or 'none'}")
+    return int(bool(stale) and check)
 
 
 if __name__ == "__main__":
