@@ -83,6 +83,11 @@ def gains(found: list[dict], base: list[dict]) -> list[float]:
     return paired(found, base, "miou", lambda a, b: a - b)
 
 
+def overfitting(found: list[dict]) -> list[float]:
+    """How much better a model is on the dense masks of its own train tiles, where that was scored."""
+    return [float(row["train_miou"]) - float(row["miou"]) for row in found if row.get("train_miou")]
+
+
 def costs(found: list[dict], base: list[dict], key: str = "seconds") -> list[float]:
     return paired(found, base, key, lambda a, b: a / b)
 
@@ -168,41 +173,43 @@ def points_table(setup: dict) -> str:
     return markdown([*header, "minutes of plain", "time of the forest, plain = 1", "of default"], body)
 
 
+def class_columns(found: list[dict]) -> dict:
+    """IoU of each class: columns of a table, as functions of a cell's rows."""
+    keys = [key for key in (found[0] if found else {}) if key.startswith("iou_")]
+    return {key.removeprefix("iou_"): lambda own, key=key: spread(column(own, key)) for key in keys}
+
+
 def classes_table(setup: dict) -> str:
-    """IoU of each class."""
+    """IoU of each class for the methods at each budget."""
     found, body = study_rows(setup), []
-    classes = [key for key in (found[0] if found else {}) if key.startswith("iou_")]
+    columns = class_columns(found)
     for points in [*budgets(found), "all"]:
         for name in METHODS:
             if own := pick(found, variant=WITH_MASKS.get(name) if points == "all" else name, points=points):
-                body.append([points, METHODS[name], str(len(own)), *(spread(column(own, key)) for key in classes)])
-    return markdown(["points per tile", "method", "seeds", *(key.removeprefix("iou_") for key in classes)], body)
+                body.append([points, METHODS[name], str(len(own)), *(show(own) for show in columns.values())])
+    return markdown(["points per tile", "method", "seeds", *columns], body)
 
 
 def variants_table(kind: str) -> str:
     """Variants against what they are a change of, in every set-up and at every budget in which they were run."""
-    together, body = groups(kind), []
-    trained = any(row.get("train_miou") for _, named in together for own in named.values() for row in own)
+    together, body, extra = groups(kind), [], {}
+    cells = [own for _, named in together for own in named.values()]
+    if any(column(own, "train_miou") for own in cells):
+        extra["train mIoU - mIoU"] = lambda own: spread(overfitting(own))
+    if kind == "networks":
+        extra |= {"network": lambda own: f"`{own[0]['backbone']}`", "starts from": lambda own: own[0]["weights"]}
+    if kind == "where":
+        extra |= class_columns(cells[0] if cells else [])
     for title, named in together:
         for name, own in named.items():
-            base = named.get(base_of(name), [])
-            gain = (
-                "-"
-                if name == "plain"
-                else f"{counted(gains(own, base), sign='+')} over {base_of(name)}"
-                if base
-                else "-"
+            gain = gains(own, named.get(base_of(name), [])) if name != "plain" else []
+            against = f"{counted(gain, sign='+')} over {base_of(name)}" if gain else "-"
+            cost = spread(costs(own, named.get("plain", [])), 2)
+            body.append(
+                [title, f"`{name}`", counted(column(own)), against, cost, *(show(own) for show in extra.values())]
             )
-            line = [title, f"`{name}`", counted(column(own)), gain, spread(costs(own, named.get("plain", [])), 2)]
-            if trained:
-                line.append(spread([float(r["train_miou"]) - float(r["miou"]) for r in own if r.get("train_miou")]))
-            if kind == "networks":
-                line += [f"`{own[0]['backbone']}`", own[0]["weights"]]
-            body.append(line)
             title = ""
-    header = ["set-up", "variant", "mIoU", "gain, seed by seed", "training time, plain = 1"]
-    header += (["train mIoU - mIoU"] if trained else []) + (["network", "starts from"] if kind == "networks" else [])
-    return markdown(header, body)
+    return markdown(["set-up", "variant", "mIoU", "gain, seed by seed", "training time, plain = 1", *extra], body)
 
 
 def inference_groups() -> list[tuple[str, dict[str, list[dict]]]]:
@@ -418,7 +425,7 @@ def figure_path(name: str) -> Path:
 def save_figure(figure, name: str, found: list[dict]) -> None:
     """Writes a figure with the hash of the rows that it shows, and without matplotlib's version, which would change the file."""
     figure_path(name).parent.mkdir(exist_ok=True)
-    figure.savefig(figure_path(name), dpi=110, metadata={"Rows": digest(found), "Software": None})
+    figure.savefig(figure_path(name), dpi=100, metadata={"Rows": digest(found), "Software": None})
 
 
 def digest(found: list[dict]) -> str:
@@ -478,7 +485,7 @@ def fill(text: str) -> str:
         r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text, flags=re.DOTALL
     )
     return re.sub(
-        r"(<!-- ((?:study:)?[\w+@/-]+):([\w.]+) -->)-?\d+(?:\.(\d+))?",
+        r"(<!-- ((?:study:)?[\w+@/-]+):([\w.-]+) -->)-?\d+(?:\.(\d+))?",
         lambda m: f"{m[1]}{value(m[2], m[3]):.{len(m[4] or '')}f}",
         text,
     )

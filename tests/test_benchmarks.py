@@ -1,6 +1,7 @@
 """The study behind the published tables: its splits, its baseline, its way of going on, and that the tables are the CSVs'."""
 
 import csv
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,11 @@ import pytest
 from conftest import ROOT, write_tiles
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import pictures
 import report
 import study
+
+import landcover_segmentation as lc
 
 
 def tiles(split: str) -> list[tuple[Path, Path]]:
@@ -99,29 +103,91 @@ def test_a_study_writes_each_cell_once(tmp_path):
     assert run() == first
 
 
-def test_tables_are_those_of_the_results():
+def test_documents_and_figures_are_those_of_the_results():
     for name in report.DOCUMENTS:
         text = (ROOT / name).read_text(encoding="utf-8")
         assert report.fill(text) == text, f"{name}: run python benchmarks/report.py"
+    assert report.stale_figures() == []
 
 
-def test_a_table_is_computed_from_its_rows(tmp_path, monkeypatch):
-    (tmp_path / "benchmarks/results").mkdir(parents=True)
-    miou = {("plain", "20"): (0.5, 0.6), ("default", "20"): (0.6, 0.7), ("dense", "all"): (0.7, 0.7)}
-    lines = ["split,variant,points,seed,epochs,size,every,miou,seconds"]
+def test_no_cell_of_the_study_is_left_out_of_the_report():
+    tables = set(re.findall(r"<!-- table:(\w+) -->", (ROOT / "technical_report.md").read_text(encoding="utf-8")))
+    kinds = {"parts", "methods", *report.KINDS}
+    assert kinds <= tables and {report.kind_of(name) for name in study.VARIANTS} <= kinds
+    shown = [row for kind in kinds for _, named in report.groups(kind) for own in named.values() for row in own]
+    shown += [row for name in tables & set(report.SETUPS) for row in report.study_rows(report.SETUPS[name])]
+    networks = [row for row in report.rows("study.csv") if row["epochs"] != "0"]
+    assert [row for row in networks if row not in shown] == []
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A folder of results of its own, with a study of two seeds."""
+    folder = tmp_path / "benchmarks/results"
+    folder.mkdir(parents=True)
+    miou = {("plain", "20"): (0.5, 0.6), ("default", "20"): (0.6, 0.7), ("default", "100"): (0.7, 0.8),
+            ("dense", "all"): (0.7, 0.7), ("plain@wrong5", "20"): (0.4,), ("teacher", "20"): (0.55, 0.6)}  # fmt: skip
+    lines = ["split,variant,points,seed,epochs,size,every,miou,seconds,train_miou"]
     for (variant, points), scores in miou.items():
         for seed, score in enumerate(scores):
-            seconds = 150 if variant == "default" else 100
-            lines.append(f"val,{variant},{points},{seed},24,128,3,{score},{seconds}")
-            lines.append(f"val,{variant},{points},{seed},12,128,2,0.9,900")  # another set-up, not in the table
-    (tmp_path / "benchmarks/results/study.csv").write_text("\n".join(lines) + "\n")
+            seconds, on_train = (150, 0.9) if variant == "default" else (100, "")
+            lines.append(f"val,{variant},{points},{seed},24,128,3,{score},{seconds},{on_train}")
+            lines.append(f"val,{variant},{points},{seed},12,128,2,0.9,900,")  # another set-up, not in the table
+    (folder / "study.csv").write_text("\n".join(lines) + "\n")
     monkeypatch.setattr(report, "ROOT", tmp_path)
-    table = report.fill("<!-- table:val -->\nold\n<!-- end -->")
-    assert "| **default of this program** | 20 | 2 | 0.650 ± 0.071 | 92.9% | 67% | 1.50 ± 0.00 |" in table
-    assert "old" not in table
-    assert report.fill(table) == table
+    return folder
 
 
-@pytest.mark.parametrize("text", ["", "nothing to fill", "<!-- 3:x -->0.5"])
-def test_other_text_stays(text):
+def test_tables_and_values_are_computed_from_their_rows(results):
+    text = report.fill("<!-- table:val -->\nold\n<!-- end -->")
+    assert (
+        "| 20 | - | 0.550 ± 0.071 (2) | 0.650 ± 0.071 (2) | +0.100 ± 0.000 (2) | 92.9% | 1.7 ± 0.0 | - | 1.50 ± 0.00 |"
+        in text
+    )
+    assert "old" not in text and report.fill(text) == text
+    noise = report.variants_table("noise")
+    assert "| `val`, 128 px, 24 epochs, 20 points | `plain` | 0.550 ± 0.071 (2) | - |" in noise
+    assert "| `plain@wrong5` | 0.400 (1) | -0.100 (1) over plain | 1.00 |" in noise  # against seed 0 alone
+    assert (
+        "| `default` | 0.650 ± 0.071 (2) | +0.100 ± 0.000 (2) over plain | 1.50 ± 0.00 | 0.250 ± 0.071 |"
+        in report.variants_table("parts")
+    )
+    assert report.TABLES["scenes"]() == report.NOT_RUN
+    marks = "<!-- study:val/default/20:miou -->1 <!-- study:val/default/20:gain -->9.99. <!-- study:val/default/20:seeds -->0"
+    assert re.findall(r"->([\d.]+)", report.fill(marks)) == ["1", "0.10.", "2"]
+    with pytest.raises(ValueError, match="default/500"):
+        report.fill("<!-- study:val/default/500:miou -->0.5")
+    (results / "run").mkdir()
+    (results / "run/metrics.json").write_text('{"iou_per_class": {"built-up": 0.456}}')
+    assert report.fill("<!-- run:iou_per_class.built-up -->0.12") == "<!-- run:iou_per_class.built-up -->0.46"
+
+
+def test_a_figure_that_does_not_show_the_rows_is_found(results):
+    assert report.stale_figures() == ["points", "cost"]
+    report.draw_figures()
+    assert report.stale_figures() == []
+    with (results / "study.csv").open("a") as file:
+        file.write("val,plain,100,0,24,128,3,0.62,100,\n")
+    assert report.stale_figures() == ["points"]
+
+
+def test_pictures_show_tiles_chosen_by_rule(results, tmp_path, monkeypatch):
+    write_tiles(tmp_path / "tiles/128/val", 6, 32, num_classes=5)
+    (tmp_path / "models").mkdir()
+    for cell in pictures.MODELS.values():
+        model = lc.DeepLabV3Segmentation(5, "mobilenet_v3_large", weights=None)
+        lc.save_checkpoint(tmp_path / f"models/val-{cell}-24-128-3.pth", model, study.CLASSES)
+    monkeypatch.setattr(sys, "argv", ["pictures.py", "--models", str(tmp_path / "models")])
+    pictures.main()
+    found = report.rows("pictures.csv")
+    assert [row["percentile"] for row in found] == ["90", "50", "10", "0"]
+    scores = [float(row["default"]) for row in found]
+    assert scores == sorted(scores, reverse=True)
+    assert "pictures" not in report.stale_figures()
+    (results / "pictures.csv").write_text((results / "pictures.csv").read_text() + "0,tile,0,0,0\n")
+    assert "pictures" in report.stale_figures()
+
+
+def test_other_text_stays():
+    text = "nothing to fill, <!-- a note -->0.5"
     assert report.fill(text) == text

@@ -1,7 +1,5 @@
 """README's examples run exactly as printed, in order, in one folder; its commands are the ones that CI and users run."""
 
-import csv
-import json
 import re
 import subprocess
 import sys
@@ -61,28 +59,13 @@ def test_files_and_flags_that_readme_names_exist():
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", ours)) <= known
 
 
-def measured(run: str, key: str) -> float:
-    """A figure of a run: a path into its metrics.json, or history.EPOCH.COLUMN of its training_history.csv."""
-    folder = ROOT / "benchmarks/results" / run
-    value = json.loads((folder / "metrics.json").read_text())
-    with (folder / "training_history.csv").open() as file:
-        value["history"] = {row["epoch"]: row for row in csv.DictReader(file)}
-    for part in key.split("."):
-        value = value[part]
-    return float(value)
-
-
 @pytest.mark.parametrize("name", ["README.md", "technical_report.md"])
-def test_published_figures_are_those_measured(name):
-    """Rule 6: a figure, marked <!-- run:key -->figure, is the one of its run, and no score stands there unmarked."""
+def test_no_score_stands_unmarked(name):
+    """Rule 6: what is marked is written by benchmarks/report.py and compared with its CSV in test_benchmarks.py."""
     text = (ROOT / name).read_text(encoding="utf-8")
-    figures = re.findall(r"<!-- (\w+):([\w.-]+) -->([\d.]+)", text)
-    assert figures
-    for run, key, figure in figures:
-        decimals = len(figure.partition(".")[2])
-        assert f"{measured(run, key):.{decimals}f}" == figure, f"{run} {key}"
-    unmarked = re.sub(r"<!-- table:\w+ -->.*?<!-- end -->", "", text, flags=re.DOTALL)  # see test_benchmarks.py
-    unmarked = re.sub(r"<!-- [\w:.-]+ -->[\d.]+", "", unmarked)
+    assert re.search(r"<!-- table:val -->", text)
+    unmarked = re.sub(r"<!-- table:\w+ -->.*?<!-- end -->", "", text, flags=re.DOTALL)
+    unmarked = re.sub(r"<!-- [\w:.+@/-]+ -->-?[\d.]+", "", unmarked)
     assert not re.findall(r"(?<![\d.:/])0\.\d{2,}", unmarked)
 
 
