@@ -852,7 +852,7 @@ class LandCoverDataset(Dataset):
         self.num_classes = num_classes
         self.reading = {"bands": list(bands), "ranges": ranges}
         self.seed = seed
-        self.epoch = 0
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loader processes that live on see it change
         self.cache: dict[tuple, tuple[np.ndarray, ...]] = {}
         self.cache_room = CACHE_BYTES
 
@@ -863,6 +863,14 @@ class LandCoverDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.tiles)
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
+    @epoch.setter
+    def epoch(self, number: int) -> None:
+        self._epoch.fill_(number)
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image (H, W, 3) uint8, point mask (H, W) uint8 and full mask (H, W) uint8; without data the mean colour and 255."""
@@ -977,13 +985,24 @@ def batches_of_one_size(sizes: list[tuple[int, int]], batch_size: int) -> list[l
 
 
 def make_loader(
-    dataset: Dataset, batches: list[list[int]], num_workers: int | None, device: torch.device
+    dataset: Dataset,
+    batches: list[list[int]],
+    num_workers: int | None,
+    device: torch.device,
+    keep_workers: bool = False,
 ) -> DataLoader:
-    """A loader of the given batches; num_workers None takes none on a CPU, whose cores are busy, else up to 8."""
+    """A loader of the batches that the list holds whenever it is iterated over.
+
+    num_workers: None takes none on a CPU, whose cores are busy, else up to 8. keep_workers: they wait for the next pass
+    instead of being started anew.
+    """
     if num_workers is None:
         cores = max(1, cores_at_hand() // ranks_on_this_machine())
         num_workers = 0 if device.type == "cpu" else min(8, cores)
-    return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, pin_memory=device.type == "cuda")
+    return DataLoader(
+        dataset, batch_sampler=batches, num_workers=num_workers, pin_memory=device.type == "cuda",
+        persistent_workers=keep_workers and num_workers > 0,
+    )  # fmt: skip
 
 
 def cores_at_hand() -> int:
@@ -2671,6 +2690,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     train_set: LandCoverDataset
+    train_loader: DataLoader  # of no batches yet; those of an epoch are put in as it begins
     val_set: LandCoverDataset
     val_loader: DataLoader
     history: list[dict]
@@ -2727,6 +2747,7 @@ def start_run(
     dtype = pick_precision(config.precision, device)
     val_batches = batches_of_one_size(val_sizes, math.ceil(config.batch_size / world_size()))[rank() :: world_size()]
     val_loader = make_loader(val_set, val_batches, config.num_workers, device)
+    train_loader = make_loader(train_set, [], config.num_workers, device, keep_workers=True)
     unlabelled = UnlabelledPixels(
         model,
         config.epochs * steps_per_epoch(config, len(train_set)),
@@ -2741,7 +2762,8 @@ def start_run(
         decay=config.teacher_decay,
         ranks=world_size(),
     )
-    run = Run(config, device, dtype, model, model, unlabelled, optimizer, scheduler, train_set, val_set, val_loader, [])
+    run = Run(config, device, dtype, model, model, unlabelled, optimizer, scheduler,
+              train_set, train_loader, val_set, val_loader, [])  # fmt: skip
     if checkpoint:
         restore_run(run, checkpoint)
     return run
@@ -2889,10 +2911,9 @@ def run_epoch(run: Run, epoch: int, bar: tqdm | None = None) -> float:
     run.train_set.epoch = epoch
     torch.manual_seed(int(named_rng(config.seed, epoch, "dropout").integers(2**31)) + rank())
     batches = shuffled_batches(len(run.train_set), config.batch_size, config.seed, epoch)
-    mine = [batch[rank() :: world_size()] for batch in batches]
-    loader = make_loader(run.train_set, mine, config.num_workers, run.device)
+    run.train_loader.batch_sampler[:] = [batch[rank() :: world_size()] for batch in batches]
     loss = train_epoch(
-        run.student, loader, run.unlabelled, run.optimizer, run.device, dtype=run.dtype,
+        run.student, run.train_loader, run.unlabelled, run.optimizer, run.device, dtype=run.dtype,
         accumulation_steps=config.accumulation_steps, multi_scale=config.multi_scale, progress=bar,
     )  # fmt: skip
     run.scheduler.step()

@@ -1,6 +1,7 @@
 """The faster ways give what the slower ones give, and the benchmark that compares them runs."""
 
 import csv
+import multiprocessing
 import pickle
 import subprocess
 import sys
@@ -71,6 +72,23 @@ def test_workers_give_the_same_whether_or_not_tiles_are_in_memory(data):
     for images, others in zip(DataLoader(fresh, 2, num_workers=1), DataLoader(warm, 2, num_workers=1), strict=True):
         assert all(torch.equal(*pair) for pair in zip(images, others, strict=True))
     assert not fresh.cache
+
+
+def test_workers_that_live_on_see_each_epoch_and_its_batches(data):
+    tiles = dataset(data)
+    tiles.transform = lc.get_transforms("train", crop_size=48)
+    loader = lc.make_loader(tiles, [], 1, torch.device("cpu"), keep_workers=True)
+    workers = set()
+    seen = {}
+    for epoch, batches in ((1, [[0, 1], [2]]), (2, [[0], [3, 1]])):
+        tiles.epoch, loader.batch_sampler[:] = epoch, batches
+        before = {child.pid for child in multiprocessing.active_children()}
+        got = list(loader)
+        workers |= {child.pid for child in multiprocessing.active_children()} - before
+        for (images, _), batch in zip(got, batches, strict=True):
+            assert torch.equal(images, torch.stack([tiles[index][0] for index in batch]))
+        seen[epoch] = got[0][0][0]
+    assert len(workers) == 1 and not torch.equal(seen[1], seen[2])
 
 
 def test_symmetries_are_those_of_albumentations():
