@@ -21,10 +21,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "technical_report.md")
-SETUPS = {  # those of benchmarks/study.py that have names of their own here
+COMPARED = {  # set-ups of benchmarks/study.py in which the methods are compared
     "val": {"split": "val", "size": "128", "epochs": "24", "every": "3"},
     "scenes": {"split": "scenes", "size": "128", "epochs": "24", "every": "3"},
     "val256": {"split": "val", "size": "256", "epochs": "24", "every": "3"},
+}
+SETUPS = COMPARED | {
     "choose": {"split": "choose", "size": "128", "epochs": "12", "every": "2"},
     "choose24": {"split": "choose", "size": "128", "epochs": "24", "every": "2"},
 }
@@ -108,21 +110,23 @@ def kind_of(name: str) -> str:
 def groups(kind: str) -> list[tuple[str, dict[str, list[dict]]]]:
     """For every set-up and budget with a variant of this kind: its title, and the rows of those variants and their bases.
 
-    Of `methods` those set-ups alone that are not in SETUPS, whose tables have them.
+    Of `methods` those alone that no other table has.
     """
     found, result = rows("study.csv"), []
+    alone = ("forest", *WITH_MASKS.values())  # make no comparison
     for split, size, epochs, every in dict.fromkeys((r["split"], r["size"], r["epochs"], r["every"]) for r in found):
         setup = {"split": split, "size": size, "epochs": epochs, "every": every}
         together = study_rows(setup)
         for points in budgets(together):
             here = [row for row in together if row["points"] in (points, "all")]
             names = dict.fromkeys(row["variant"] for row in here)
-            own = [name for name in names if kind_of(name) == kind]
+            own = [name for name in names if kind_of(name) == kind and name not in alone]
+            elsewhere = setup in COMPARED.values() or any(kind_of(name) == "parts" for name in names)
             families = dict.fromkeys(["plain", *map(base_of, own)])
             order = [family + suffix for family in families for suffix in KINDS.get(kind, ())]
             if kind in ("parts", "methods"):
                 order = ["forest", *WITH_MASKS, *WITH_MASKS.values(), *(sorted(own) if kind == "parts" else [])]
-            if own and epochs != "0" and not (kind == "methods" and setup in SETUPS.values()):
+            if own and not (kind == "methods" and elsewhere):
                 title = f"`{split}`, {size} px, {epochs} epochs, {points} points"
                 result.append((title, {name: pick(here, variant=name) for name in order if name in names}))
     return result
@@ -307,8 +311,8 @@ def big_scene_table() -> str:
 
 
 TABLES = {
-    **{name: lambda setup=setup: points_table(setup) for name, setup in SETUPS.items()},
-    **{f"{name}_classes": lambda setup=setup: classes_table(setup) for name, setup in SETUPS.items()},
+    **{name: lambda setup=setup: points_table(setup) for name, setup in COMPARED.items()},
+    **{f"{name}_classes": lambda setup=setup: classes_table(setup) for name, setup in COMPARED.items()},
     **{kind: lambda kind=kind: variants_table(kind) for kind in ("parts", "methods", *KINDS)},
     "active": active_table,
     "labels": labels_table,
@@ -337,9 +341,9 @@ def subplots(figure, count: int, width: float) -> list:
 def points_panels() -> list[tuple[str, list[dict]]]:
     """A title and the rows of the methods, for the set-ups that have at least two budgets of points."""
     panels = []
-    for setup in SETUPS.values():
+    for setup in COMPARED.values():
         found = [row for row in study_rows(setup) if kind_of(row["variant"]) == "methods"]
-        if setup["split"] in PLACES and len(budgets(pick(found, variant="default"))) > 1:
+        if len(budgets(pick(found, variant="default"))) > 1:
             panels.append((f"{setup['split']}: {PLACES[setup['split']]}, {setup['size']} px", found))
     return panels
 

@@ -115,7 +115,7 @@ def test_no_cell_of_the_study_is_left_out_of_the_report():
     kinds = {"parts", "methods", *report.KINDS}
     assert kinds <= tables and {report.kind_of(name) for name in study.VARIANTS} <= kinds
     shown = [row for kind in kinds for _, named in report.groups(kind) for own in named.values() for row in own]
-    shown += [row for name in tables & set(report.SETUPS) for row in report.study_rows(report.SETUPS[name])]
+    shown += [row for name in tables & set(report.COMPARED) for row in report.study_rows(report.COMPARED[name])]
     networks = [row for row in report.rows("study.csv") if row["epochs"] != "0"]
     assert [row for row in networks if row not in shown] == []
 
@@ -174,8 +174,8 @@ def test_a_figure_that_does_not_show_the_rows_is_found(results):
 def test_pictures_show_tiles_chosen_by_rule(results, tmp_path, monkeypatch):
     write_tiles(tmp_path / "tiles/128/val", 6, 32, num_classes=5)
     (tmp_path / "models").mkdir()
+    model = lc.DeepLabV3Segmentation(5, "mobilenet_v3_large", weights=None)
     for cell in pictures.MODELS.values():
-        model = lc.DeepLabV3Segmentation(5, "mobilenet_v3_large", weights=None)
         lc.save_checkpoint(tmp_path / f"models/val-{cell}-24-128-3.pth", model, study.CLASSES)
     monkeypatch.setattr(sys, "argv", ["pictures.py", "--models", str(tmp_path / "models")])
     pictures.main()
