@@ -36,7 +36,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import active_learning as al
 import numpy as np
-import torch
 from PIL import Image
 
 import landcover_segmentation as lc
@@ -117,14 +116,6 @@ def labels_of(config: argparse.Namespace, name: str, points: list[Point]) -> dic
     return labels
 
 
-def read_tile(reading: dict, path: Path) -> np.ndarray:
-    """A tile as training sees it, (H, W, 4) uint8; where it has no data, alpha is 0 and the colour the mean. Not to be changed."""
-    with lc.open_scene(path, **reading) as scene:
-        pixels = scene.read(0, scene.height)
-    pixels[pixels[..., 3] == 0, :3] = lc.MEAN_COLOR
-    return pixels
-
-
 # =====================================================================================================
 # Answers to the page: functions (config, what the page sends) -> what it gets
 # =====================================================================================================
@@ -175,21 +166,18 @@ def suggest_pixels(config: argparse.Namespace, request: dict) -> list[tuple[int,
 def choose_pixels(config: argparse.Namespace, name: str, labels: dict[tuple[int, int], str]) -> list[tuple[int, int]]:
     """As many pixels (x, y) as the tile lacks: where the model is least sure, away from each other and from what the CSV holds.
 
-    Without a model every pixel is as good as any other: a random opinion of each, always the same, spreads them over the tile.
+    Without a model every pixel is as good as any other: they are spread over the tile, always the same.
     """
     image, lacking = config.read(config.tiles[name]), config.num_points - len(labels)
     if lacking <= 0:
         return []
-    if config.model:
-        probabilities = al.predict(config.model, image[..., :3])
-    else:
-        opinion = lc.named_rng(name).random(image.shape[:2]) / 4  # nearer to 1/2 many entropies round to the same
-        probabilities = torch.from_numpy(np.stack([opinion, 1 - opinion]))[None]
-    probabilities = probabilities * torch.from_numpy(image[..., 3] > 0)  # of what has no data there is nothing to ask
-    known = torch.zeros(1, *image.shape[:2], dtype=torch.bool)
+    known = np.zeros(image.shape[:2], bool)
     for x, y in labels:
-        known[0, y, x] = True
-    (positions,) = lc.select_informative_points(probabilities, 0.0, lacking, known)
+        known[y, x] = True
+    if config.model:
+        positions, _ = al.least_sure(config.model, image, known, lacking)
+    else:
+        positions = al.spread_out(image[..., 3] > 0, known, lacking, lc.named_rng(name))
     return [(x, y) for y, x in positions.tolist()]
 
 
@@ -396,7 +384,7 @@ def prepare(config: argparse.Namespace) -> None:
         if config.model
         else {"bands": lc.BANDS, "ranges": lc.band_ranges(images.values(), lc.BANDS)}
     )
-    config.read = functools.lru_cache(maxsize=4)(functools.partial(read_tile, reading))
+    config.read = functools.lru_cache(maxsize=4)(functools.partial(al.read_tile, reading=reading))  # not to be changed
     set_classes(config)
     check_writable(config.points)
     read_points(config)
