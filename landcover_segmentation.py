@@ -2443,7 +2443,7 @@ def raster_writer(
 
 
 def pixel_hectares(scene: Scene) -> np.ndarray | None:
-    """The area of a pixel in each row, (H,), in hectares; None where the scene does not tell.
+    """The area of a pixel in each row, (H,), in hectares; None where the scene does not tell, or lies nowhere on Earth.
 
     In a projected system it is that of the grid, as a GIS reports it. Degrees and Mercator, whose scale depends on the
     latitude, are measured on the ground, by way of the equal-area projection EPSG:6933.
@@ -2457,11 +2457,15 @@ def pixel_hectares(scene: Scene) -> np.ndarray | None:
     from rasterio.warp import transform
 
     rows, middle = np.arange(scene.height), np.full(scene.height, scene.width / 2)
-    corner, right, below = (
-        np.array(transform(crs, "EPSG:6933", *xy(scene.transform, rows + down, middle + across, offset="ul")))
-        for down, across in ((0, 0), (0, 1), (1, 0))
-    )
-    return np.abs(np.linalg.det(np.stack([right - corner, below - corner]).T)) / 10_000
+    try:
+        corner, right, below = (
+            np.array(transform(crs, "EPSG:6933", *xy(scene.transform, rows + down, middle + across, offset="ul")))
+            for down, across in ((0, 0), (0, 1), (1, 0))
+        )
+    except Exception:  # what rasterio raises here has no class in common
+        return None
+    hectares = np.abs(np.linalg.det(np.stack([right - corner, below - corner]).T)) / 10_000
+    return hectares if (np.isfinite(hectares) & (hectares > 0)).all() else None
 
 
 def predict_scene(

@@ -71,7 +71,7 @@ def test_an_accent_in_a_name_is_one_letter_however_it_is_stored(tmp_path):
 
 BAD_ROWS = {
     "outside": ("a.png,3,4,0\na.png,100,4,0", "line 3: point 100,4 lies outside a.png, which is 100 wide and 90 high"),
-    "above": ("a.png,3,-0.1,0", "line 2: point 3,-1 lies outside"),
+    "above": ("a.png,3,-0.1,0", "line 2: point 3,-0.1 lies outside"),
     "unknown class": ("a.png,3,4,lake", "line 2: class 'lake' is neither 0 to 2 nor one of low, middle, high"),
     "id too high": ("a.png,3,4,3", "line 2: class '3'"),
     "half an id": ("a.png,3,4,1.5", "line 2: class '1.5'"),

@@ -135,6 +135,8 @@ def simulate(config: argparse.Namespace) -> None:
         lc.check_settings(config)
     config.class_names = config.class_names or [f"class {index}" for index in range(config.num_classes)]
     dense, val_set = lc.make_dataset(config, "train"), lc.make_dataset(config, "val")
+    dense.reading["ranges"] = lc.band_ranges([image for image, _ in dense.tiles], config.bands)
+    val_set.reading = dense.reading
     lc.check_fit(config, lc.check_dataset(dense, config.num_classes, "train tiles"))
     val = val_set, lc.check_dataset(val_set, config.num_classes, "val tiles").sizes
     if val_set.sparse:
@@ -242,7 +244,9 @@ def train_round(config, val: tuple, number: int, model: nn.Module | None, bar: t
     its scores on the dense masks of the val tiles.
     """
     config = argparse.Namespace(**vars(config) | {"num_points": None, "weights": None if model else config.weights})
-    run = lc.start_run(config, lc.make_dataset(config, "train"), *val)
+    train_set = lc.make_dataset(config, "train")
+    train_set.reading = val[0].reading
+    run = lc.start_run(config, train_set, *val)
     teacher = run.unlabelled.teacher
     for network in (run.model, teacher) if model else ():
         network.load_state_dict(model.state_dict())
@@ -290,7 +294,8 @@ def draw_points(path: Path, dense: lc.LandCoverDataset, folders: list[Path], con
     for row, index in zip(figure.subplots(len(chosen), len(folders), squeeze=False), chosen, strict=True):
         image = dense.tiles[index][0]
         for axes, folder in zip(row, folders, strict=True):
-            lc.draw_labels(axes, lc.read_image(image) // 2 + 127, lc.read_mask(folder / f"{image.stem}.png"), palette)
+            picture = lc.read_image(image, **dense.reading)
+            lc.draw_labels(axes, picture // 2 + 127, lc.read_mask(folder / f"{image.stem}.png"), palette)
             axes.set(xticks=[], yticks=[])
             axes.set_title(f"{folder.name}: {image.stem}", fontsize=9, parse_math=False)
     with lc.atomic_write(path) as partial_path:

@@ -19,6 +19,7 @@ import csv
 import json
 import re
 import sys
+import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,13 +111,9 @@ def read_palette(name: str) -> Palette:
     if name in PALETTES:
         entries = map(str.strip, PALETTES[name].split("|"))
         return make_palette(list(csv.DictReader(entries, ("name", "color", "id"))), name)
-    try:
-        with Path(name).open(encoding="utf-8-sig", newline="") as file:
-            return make_palette(list(csv.DictReader(file)), name)
-    except FileNotFoundError as error:
-        raise lc.InputError(f"--palette {name}: is neither a file nor one of {', '.join(PALETTES)}") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise lc.InputError(f"{name}: cannot be read ({error}); it must be CSV in UTF-8") from error
+    if not Path(name).is_file():
+        raise lc.InputError(f"--palette {name}: is neither a file nor one of {', '.join(PALETTES)}")
+    return make_palette([row for _, row in lc.csv_rows(Path(name), ("name",))], name)
 
 
 def read_codes(path: Path, palette: Palette) -> tuple[np.ndarray, bool]:
@@ -159,7 +156,7 @@ def class_ids_of(codes: np.ndarray, classes: dict[int, int], tolerance: float = 
 
 
 def convert(config: argparse.Namespace, palette: Palette) -> None:
-    """Converts the masks of a folder one by one and says what became of their pixels."""
+    """Converts the masks of a folder, all or none, and says what became of their pixels."""
     old, _, new = config.rename.partition("=")
     masks = {
         stem: path for stem, path in lc.files_by_stem(config.input, lc.IMAGE_SUFFIXES).items() if stem.endswith(old)
@@ -170,15 +167,17 @@ def convert(config: argparse.Namespace, palette: Palette) -> None:
         raise lc.InputError(f"--output {config.output}: is the input; name another folder")
     lc.prepare_output(config.output)
     pixels, unknown, mended = np.zeros(256, np.int64), Counter(), 0
-    for stem, path in tqdm(masks.items(), "converting", unit="mask", disable=None):
-        codes, is_ids = read_codes(path, palette)
-        classes, tolerance = (palette.by_id, 0) if is_ids else (palette.by_color, config.tolerance)
-        class_ids, strange, near = class_ids_of(codes, classes, tolerance)
-        with lc.atomic_write(config.output / f"{stem.removesuffix(old)}{new}.png") as partial_path:
-            Image.fromarray(class_ids).save(partial_path, format="PNG")
-        pixels += np.bincount(class_ids.ravel(), minlength=256)
-        unknown.update({str(code) if is_ids else f"#{code:06x}": count for code, count in strange.items()})
-        mended += near
+    with tempfile.TemporaryDirectory(dir=config.output, prefix=".partial-") as partial:
+        for stem, path in tqdm(masks.items(), "converting", unit="mask", disable=None):
+            codes, is_ids = read_codes(path, palette)
+            classes, tolerance = (palette.by_id, 0) if is_ids else (palette.by_color, config.tolerance)
+            class_ids, strange, near = class_ids_of(codes, classes, tolerance)
+            Image.fromarray(class_ids).save(Path(partial) / f"{stem.removesuffix(old)}{new}.png")
+            pixels += np.bincount(class_ids.ravel(), minlength=256)
+            unknown.update({str(code) if is_ids else f"#{code:06x}": count for code, count in strange.items()})
+            mended += near
+        for path in Path(partial).iterdir():
+            path.replace(config.output / path.name)
     report(config.output, len(masks), palette, pixels, unknown, mended)
 
 
