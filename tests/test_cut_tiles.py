@@ -302,11 +302,10 @@ def test_values_bands_and_what_has_no_data_are_kept(dtype, count, alpha, nodata,
     form = {"count": count, "height": 80, "width": 120, "dtype": dtype, "nodata": nodata, "crs": "EPSG:32640"}
     form["transform"] = rasterio.Affine(0.5, 0, 326000, 0, -0.5, 2780000)
     with rasterio.open(tmp_path / "scenes/a.tif", "w", "GTiff", photometric="minisblack", **form) as scene:
-        scene.write(values)
         if alpha:
-            values[3] = np.where(hidden, 0, 255)
-            scene.write(values)
             scene.colorinterp = [*scene.colorinterp[:3], rasterio.enums.ColorInterp.alpha]
+            values[3] = np.where(hidden, 0, 255)
+        scene.write(values)
     run(tmp_path, block=1)
     seen = np.zeros((80, 120), bool)
     for path in sorted((tmp_path / "out").glob("*/images/*")):
