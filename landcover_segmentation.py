@@ -277,6 +277,8 @@ def open_unscaled(path: str | Path, bands: typing.Sequence[int] = RGB_BANDS) -> 
             bands = (1, 1, 1)
         check_bands(path, bands, dataset.count)
         depths = sorted({dataset.dtypes[band - 1] for band in bands})
+        if any(depth.startswith("complex") for depth in depths):
+            raise InputError(f"{path}: holds complex numbers; give their magnitude")
         kind = "mode RGB" if dataset.count == 3 and depths == ["uint8"] else f"{dataset.count} band(s), {depths[-1]}"
         place = (dataset.crs, dataset.transform) if dataset.crs or not dataset.transform.is_identity else (None, None)
         read = partial(_read_rows, dataset, list(bands))
@@ -382,6 +384,8 @@ def read_mask(path: str | Path) -> np.ndarray:
     Raises InputError for files that cannot be read, for colour pictures, and for ids above 255.
     """
     with open_picture(path) as picture:
+        if picture.format == "JPEG":
+            raise InputError(f"{path}: is a JPEG, which changes ids; save masks as PNG from what they were made of")
         grey_bits = re.search(r"L;([24])", str(picture.tile))
         mask = np.asarray(picture)
     if grey_bits:  # Pillow stretches grey of 2 and 4 bits to 0..255; these are ids
@@ -390,9 +394,11 @@ def read_mask(path: str | Path) -> np.ndarray:
         raise InputError(
             f"{path}: is a colour picture, not a mask of class ids; convert it with rgb_mask_to_class_ids(mask, palette)"
         )
-    if mask.min() < 0 or mask.max() > 255:
+    with np.errstate(invalid="ignore"):
+        ids = mask.astype(np.uint8)
+    if not np.array_equal(ids, mask):
         raise InputError(f"{path}: holds class ids {_ids(mask)}; ids run from 0 to NUM_CLASSES - 1, 255 is unlabelled")
-    return mask.astype(np.uint8)
+    return ids
 
 
 def _ids(mask: np.ndarray) -> str:
@@ -480,7 +486,7 @@ def csv_points(path: Path, images: dict[str, Path]) -> typing.Iterator[tuple[str
         height, width = sizes[stem]
         if not (0 <= x < width and 0 <= y < height):
             raise InputError(
-                f"{where}: point {x},{y} lies outside {images[stem].name}, which is {width} wide and {height} high"
+                f"{where}: point {row['x']},{row['y']} lies outside {images[stem].name}, which is {width} wide and {height} high"
             )
         yield f"line {line}", stem, x, y, row["class"]
 
@@ -491,17 +497,19 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> typing.Iterator[tuple[int,
     What spreadsheets make of a CSV is read too: a byte order mark, semicolons or tabs for commas, and with semicolons, as in
     countries that write 3,5, decimal commas.
     """
-    form = f"it must be CSV in UTF-8, with the columns {','.join(columns)}"
+    form = f"it must be CSV in UTF-8 (in Excel: CSV UTF-8), with the columns {','.join(columns)}"
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             mark = max(",;\t", key=file.readline().count)
             file.seek(0)
             reader = csv.DictReader(file, delimiter=mark, skipinitialspace=True)
             head = [name.strip().lower() for name in reader.fieldnames or []]
-            lacking = [name for name in columns if name not in head]
-            if lacking:
+            wrong = [name for name in columns if head.count(name) != 1]
+            if wrong:
                 raise InputError(
-                    f"{path}, line 1: " + (f"lacks {', '.join(lacking)}" if head else "is empty") + f"; {form}"
+                    f"{path}, line 1: "
+                    + (f"lacks {', '.join(wrong)}, or has it twice" if head else "is empty")
+                    + f"; {form}"
                 )
             reader.fieldnames = head
             for row in reader:
@@ -549,7 +557,6 @@ def vector_points(path: Path, images: dict[str, Path]) -> typing.Iterator[tuple[
     Raises InputError as `read_vector` does, and for an image without a georeference.
     """
     crs, features, places, labels = read_vector(path)
-    from rasterio.errors import RasterioError
     from rasterio.warp import transform
 
     hit, reprojected = np.zeros(len(features), bool), {}
@@ -559,13 +566,15 @@ def vector_points(path: Path, images: dict[str, Path]) -> typing.Iterator[tuple[
                 raise InputError(
                     f"{image}: has no georeference, which points in {path} need; give pixels in a CSV instead"
                 )
-        if scene.crs.to_wkt() not in reprojected:
-            try:
+        try:
+            if scene.crs.to_wkt() not in reprojected:
                 reprojected[scene.crs.to_wkt()] = np.array(transform(crs, scene.crs, *places.T))
-            except RasterioError as error:
-                raise InputError(f"{path}: cannot be brought to the reference system of {image} ({error})") from error
+            inverse = ~scene.transform
+        except Exception as error:  # what rasterio raises here has no class in common
+            raise InputError(
+                f"{path}: cannot be brought to the reference system of {image} ({error}); are its coordinates in {crs}, as it says?"
+            ) from error
         east, north = reprojected[scene.crs.to_wkt()]
-        inverse = ~scene.transform
         x, y = inverse.a * east + inverse.b * north + inverse.c, inverse.d * east + inverse.e * north + inverse.f
         inside = (x >= 0) & (x < scene.width) & (y >= 0) & (y < scene.height)
         hit |= inside
@@ -2453,7 +2462,7 @@ def raster_writer(
 
 
 def pixel_hectares(scene: Scene) -> np.ndarray | None:
-    """The area of a pixel in each row, (H,), in hectares; None where the scene does not tell.
+    """The area of a pixel in each row, (H,), in hectares; None where the scene does not tell, or lies nowhere on Earth.
 
     In a projected system it is that of the grid, as a GIS reports it. Degrees and Mercator, whose scale depends on the
     latitude, are measured on the ground, by way of the equal-area projection EPSG:6933.
@@ -2467,11 +2476,15 @@ def pixel_hectares(scene: Scene) -> np.ndarray | None:
     from rasterio.warp import transform
 
     rows, middle = np.arange(scene.height), np.full(scene.height, scene.width / 2)
-    corner, right, below = (
-        np.array(transform(crs, "EPSG:6933", *xy(scene.transform, rows + down, middle + across, offset="ul")))
-        for down, across in ((0, 0), (0, 1), (1, 0))
-    )
-    return np.abs(np.linalg.det(np.stack([right - corner, below - corner]).T)) / 10_000
+    try:
+        corner, right, below = (
+            np.array(transform(crs, "EPSG:6933", *xy(scene.transform, rows + down, middle + across, offset="ul")))
+            for down, across in ((0, 0), (0, 1), (1, 0))
+        )
+    except Exception:  # what rasterio raises here has no class in common
+        return None
+    hectares = np.abs(np.linalg.det(np.stack([right - corner, below - corner]).T)) / 10_000
+    return hectares if (np.isfinite(hectares) & (hectares > 0)).all() else None
 
 
 def predict_scene(

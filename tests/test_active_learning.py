@@ -279,3 +279,28 @@ def test_bad_input_of_simulate_is_one_line_and_leaves_the_study_as_it_is(study, 
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and named in error
     assert (study / "out/active_learning.csv").read_text() == before
+
+
+@pytest.mark.parametrize("shape", [(90, 300), (300, 250)])
+def test_of_a_large_image_only_windows_are_predicted(shape, monkeypatch):
+    """The model is unsure along one column of ten; each window gives one point on it, none without data, none beside a known one."""
+    monkeypatch.setattr(al, "WHOLE", 10_000)
+    monkeypatch.setattr(al, "WINDOW", 64)
+    monkeypatch.setattr(al, "REACH", 20)
+    image = np.full((*shape, 4), 255, np.uint8)
+    image[:, ::10, 0] = 100
+    image[shape[0] // 2 :, :, 3] = 0
+    seen = []
+
+    def predict(model, window):
+        seen.append(window.shape[:2])
+        unsure = torch.from_numpy(window[..., 0] == 100)
+        return torch.where(unsure, 0.5, torch.tensor([0.9, 0.1])[:, None, None])[None]
+
+    monkeypatch.setattr(al, "predict", predict)
+    known = np.zeros(shape, bool)
+    known[10, 100] = True
+    positions, uncertainties = al.least_sure(None, image, known, 6)
+    assert len(positions) == len({tuple(at) for at in positions}) == 6 and max(map(max, seen)) <= 64
+    assert (positions[:, 1] % 10 == 0).all() and (positions[:, 0] < shape[0] // 2).all()
+    assert np.allclose(uncertainties, 1) and np.hypot(*(positions - [10, 100]).T).min() > 10

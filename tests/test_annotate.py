@@ -195,44 +195,36 @@ def test_labels_given_by_key_and_click_are_in_the_csv_at_once_and_survive_a_relo
 
 
 def test_what_was_labelled_trains_with_the_command_that_the_page_shows(serve, open_page, tmp_path, capsys):
-    """Three tiles are labelled by the brightness of the pixel asked for, one pixel is skipped; the rest is the command's."""
-    config = serve()
+    """Three tiles are labelled by the brightness of the pixel asked for, one pixel is skipped; the rest is the command's, and the
+    last tile scores."""
+    config = serve("--points", tmp_path / "my points.csv")
     page = open_page(config)
-    given = [0, 0, 0]
+    given, learnt = [0, 0, 0], []
     for number in range(3):
         picture = lc.read_image(tmp_path / f"images/tile_{number}.png")
         for x, y in ask(config, "suggestions", f"tile_{number}.png")[:-1]:
             label = int(picture[y, x, 0] > 90) + int(picture[y, x, 0] > 170)
             given[label] += 1
+            learnt += [label] * (number < 2)
             says(page, f"x {x}, y {y}: not")
             page.keyboard.press(str(label + 1))
         labelled(page, WANTED - 1, sum(given))
         page.keyboard.press("s")
         page.keyboard.press("n")
     assert min(given) > 0
-    write_tiles(tmp_path / "val", 1, (HEIGHT, WIDTH), seed=1)
     words = shlex.split(page.locator("#training").text_content())
-    quick = {"val_image_dir": tmp_path / "val/images", "val_mask_dir": tmp_path / "val/masks", "weights": "none"}
-    quick |= {"backbone": "mobilenet_v3_large", "epochs": 1, "batch_size": 2, "crop_size": 32, "device": "cpu"}
+    quick = {"weights": "none", "backbone": "mobilenet_v3_large", "epochs": 1, "batch_size": 2, "device": "cpu"}
     quick |= {"output_dir": tmp_path / "out", "pseudo_label_weight": 0}
-    assert (
-        lc.main(
-            [
-                *words[2:],
-                *(str(part) for name, value in quick.items() for part in (f"--{name.replace('_', '-')}", value)),
-            ]
-        )
-        == 0
-    )
+    more = [str(part) for name, value in quick.items() for part in (f"--{name.replace('_', '-')}", value)]
+    assert lc.main([*words[2:], *more]) == 0
     said = capsys.readouterr().out
-    for name, count in zip(config.class_names, given, strict=True):
+    assert "tiles: 2 train, 1 val" in said and f"val: {WANTED - 1} points" in said
+    for name, count in zip(config.class_names, np.bincount(learnt, minlength=3), strict=True):
         assert any(line.split()[:2] == [name, str(count)] for line in said.splitlines()), said
     checkpoint = lc.load_checkpoint(tmp_path / "out/best_model.pth")
     assert checkpoint["class_names"] == ["low", "middle", "high"]
-    assert (
-        len(ask(serve("--checkpoint", tmp_path / "out/best_model.pth", "--num-points", 9), "suggestions", "tile_0.png"))
-        == 5
-    )
+    config = serve("--checkpoint", tmp_path / "out/best_model.pth", "--num-points", 9, "--points", config.points)
+    assert len(ask(config, "suggestions", "tile_0.png")) == 5
 
 
 def far_from_suggestions(config, x, y):
@@ -434,7 +426,8 @@ def test_a_csv_that_was_begun_is_continued_and_nothing_in_it_is_lost(serve, tmp_
     begun = "\ufeffimage,x,y,Class,who\ntile_0,3.5,4,2,Ann\nelsewhere.tif,900,800,low,\ntile_0.png,7,8,,Bob\n"
     (tmp_path / "points.csv").write_text(begun, encoding="utf-8")
     config = serve()
-    assert ask(config, "tile", "tile_0.png") == {"labels": [[3, 4, "high"], [7, 8, ""]], "counts": [0, 0, 1]}
+    answer = ask(config, "tile", "tile_0.png")
+    assert answer == {"labels": [[3, 4, "high"], [7, 8, ""]], "counts": [0, 0, 1], "training": None}
     assert put(config, "tile_0.png", 9, 9, None, "middle")[0] == 200
     kept = ["image,x,y,class,who", "tile_0,3.5,4,2,Ann", "elsewhere.tif,900,800,low,", "tile_0.png,7,8,,Bob"]
     assert lines(config) == [*kept, "tile_0.png,9,9,middle,"]
@@ -622,14 +615,29 @@ def test_control_c_ends_cleanly_and_says_how_to_train(tiles, tmp_path):
     )
     address = process.stdout.readline().split("http://127.0.0.1:")[1]
     config = argparse.Namespace(port=int(address.split("/")[0]), points=tmp_path / "my points.csv")
-    assert put(config, "tile_0.png", 5, 6, None, "high")[0] == 200
+    for tile in range(3):
+        assert put(config, f"tile_{tile}.png", 5, 6, None, "high")[0] == 200
     process.send_signal(signal.SIGINT)
     said, errors = process.communicate(timeout=60)
-    assert process.returncode == 0 and not errors and "1 labels" in said
-    assert lines(config)[1:] == ["tile_0.png,5,6,high"]
-    words = shlex.split(said.splitlines()[-1])
-    assert words[words.index("--train-mask-dir") + 1] == str(config.points) and words[0] == "python"
-    settings = lc.parse_settings(words[2:])
-    assert (
-        settings.class_names == ["low", "middle", "high"] and settings.num_classes == 3 and settings.num_points is None
-    )
+    assert process.returncode == 0 and not errors and "3 labels" in said
+    assert lines(config)[1:] == [f"tile_{tile}.png,5,6,high" for tile in range(3)]
+    program, _, *words = shlex.split(said.splitlines()[-1])
+    assert shutil.which(program)
+    settings = lc.parse_settings(words)
+    for path, rows in ((settings.train_mask_dir, 2), (settings.val_mask_dir, 1)):
+        points, _ = lc.read_points(path, lc.list_images(tiles), settings.class_names)
+        assert len(points) == rows
+    assert settings.class_names == ["low", "middle", "high"] and settings.num_classes == 3
+    assert settings.num_points is None and settings.crop_size == HEIGHT
+
+
+def test_the_val_tiles_of_the_constants_score_where_they_are_those_of_the_tiles(serve, tiles, tmp_path, monkeypatch):
+    monkeypatch.setattr(lc, "TRAIN_IMAGE_DIR", str(tiles))
+    monkeypatch.setattr(lc, "VAL_MASK_DIR", str(tmp_path / "masks"))
+    monkeypatch.setattr(lc, "CLASS_NAMES", ["low", "middle", "high"])
+    config = serve()
+    for tile in range(2):
+        answer = json.loads(put(config, f"tile_{tile}.png", 5, 6, None, "high")[1])
+        assert bool(answer["training"]) == (tile == 1)
+    settings = lc.parse_settings(shlex.split(answer["training"])[2:])
+    assert settings.train_mask_dir == str(config.points) and settings.val_mask_dir == str(tmp_path / "masks")

@@ -71,7 +71,7 @@ def test_an_accent_in_a_name_is_one_letter_however_it_is_stored(tmp_path):
 
 BAD_ROWS = {
     "outside": ("a.png,3,4,0\na.png,100,4,0", "line 3: point 100,4 lies outside a.png, which is 100 wide and 90 high"),
-    "above": ("a.png,3,-0.1,0", "line 2: point 3,-1 lies outside"),
+    "above": ("a.png,3,-0.1,0", "line 2: point 3,-0.1 lies outside"),
     "unknown class": ("a.png,3,4,lake", "line 2: class 'lake' is neither 0 to 2 nor one of low, middle, high"),
     "id too high": ("a.png,3,4,3", "line 2: class '3'"),
     "half an id": ("a.png,3,4,1.5", "line 2: class '1.5'"),
@@ -103,6 +103,8 @@ def test_a_bad_row_is_named(case, images, tmp_path):
         (b"", "line 1: is empty"),
         (b"image,x,y\na,1,2\n", "line 1: lacks class"),
         (b"a.png,1,2,0\n", "line 1: lacks image"),
+        (b"image,x,y,class,X\na,1,2,low,3\n", "line 1: lacks x, or has it twice"),
+        (b"image,x,y,class\na,1e300,2,low\n", "line 2: point 1e300,2 lies outside a.png"),
         (b"image|x|y|class\n", "line 1: lacks image"),
         ("image,x,y,class\n".encode("utf-16"), "cannot be read"),
         ("image,x,y,class\na,1,2,gr\u00fcn\n".encode("cp1252"), "cannot be read .* must be CSV in UTF-8"),
@@ -207,6 +209,10 @@ def two_layers(tiles, path):
 
 
 BAD_VECTORS = {
+    "wrong CRS": (
+        lambda tiles, path: write_vector(path, PLACES, ["low"] * 4, "EPSG:4326"),
+        "points.gpkg: cannot be brought to .* are its coordinates in EPSG:4326, as it says?",
+    ),
     "no CRS": (no_crs, "points.gpkg: names no reference system"),
     "tile without georeference": (bare_tile, "bare.tif: has no georeference, which points in .*points.gpkg need"),
     "PNG tile": (png_tile, "plain.png: has no georeference"),

@@ -97,6 +97,10 @@ BROKEN_DATA = {
     "ids out of range": (lambda d: save_mask(d, ids), ["masks/tile_1.png", "0, 1, 2, 7", "NUM_CLASSES is 3"]),
     "ids out of range in val": (lambda d: save_mask(d, ids, "val"), ["val/masks/tile_1.png", "0, 1, 2, 7"]),
     "16-bit ids": (lambda d: save_mask(d, ids.astype(np.uint16) * 300), ["masks/tile_1.png", "2100"]),
+    "JPEG for a mask": (
+        lambda d: Image.fromarray(ids).save(mask_file(d), format="JPEG"),
+        ["masks/tile_1.png", "JPEG", "PNG"],
+    ),
     "no labelled pixel": (
         lambda d: save_mask(d, np.full((64, 64), 255, np.uint8)),
         ["masks/tile_1.png", "no labelled pixel"],
@@ -194,6 +198,13 @@ def test_palette_and_binary_masks_are_read_as_ids(tmp_path):
     assert (lc.read_mask(tmp_path / "palette.png") == ids).all()
     Image.fromarray(ids > 0).save(tmp_path / "binary.png")
     assert (lc.read_mask(tmp_path / "binary.png") == (ids > 0)).all()
+
+
+@pytest.mark.parametrize("value", [1.5, float("nan"), -1.0])
+def test_numbers_that_are_no_ids_are_refused(value, tmp_path):
+    Image.fromarray(np.full((4, 4), value, np.float32)).save(tmp_path / "mask.tif")
+    with pytest.raises(lc.InputError, match=r"mask\.tif: holds class ids"):
+        lc.read_mask(tmp_path / "mask.tif")
 
 
 def test_rgb_mask_to_class_ids():

@@ -189,8 +189,14 @@ def test_bad_input_is_one_line_and_writes_nothing(picture, flags, named, run, tm
     assert len(list((tmp_path / "in").iterdir())) == 1
 
 
-def test_a_broken_mask_is_named_and_those_before_it_are_whole(run, tmp_path):
+def test_a_palette_that_a_spreadsheet_saved_is_read(run, tmp_path):
+    (tmp_path / "p.csv").write_text("\ufeffName;Color;Id\nsoil;#010203;4\n;#000000;0\n", encoding="utf-8")
+    run({"a.png": np.array([[4, 0, 4]], np.uint8)}, "--palette", str(tmp_path / "p.csv"))
+    assert lc.read_mask(tmp_path / "out/a.png").tolist() == [[0, 255, 0]]
+
+
+def test_a_broken_mask_is_named_and_nothing_is_written(run, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/b.png").write_bytes(b"no picture")
     assert "b.png" in run({"a.png": GREY}, "--ids", "0", code=2)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+    assert not list((tmp_path / "out").iterdir())

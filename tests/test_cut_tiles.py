@@ -285,6 +285,44 @@ def test_georeference_nodata_and_palette_of_geotiffs_are_kept(tmp_path):
     assert seen == (expected != 255).sum()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "count", "alpha", "nodata"),
+    [("uint16", 5, False, 7), ("float32", 2, False, None), ("uint8", 4, True, None)],
+)
+def test_values_bands_and_what_has_no_data_are_kept(dtype, count, alpha, nodata, tmp_path):
+    """Nothing is scaled, and what the scene hides, and what lies beyond it, is hidden in the tiles."""
+    rasterio = pytest.importorskip("rasterio")
+    values = np.random.default_rng(0).integers(10, 255, (count, 80, 120)).astype(dtype)
+    values *= 3 if dtype == "uint16" else 1
+    hidden = np.zeros((80, 120), bool)
+    hidden[:40, :40] = alpha or nodata is not None
+    values[:, hidden] = 0 if alpha else nodata or 0
+    write_scene(tmp_path, "a", 80, 120, mask=np.random.default_rng(1).integers(0, 3, (80, 120)).astype(np.uint8))
+    (tmp_path / "scenes/a.png").unlink()
+    form = {"count": count, "height": 80, "width": 120, "dtype": dtype, "nodata": nodata, "crs": "EPSG:32640"}
+    form["transform"] = rasterio.Affine(0.5, 0, 326000, 0, -0.5, 2780000)
+    with rasterio.open(tmp_path / "scenes/a.tif", "w", "GTiff", photometric="minisblack", **form) as scene:
+        if alpha:
+            scene.colorinterp = [*scene.colorinterp[:3], rasterio.enums.ColorInterp.alpha]
+            values[3] = np.where(hidden, 0, 255)
+        scene.write(values)
+    run(tmp_path, block=1)
+    seen = np.zeros((80, 120), bool)
+    for path in sorted((tmp_path / "out").glob("*/images/*")):
+        row, column = (32 * int(part[1:]) for part in path.stem.split("_")[1:])
+        with rasterio.open(path) as tile:
+            found, mask = tile.read(), tile.dataset_mask() > 0
+        own = np.s_[row : row + 32, column : column + 32]
+        bands = values[(slice(count - alpha), *own)]
+        height, width = bands.shape[1:]
+        assert found.dtype == dtype and (found[:, :height, :width] == bands).all()
+        assert (mask[:height, :width] == ~hidden[own]).all() and not mask[height:].any() and not mask[:, width:].any()
+        labels = lc.read_mask(path.parents[1] / "masks" / f"{path.stem}.png")
+        assert ((labels != 255) == mask).all()
+        seen[own] = True
+    assert seen[~hidden].all()
+
+
 def test_started_as_a_user_would_the_tiles_are_what_training_reads(tmp_path):
     write_scene(tmp_path, "a", 256, 256)
     command = [

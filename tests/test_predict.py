@@ -508,3 +508,13 @@ def test_bad_input(case, tmp_path, checkpoint, monkeypatch, capsys):
     assert lines[0].startswith("error: ")
     assert re.search(wanted, lines[0]), lines[0]
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("left", [326000.0, 9e9])
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3857"])
+def test_a_scene_that_lies_nowhere_on_earth_has_no_hectares(crs, left):
+    rasterio = pytest.importorskip("rasterio")
+    transform = rasterio.Affine(0.5, 0, left, 0, -0.5, left)
+    scene = lc.Scene(20, 30, None, rasterio.CRS.from_user_input(crs), transform)
+    on_earth = (crs, left) == ("EPSG:3857", 326000.0)
+    assert (lc.pixel_hectares(scene) is not None) == on_earth

@@ -35,6 +35,11 @@ from tqdm.auto import tqdm
 import landcover_segmentation as lc
 
 ARMS = {"uncertainty": "#c0392b", "random": "#4d4d4d"}  # what is compared, and its colour in the curve
+WHOLE = 2**21  # pixels of an image that is predicted as a whole: beyond, 20 windows of it cost less
+WINDOW, REACH = (
+    384,
+    128,
+)  # side of a window, and how far from its centre is asked: at its edge a network sees too little
 
 # =====================================================================================================
 # Model -> points
@@ -45,6 +50,56 @@ def predict(model: nn.Module, image: np.ndarray) -> Tensor:
     """Probabilities (1, C, H, W) on the CPU of an RGB image (H, W, 3) uint8, as it is: not augmented."""
     images = lc.to_device(lc.preprocess_image(image), next(model.parameters()).device)
     return lc.predict_probabilities(model, images).float().cpu()
+
+
+def read_tile(path: Path, reading: dict) -> np.ndarray:
+    """An image as training sees it, (H, W, 4) uint8; where it has no data, alpha is 0 and the colour the mean."""
+    with lc.open_scene(path, **reading) as scene:
+        pixels = scene.read(0, scene.height)
+    pixels[pixels[..., 3] == 0, :3] = lc.MEAN_COLOR
+    return pixels
+
+
+def least_sure(
+    model: nn.Module, image: np.ndarray, known: np.ndarray, num_points: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels of which a model is least sure: positions (N, 2), (row, column), and uncertainties (N,), the highest first.
+
+    image: (H, W, 4) uint8; where alpha is 0 nothing is asked. known: (H, W) bool, the pixels to keep away from. Of a large image
+    only windows are predicted, around pixels that are spread over it, and each gives one: all of it would take minutes.
+    """
+    if known.size <= WHOLE:
+        probabilities = predict(model, image[..., :3]) * torch.from_numpy(image[..., 3] > 0)
+        (positions,) = lc.select_informative_points(probabilities, 0.0, num_points, torch.from_numpy(known)[None])
+        return positions, lc.entropy_map(probabilities)[0].numpy()[tuple(positions.T)]
+    known, found = known.copy(), []
+    for centre in spread_out(image[..., 3] > 0, known, num_points, np.random.default_rng(0)):
+        corner = np.clip(centre - WINDOW // 2, 0, np.maximum(0, np.array(known.shape) - WINDOW))
+        window = tuple(slice(at, at + WINDOW) for at in corner)
+        view, far = image[window].copy(), np.ones(known[window].shape, bool)
+        far[tuple(slice(max(0, at - REACH), at + REACH) for at in centre - corner)] = False
+        view[far, 3] = 0
+        for position, uncertainty in zip(*least_sure(model, view, known[window], 1), strict=True):
+            found.append((uncertainty, *(corner + position)))
+            known[found[-1][1:]] = True
+    found = np.array(sorted(found, reverse=True)).reshape(-1, 3)
+    return found[:, 1:].astype(int), found[:, 0]
+
+
+def spread_out(has_data: np.ndarray, known: np.ndarray, num_points: int, rng: np.random.Generator) -> np.ndarray:
+    """Pixels with data, away from each other and from the known ones, in no order: positions (N, 2). has_data, known: (H, W) bool.
+
+    As if there were a random opinion of each pixel, or of every n-th of a large image.
+    """
+    step = 1 + max(known.shape) // 1024
+    opinion = rng.random(has_data[::step, ::step].shape) / 4  # nearer to 1/2 many entropies round to the same
+    probabilities = np.stack([opinion, 1 - opinion]) * has_data[::step, ::step]
+    coarse = np.zeros(opinion.shape, bool)
+    coarse[tuple(np.argwhere(known).T // step)] = True
+    (positions,) = lc.select_informative_points(
+        torch.from_numpy(probabilities)[None], 0.0, num_points, torch.from_numpy(coarse)[None]
+    )
+    return positions * step
 
 
 def label_more(
@@ -80,6 +135,8 @@ def simulate(config: argparse.Namespace) -> None:
         lc.check_settings(config)
     config.class_names = config.class_names or [f"class {index}" for index in range(config.num_classes)]
     dense, val_set = lc.make_dataset(config, "train"), lc.make_dataset(config, "val")
+    dense.reading["ranges"] = lc.band_ranges([image for image, _ in dense.tiles], config.bands)
+    val_set.reading = dense.reading
     lc.check_fit(config, lc.check_dataset(dense, config.num_classes, "train tiles"))
     val = val_set, lc.check_dataset(val_set, config.num_classes, "val tiles").sizes
     if val_set.sparse:
@@ -187,7 +244,9 @@ def train_round(config, val: tuple, number: int, model: nn.Module | None, bar: t
     its scores on the dense masks of the val tiles.
     """
     config = argparse.Namespace(**vars(config) | {"num_points": None, "weights": None if model else config.weights})
-    run = lc.start_run(config, lc.make_dataset(config, "train"), *val)
+    train_set = lc.make_dataset(config, "train")
+    train_set.reading = val[0].reading
+    run = lc.start_run(config, train_set, *val)
     teacher = run.unlabelled.teacher
     for network in (run.model, teacher) if model else ():
         network.load_state_dict(model.state_dict())
@@ -235,7 +294,8 @@ def draw_points(path: Path, dense: lc.LandCoverDataset, folders: list[Path], con
     for row, index in zip(figure.subplots(len(chosen), len(folders), squeeze=False), chosen, strict=True):
         image = dense.tiles[index][0]
         for axes, folder in zip(row, folders, strict=True):
-            lc.draw_labels(axes, lc.read_image(image) // 2 + 127, lc.read_mask(folder / f"{image.stem}.png"), palette)
+            picture = lc.read_image(image, **dense.reading)
+            lc.draw_labels(axes, picture // 2 + 127, lc.read_mask(folder / f"{image.stem}.png"), palette)
             axes.set(xticks=[], yticks=[])
             axes.set_title(f"{folder.name}: {image.stem}", fontsize=9, parse_math=False)
     with lc.atomic_write(path) as partial_path:
@@ -265,17 +325,18 @@ def suggest(args: argparse.Namespace) -> None:
         lc.prepare_output(folder)
     rows = []
     for path in tqdm(images, "suggesting", unit="image", disable=None):
-        image = lc.read_image(path, **model.reading)
+        image = read_tile(path, model.reading)
         if points is None:
             known = read_known(args.labelled / f"{path.stem}.png" if args.labelled else None, image.shape[:2])
         else:
             known = lc.points_to_mask(points.get(path.stem, {}), *image.shape[:2]) != lc.IGNORE_INDEX
-        probabilities = predict(model, image)
-        uncertainty = lc.entropy_map(probabilities)[0]
-        (positions,) = lc.select_informative_points(probabilities, 0.0, args.num_points, torch.from_numpy(known)[None])
-        rows += [(path.name, x, y, "", f"{uncertainty[y, x]:.4f}") for y, x in positions.tolist()]
+        positions, uncertainties = least_sure(model, image, known, args.num_points)
+        rows += [
+            (path.name, x, y, "", f"{uncertainty:.4f}")
+            for (y, x), uncertainty in zip(positions.tolist(), uncertainties, strict=True)
+        ]
         if args.pictures:
-            draw_suggestions(args.pictures / f"{path.stem}.png", image, positions)
+            draw_suggestions(args.pictures / f"{path.stem}.png", image[..., :3], positions)
     with lc.atomic_write(args.output) as partial_path, partial_path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("image", "x", "y", "class", "uncertainty"), *rows])
     print(f"wrote {args.output}: {len(rows)} points in {len(images)} images; fill in the column class")

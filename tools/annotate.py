@@ -22,6 +22,7 @@ import json
 import os
 import secrets
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import active_learning as al
 import numpy as np
-import torch
 from PIL import Image
 
 import landcover_segmentation as lc
@@ -92,6 +92,7 @@ def read_points(config: argparse.Namespace) -> list[Point]:
 def write_points(path: Path, points: list[Point]) -> None:
     columns = dict.fromkeys([*COLUMNS, *(column for point in points for column in point.row)])
     try:  # resolved, so that a link stays a link
+        path.parent.mkdir(exist_ok=True)
         with (
             lc.atomic_write(path.resolve()) as partial_path,
             partial_path.open("w", newline="", encoding="utf-8") as file,
@@ -117,21 +118,13 @@ def labels_of(config: argparse.Namespace, name: str, points: list[Point]) -> dic
     return labels
 
 
-def read_tile(reading: dict, path: Path) -> np.ndarray:
-    """A tile as training sees it, (H, W, 4) uint8; where it has no data, alpha is 0 and the colour the mean. Not to be changed."""
-    with lc.open_scene(path, **reading) as scene:
-        pixels = scene.read(0, scene.height)
-    pixels[pixels[..., 3] == 0, :3] = lc.MEAN_COLOR
-    return pixels
-
-
 # =====================================================================================================
 # Answers to the page: functions (config, what the page sends) -> what it gets
 # =====================================================================================================
 
 
 def describe(config: argparse.Namespace, request: dict) -> dict:
-    """All that the page needs once: classes, tiles with the number of their labels, the command that trains."""
+    """All that the page needs once: classes, and tiles with the number of their labels."""
     counts = Counter(point.pixel[0] for point in read_points(config) if point.label)
     return {
         "classes": [
@@ -139,18 +132,18 @@ def describe(config: argparse.Namespace, request: dict) -> dict:
         ],
         "tiles": [{"name": name, "labels": counts[name]} for name in config.tiles],
         "target": config.num_points,
-        "training": training_command(config),
     }
 
 
 def show_tile(config: argparse.Namespace, request: dict) -> dict:
-    """The labels of a tile, and how many there are of each class in all tiles."""
+    """The labels of a tile, how many there are of each class in all tiles, and the command that trains on them."""
     name, points = find_tile(config, request), read_points(config)
     labels = labels_of(config, name, points)
     counts = Counter(point.label for point in points if point.pixel[0] in config.tiles)
     return {
         "labels": [[*at, label] for at, label in labels.items()],
         "counts": [counts[name] for name in config.class_names],
+        "training": training_command(config),
     }
 
 
@@ -175,21 +168,18 @@ def suggest_pixels(config: argparse.Namespace, request: dict) -> list[tuple[int,
 def choose_pixels(config: argparse.Namespace, name: str, labels: dict[tuple[int, int], str]) -> list[tuple[int, int]]:
     """As many pixels (x, y) as the tile lacks: where the model is least sure, away from each other and from what the CSV holds.
 
-    Without a model every pixel is as good as any other: a random opinion of each, always the same, spreads them over the tile.
+    Without a model every pixel is as good as any other: they are spread over the tile, always the same.
     """
     image, lacking = config.read(config.tiles[name]), config.num_points - len(labels)
     if lacking <= 0:
         return []
-    if config.model:
-        probabilities = al.predict(config.model, image[..., :3])
-    else:
-        opinion = lc.named_rng(name).random(image.shape[:2]) / 4  # nearer to 1/2 many entropies round to the same
-        probabilities = torch.from_numpy(np.stack([opinion, 1 - opinion]))[None]
-    probabilities = probabilities * torch.from_numpy(image[..., 3] > 0)  # of what has no data there is nothing to ask
-    known = torch.zeros(1, *image.shape[:2], dtype=torch.bool)
+    known = np.zeros(image.shape[:2], bool)
     for x, y in labels:
-        known[0, y, x] = True
-    (positions,) = lc.select_informative_points(probabilities, 0.0, lacking, known)
+        known[y, x] = True
+    if config.model:
+        positions, _ = al.least_sure(config.model, image, known, lacking)
+    else:
+        positions = al.spread_out(image[..., 3] > 0, known, lacking, lc.named_rng(name))
     return [(x, y) for y, x in positions.tolist()]
 
 
@@ -228,18 +218,35 @@ def find_tile(config: argparse.Namespace, request: dict) -> str:
     return request["image"]
 
 
-def training_command(config: argparse.Namespace) -> str:
-    """The line that trains on the CSV as it is now, with the flags of those settings that are not the constants'."""
-    classes = {
-        "class_names": config.class_names,
-        "class_colors": config.class_colors,
-        "num_classes": len(config.class_names),
-    }
-    flags = {"train_image_dir": config.images, "train_mask_dir": config.points, "num_points": None}
-    flags |= {name: value for name, value in classes.items() if value != getattr(lc, name.upper())}
-    words = ["python", Path(os.path.relpath(lc.__file__)).as_posix()]
+def training_command(config: argparse.Namespace) -> str | None:
+    """The line that trains on the CSV as it is now and scores the result; None while too few tiles have labels.
+
+    Where the module's constants describe these tiles, its val tiles score. Else the last fifth of the labelled tiles does, for
+    names mostly put neighbours together; both parts are written to a folder beside the CSV.
+    """
+    settings = {"class_names": config.class_names, "class_colors": config.class_colors, "bands": config.bands}
+    settings = {name: value for name, value in settings.items() if value != getattr(lc, name.upper())}
+    flags = {"train_image_dir": config.images, "train_mask_dir": config.points, "num_points": None, **settings}
+    has_val = Path(lc.VAL_MASK_DIR).exists() and config.images.resolve() == Path(lc.TRAIN_IMAGE_DIR).resolve()
+    with config.writing:
+        points = [point for point in read_points(config) if point.label]
+        train, val = sorted({point.pixel[0] for point in points} & set(config.tiles)), []
+        if "class_names" in settings or not has_val:
+            cut = len(train) - max(1, len(train) // 5)
+            train, val = train[:cut], train[cut:]
+        if len(train) < 2:  # batch norm learns nothing of one
+            return None
+        for side, names in (("train", train), ("val", val)) if val else ():
+            path = config.points.with_suffix(".parts") / f"{side}.csv"
+            write_points(path, [point for point in points if point.pixel[0] in names])
+            flags |= {f"{side}_image_dir": config.images, f"{side}_mask_dir": path}
+    flags |= {"num_classes": len(config.class_names), "crop_size": min(lc.CROP_SIZE, max(map(config.sides.get, train)))}
+    found = shutil.which("python")
+    python = "python" if found and Path(found).parent == Path(sys.executable).parent else sys.executable
+    words = [python, Path(lc.__file__).as_posix()]
     for name, value in flags.items():
-        words += [f"--{name.replace('_', '-')}", ",".join(value) if isinstance(value, list) else str(value or "none")]
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value or "none")
+        words += [f"--{name.replace('_', '-')}", text]
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
@@ -391,16 +398,18 @@ def prepare(config: argparse.Namespace) -> None:
     config.tiles = {path.name: path for path in images.values()}
     config.file_names = {lc.folded(name): path.name for path in images.values() for name in (path.stem, path.name)}
     config.model = lc.load_model(config.checkpoint) if config.checkpoint else None
-    reading = (
-        config.model.reading
-        if config.model
-        else {"bands": lc.BANDS, "ranges": lc.band_ranges(images.values(), lc.BANDS)}
-    )
-    config.read = functools.lru_cache(maxsize=4)(functools.partial(read_tile, reading))
+    reading = config.model.reading if config.model else {}
+    config.bands = list(reading.get("bands", lc.BANDS))
+    reading = reading or {"bands": lc.BANDS, "ranges": lc.band_ranges(images.values(), lc.BANDS)}
+    config.sides = {}
+    for name, path in config.tiles.items():
+        with lc.open_unscaled(path, config.bands) as scene:
+            config.sides[name] = min(scene.height, scene.width)
+    config.read = functools.lru_cache(maxsize=4)(functools.partial(al.read_tile, reading=reading))  # not to be changed
     set_classes(config)
     check_writable(config.points)
     read_points(config)
-    config.chosen, config.choosing, config.writing = {}, threading.Lock(), threading.Lock()
+    config.chosen, config.choosing, config.writing = {}, threading.Lock(), threading.RLock()
 
 
 def set_classes(config: argparse.Namespace) -> None:
@@ -450,8 +459,11 @@ def main(argv: list[str]) -> None:
             server.serve_forever()
         except KeyboardInterrupt:
             config.writing.acquire()  # a label on its way is written to the end
-    labels = sum(bool(point.label) for point in read_points(config))
-    print(f"\n{config.points}: {labels:,} labels; train on them:\n{training_command(config)}")
+    labels, command = sum(bool(point.label) for point in read_points(config)), training_command(config)
+    print(
+        f"\n{config.points}: {labels:,} labels; "
+        + (f"train on them:\n{command}" if command else "more tiles need some to train")
+    )
     if config.choosing.locked():  # a prediction may take minutes, and PyTorch aborts if the interpreter ends around it
         sys.stdout.flush()
         os._exit(0)

@@ -19,6 +19,7 @@ import csv
 import json
 import re
 import sys
+import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,37 +32,39 @@ from tqdm.auto import tqdm
 
 import landcover_segmentation as lc
 
-# Name, colour, id in the published masks. The colours of data sets that publish ids are those of their pictures.
+# Name, colour, id in the published masks; each with what its publisher says and where. "Publisher's own" was read there, "quoted" in
+# a copy of the publisher's words, for the page itself could not be had. The colours of data sets that publish ids are of their pictures.
 PALETTES = {
-    # Publisher: https://competitions.codalab.org/competitions/18468, whose page as it could be read names the classes only. Colours
-    # checked at second hand: https://github.com/microsoft/torchgeo, torchgeo/datasets/deepglobelandcover.py, and the publisher's notes
-    # as https://github.com/reidfalconer/landcover_segmentation quotes them. They also say: values may not be pure 0 and 255,
-    # "binarize them at threshold 128". The nearest colour is just that, and none is further than 221. Names: ID_sat.jpg, ID_mask.png.
+    # Quoted: the data page of https://competitions.codalab.org/competitions/18468, as https://github.com/reidfalconer/landcover_segmentation
+    # and others copy it, lists these seven RGB values and ID_sat.jpg, ID_mask.png. Publisher's own: that competition's first page, which
+    # names the same seven classes. The data page adds that values may not be pure 0 and 255: "binarize them at threshold 128". The
+    # nearest colour is just that, and none is further than 221.
     "deepglobe": """urban land,#00ffff, | agriculture land,#ffff00, | rangeland,#ff00ff, | forest land,#00ff00,
         | water,#0000ff, | barren land,#ffffff, | ,#000000,""",
-    # Publisher, checked: https://github.com/Junjue-Wang/LoveDA, README (ids, 0 is to be ignored) and
-    # Semantic_Segmentation/render.py (colours).
+    # Publisher's own: https://github.com/Junjue-Wang/LoveDA, README (ids, 0 is to be ignored) and Semantic_Segmentation/render.py
+    # (colours).
     "loveda": """background,#ffffff,1 | building,#ff0000,2 | road,#ffff00,3 | water,#0000ff,4 | barren,#9f81b7,5
         | forest,#00ff00,6 | agriculture,#ffc380,7 | ,#000000,0""",
-    # Vaihingen and Potsdam. Publisher: https://www.isprs.org/resources/datasets/benchmarks/UrbanSemLab/2d-sem-label-vaihingen.aspx and
-    # 2d-sem-label-potsdam.aspx, which could not be read. Checked at second hand: https://github.com/microsoft/torchgeo,
-    # torchgeo/datasets/vaihingen.py, and https://github.com/open-mmlab/mmsegmentation, mmseg/datasets/isprs.py. Black is the border left
-    # out in the masks named noBoundary. Names of Potsdam: top_potsdam_2_10_RGB.tif, top_potsdam_2_10_label.tif, so --rename _label=_RGB.
+    # Vaihingen and Potsdam. Quoted: the list "Impervious surfaces (RGB: 255, 255, 255)" to "Clutter/background (RGB: 255, 0, 0)" of
+    # https://www.isprs.org/resources/datasets/benchmarks/UrbanSemLab/2d-sem-label-vaihingen.aspx and 2d-sem-label-potsdam.aspx, word for
+    # word in https://github.com/giumanuz/Sematic-Segmentation-on-Podsdam-ISPRS, README, and in many more; torchgeo's vaihingen.py and
+    # mmsegmentation's isprs.py agree. Black is the border left out in the masks named noBoundary. Names of Potsdam:
+    # top_potsdam_2_10_RGB.tif, top_potsdam_2_10_label.tif, so --rename _label=_RGB.
     "isprs": """impervious surfaces,#ffffff, | building,#0000ff, | low vegetation,#00ffff, | tree,#00ff00, | car,#ffff00,
         | clutter,#ff0000, | ,#000000,""",
-    # Publisher: https://humansintheloop.org/resources/datasets/semantic-segmentation-dataset-2/, also
-    # https://www.kaggle.com/datasets/humansintheloop/semantic-segmentation-of-aerial-imagery; neither could be read. Checked at second
-    # hand: the publisher's list as https://huggingface.co/datasets/ayoubkirouane/Dubai_dataset-Aerial_Imagery_Vc quotes it, and RGB
-    # values in https://github.com/nive927/Dubai-Satellite-Imagery-Multiclass-Segmentation (whose hexadecimal column is off by one).
+    # Quoted: the card of https://www.kaggle.com/datasets/humansintheloop/semantic-segmentation-of-aerial-imagery lists these six, as
+    # https://huggingface.co/datasets/ayoubkirouane/Dubai_dataset-Aerial_Imagery_Vc copies it whole. The classes.json within the data
+    # (https://github.com/smp0714/Semantic-Segmentation-of-Satellite-Imager holds it) names the same six in other colours, but those of
+    # the masks are the card's.
     "dubai": """building,#3c1098, | land (unpaved),#8429f6, | road,#6ec1e4, | vegetation,#fedd3a, | water,#e2a929,
         | ,#9b9b9b,""",
-    # Publisher, checked: https://github.com/bao18/open_earth_map, oem/utils.py (ids, colours, and three names that differ: grass,
+    # Publisher's own: https://github.com/bao18/open_earth_map, oem/utils.py (ids, colours, and three names that differ: grass,
     # pavement, cropland). The names are those of the paper, https://arxiv.org/abs/2210.10732.
     "openearthmap": """bareland,#800000,1 | rangeland,#00ff24,2 | developed space,#949494,3 | road,#ffffff,4 | tree,#226126,5
         | water,#0045ff,6 | agriculture land,#4bb549,7 | building,#de1f07,8 | ,#000000,0""",
-    # Publisher: https://landcover.ai.linuxpolska.com, https://arxiv.org/abs/2005.02264, which could not be read. Ids checked at second
-    # hand: https://github.com/torchgeo/torchgeo, torchgeo/datasets/landcoverai.py; its colours too, for the masks have none. 0 is all
-    # land that is none of the four: a class.
+    # Quoted: https://landcover.ai.linuxpolska.com, "building (1), woodland (2), water(3), road(4)", in the docs of
+    # https://github.com/PUTvision/qgis-plugin-deepness and in many more. 0 is all land that is none of the four: a class. The masks
+    # have no colours; these are torchgeo's, of torchgeo/datasets/landcoverai.py.
     "landcover.ai": "background,#000000,0 | building,#614a4a,1 | woodland,#267300,2 | water,#00c5ff,3 | road,#cfcfcf,4",
 }
 UNKNOWN = 254  # in a table: neither a class nor known to be unlabelled
@@ -108,13 +111,9 @@ def read_palette(name: str) -> Palette:
     if name in PALETTES:
         entries = map(str.strip, PALETTES[name].split("|"))
         return make_palette(list(csv.DictReader(entries, ("name", "color", "id"))), name)
-    try:
-        with Path(name).open(encoding="utf-8-sig", newline="") as file:
-            return make_palette(list(csv.DictReader(file)), name)
-    except FileNotFoundError as error:
-        raise lc.InputError(f"--palette {name}: is neither a file nor one of {', '.join(PALETTES)}") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise lc.InputError(f"{name}: cannot be read ({error}); it must be CSV in UTF-8") from error
+    if not Path(name).is_file():
+        raise lc.InputError(f"--palette {name}: is neither a file nor one of {', '.join(PALETTES)}")
+    return make_palette([row for _, row in lc.csv_rows(Path(name), ("name",))], name)
 
 
 def read_codes(path: Path, palette: Palette) -> tuple[np.ndarray, bool]:
@@ -157,7 +156,7 @@ def class_ids_of(codes: np.ndarray, classes: dict[int, int], tolerance: float = 
 
 
 def convert(config: argparse.Namespace, palette: Palette) -> None:
-    """Converts the masks of a folder one by one and says what became of their pixels."""
+    """Converts the masks of a folder, all or none, and says what became of their pixels."""
     old, _, new = config.rename.partition("=")
     masks = {
         stem: path for stem, path in lc.files_by_stem(config.input, lc.IMAGE_SUFFIXES).items() if stem.endswith(old)
@@ -168,15 +167,17 @@ def convert(config: argparse.Namespace, palette: Palette) -> None:
         raise lc.InputError(f"--output {config.output}: is the input; name another folder")
     lc.prepare_output(config.output)
     pixels, unknown, mended = np.zeros(256, np.int64), Counter(), 0
-    for stem, path in tqdm(masks.items(), "converting", unit="mask", disable=None):
-        codes, is_ids = read_codes(path, palette)
-        classes, tolerance = (palette.by_id, 0) if is_ids else (palette.by_color, config.tolerance)
-        class_ids, strange, near = class_ids_of(codes, classes, tolerance)
-        with lc.atomic_write(config.output / f"{stem.removesuffix(old)}{new}.png") as partial_path:
-            Image.fromarray(class_ids).save(partial_path, format="PNG")
-        pixels += np.bincount(class_ids.ravel(), minlength=256)
-        unknown.update({str(code) if is_ids else f"#{code:06x}": count for code, count in strange.items()})
-        mended += near
+    with tempfile.TemporaryDirectory(dir=config.output, prefix=".partial-") as partial:
+        for stem, path in tqdm(masks.items(), "converting", unit="mask", disable=None):
+            codes, is_ids = read_codes(path, palette)
+            classes, tolerance = (palette.by_id, 0) if is_ids else (palette.by_color, config.tolerance)
+            class_ids, strange, near = class_ids_of(codes, classes, tolerance)
+            Image.fromarray(class_ids).save(Path(partial) / f"{stem.removesuffix(old)}{new}.png")
+            pixels += np.bincount(class_ids.ravel(), minlength=256)
+            unknown.update({str(code) if is_ids else f"#{code:06x}": count for code, count in strange.items()})
+            mended += near
+        for path in Path(partial).iterdir():
+            path.replace(config.output / path.name)
     report(config.output, len(masks), palette, pixels, unknown, mended)
 
 

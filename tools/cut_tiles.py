@@ -11,7 +11,8 @@ labelled yet and is passed over.
 Neighbouring tiles look alike, so whole blocks of --block x --block tiles go to one side. They are chosen at random, by --seed: of
 1000 draws of about --val-share of the tiles, the one with most classes on both sides, then the one where the val share of the
 tiles and of the labels of each class is closest to what was asked for. Tiles without a label are left out; those at the right
-and lower edge are padded with black, 255 in the mask, or with --edges drop left out. Pixels without data become 255.
+and lower edge are padded with pixels without data, or with --edges drop left out. Pixels without data become 255 in the mask and
+stay so in the image. Values are written as they are: 16-bit scenes and those of many bands become GeoTIFFs like them.
 """
 
 from __future__ import annotations
@@ -85,12 +86,28 @@ def sparse_rows(points: lc.Points, width: int) -> Reader:
 # =====================================================================================================
 
 
+def bands_of(path: Path) -> tuple[int, ...]:
+    """The bands of a scene but alpha, counted from 1; three of grey scenes and of all that rasterio does not read."""
+    try:
+        import rasterio
+    except ImportError:
+        return lc.RGB_BANDS
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return lc.RGB_BANDS
+    with lc.rasterio_reads(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path) as dataset:
+            kinds = zip(dataset.indexes, dataset.colorinterp, strict=True)
+            bands = tuple(band for band, kind in kinds if kind.name != "alpha")
+    return bands if len(bands) > 1 else lc.RGB_BANDS
+
+
 @contextlib.contextmanager
 def open_labels(name: str, config: argparse.Namespace) -> typing.Iterator[tuple[lc.Scene, Reader]]:
     """Opens a scene and the labels that belong to it."""
     labels = config.labels[name]
     with contextlib.ExitStack() as stack:
-        scene = stack.enter_context(lc.open_scene(config.scenes[name]))
+        scene = stack.enter_context(lc.open_unscaled(config.scenes[name], bands_of(config.scenes[name])))
         if isinstance(labels, dict):
             yield scene, sparse_rows(labels, scene.width)
             return
@@ -101,20 +118,21 @@ def open_labels(name: str, config: argparse.Namespace) -> typing.Iterator[tuple[
 
 
 def cut(name: str, config: argparse.Namespace, bar: tqdm) -> typing.Iterator[tuple]:
-    """Yields (scene, row, column, RGB, class ids, labels hidden by nodata) of every tile, reading one row of tiles at a time."""
+    """Yields (scene, row, column, bands and alpha, class ids, labels hidden by nodata) of every tile, reading one row of tiles at
+    a time."""
     size, num_classes = config.tile, len(config.class_names)
     with open_labels(name, config) as (scene, read):
         for top in range(0, scene.height, size):
-            rgba, ids = (source(top, min(top + size, scene.height)) for source in (scene.read, read))
+            pixels, ids = (source(top, min(top + size, scene.height)) for source in (scene.read, read))
             wrong = ids[(ids >= num_classes) & (ids != lc.IGNORE_INDEX)]
             if len(wrong):
                 last = f"with {num_classes} classes they end at {num_classes - 1}"
                 raise lc.InputError(f"{config.labels[name]}: holds class id {wrong.max()}; {last}")
-            hidden = (rgba[..., 3] == 0) & (ids != lc.IGNORE_INDEX)
+            hidden = (pixels[..., -1] == 0) & (ids != lc.IGNORE_INDEX)
             ids = np.where(hidden, np.uint8(lc.IGNORE_INDEX), ids)
             for left in range(0, scene.width, size):
                 columns = slice(left, left + size)
-                picture, mask = rgba[:, columns, :3], ids[:, columns]
+                picture, mask = pixels[:, columns], ids[:, columns]
                 lacking = [(0, size - length) for length in mask.shape]
                 picture = np.pad(picture, [*lacking, (0, 0)])
                 mask = np.pad(mask, lacking, constant_values=lc.IGNORE_INDEX)
@@ -166,18 +184,27 @@ def choose_val(tiles: dict, config: argparse.Namespace) -> set[tuple]:
 
 
 def write_tile(folder: Path, name: str, scene: lc.Scene, picture: np.ndarray, mask: np.ndarray, at: tuple) -> None:
-    """Writes image and mask of a tile whose top left pixel is at (row, column) of its scene."""
+    """Writes image and mask of a tile whose top left pixel is at (row, column) of its scene. What alpha hides stays hidden."""
     Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
-    if scene.transform is None:
-        Image.fromarray(picture).save(folder / "images" / f"{name}.png")
+    bands, alpha = picture[..., :-1], np.uint8(picture[..., -1])
+    count = bands.shape[2]
+    if scene.transform is None and not scene.deep and count == 3:
+        Image.fromarray(bands if alpha.all() else picture).save(folder / "images" / f"{name}.png")
         return
     import rasterio
     from rasterio.windows import Window, transform
 
-    place = {"crs": scene.crs, "transform": transform(Window(at[1], at[0], *mask.shape), scene.transform)}
-    form = {"height": len(mask), "width": len(mask), "count": 3, "dtype": "uint8", "photometric": "rgb"}
-    with rasterio.open(folder / "images" / f"{name}.tif", "w", "GTiff", compress="deflate", **place, **form) as dataset:
-        dataset.write(picture.transpose(2, 0, 1))
+    place = {}
+    if scene.transform is not None:
+        place = {"crs": scene.crs, "transform": transform(Window(at[1], at[0], *mask.shape), scene.transform)}
+    form = {"height": len(mask), "width": len(mask), "count": count, "dtype": bands.dtype, "compress": "deflate"}
+    form["photometric"] = "rgb" if count == 3 else "minisblack"
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(folder / "images" / f"{name}.tif", "w", "GTiff", **place, **form) as dataset:
+            dataset.write(bands.transpose(2, 0, 1))
+            if not alpha.all():
+                dataset.write_mask(alpha)
 
 
 def cut_scenes(config: argparse.Namespace) -> None:
@@ -213,7 +240,7 @@ def find_inputs(config: argparse.Namespace) -> int:
         raise lc.InputError(f"{config.images}: holds no image ({', '.join(lc.IMAGE_SUFFIXES)}); correct --images")
     sizes, config.passed_over = {}, {}
     for path in scenes.values():
-        with lc.open_scene(path) as scene:
+        with lc.open_unscaled(path, bands_of(path)) as scene:
             sizes[path.name] = (scene.height, scene.width)
     if config.points:
         points, config.passed_over = lc.read_points(config.points, scenes, config.class_names)
@@ -279,14 +306,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     flag("--seed", metavar="N", type=int, default=0, help="decides the blocks (default: 0)")
     args = parser.parse_args(argv)
     numbered = [f"class {index}" for index in range(lc.NUM_CLASSES)]
-    args.class_names = args.class_names.split(",") if args.class_names else lc.CLASS_NAMES or numbered
+    given = args.class_names and [name.strip() for name in args.class_names.split(",")]
+    args.class_names = given or lc.CLASS_NAMES or numbered
     for name, low, high in (("tile", 32, 8192), ("block", 1, 10**6)):
         if not low <= getattr(args, name) <= high:
             lc.complain(f"--{name} {getattr(args, name)}: must lie between {low} and {high}")
     if not 0 < args.val_share < 1:
         lc.complain(f"--val-share {args.val_share}: must lie between 0 and 1")
-    if not 0 < len(args.class_names) < 255:
-        lc.complain(f"--class-names: {len(args.class_names)} classes; at most 254 are possible")
+    if not 0 < len(set(args.class_names)) == len(args.class_names) < 255 or not all(args.class_names):
+        lc.complain("--class-names: give 1 to 254 names that differ from each other")
+    if args.points and not lc.is_points_file(args.points):
+        lc.complain(f"--points {args.points}: must be a file {', '.join(lc.POINT_SUFFIXES)}")
     return args
 
 
