@@ -102,7 +102,6 @@ PSEUDO_LABEL_THRESHOLD: float = 0.0  # 0 takes the teacher's probabilities of ev
 POINT_EVIDENCE: bool = True  # the points of a tile correct what the teacher says of pixels like them
 TEACHER_VIEWS: int = 2  # the teacher's opinion is a mean over so many views of the tile, turned and mirrored; each costs a forward pass
 CUT_MIX: float = 0.5  # share of the tiles into which half of another is pasted, points and all: raise against overfitting; 0 is off
-STRONG_VIEW: float = 0.0  # recolour the student's view by so much, so that a weak view teaches a strong one; 0.05 is a start
 PAIRWISE_WEIGHT: float = 0.0  # neighbours of like colour shall be of one class; raise for larger areas, lower if small objects vanish; 0.01 is a start
 REGION_WEIGHT: float = 0.0  # spread each point over its superpixel as a soft label (pip install scikit-image); 0.5 is a start
 # ---- Machine
@@ -1451,12 +1450,6 @@ def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None
             mean.copy_(value)
 
 
-def recolor(images: Tensor, strength: float) -> Tensor:
-    """A stronger view of a batch (B, 3, H, W): each channel of each tile gets its own gain and shift, of that standard deviation."""
-    gain, shift = (strength * torch.randn(len(images), 3, 1, 1, device=images.device) for _ in range(2))
-    return images * (1 + gain) + shift
-
-
 def paste_boxes(chance: float, *batches: Tensor) -> list[Tensor]:
     """Pastes a box of half the area from the next tile of the batch into each, with that chance: CutMix (Yun et al. 2019,
     https://arxiv.org/abs/1905.04899; with a teacher's labels French et al. 2019, https://arxiv.org/abs/1906.01916).
@@ -1493,14 +1486,14 @@ class UnlabelledPixels:
 
     def __init__(
         self, model: nn.Module, total_steps: int, criterion: nn.Module | None = None, *, pseudo_label_weight: float = 1.0,
-        confidence_threshold: float = 0.0, evidence_floor: float | None = EVIDENCE_FLOOR, views: int = 2, color_strength: float = 0.0,
+        confidence_threshold: float = 0.0, evidence_floor: float | None = EVIDENCE_FLOOR, views: int = 2,
         pairwise_weight: float = 0.0, region_weight: float = 0.0, cut_mix: float = 0.5, decay: float = 0.99, ranks: int = 1,
     ):  # fmt: skip
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
         self.total_steps, self.step, self.decay = total_steps, 0, decay
         self.criterion, self.pairwise = criterion or PartialCrossEntropyLoss(), PairwiseLoss()
         self.pseudo_label_weight, self.confidence_threshold = pseudo_label_weight, confidence_threshold
-        self.evidence_floor, self.views, self.color_strength = evidence_floor, views, color_strength
+        self.evidence_floor, self.views = evidence_floor, views
         self.pairwise_weight, self.region_weight = pairwise_weight, region_weight
         self.cut_mix, self.ranks = cut_mix, ranks
 
@@ -1531,7 +1524,7 @@ class UnlabelledPixels:
         learn = self.pseudo_label_weight > 0 and bool(self.unlabelled(images, targets).any())
         known = [images, targets, self.pseudo_labels(images, targets).float()] if learn else [images, targets]
         images, targets, *soft_labels = paste_boxes(self.cut_mix, *known) if self.cut_mix else known
-        logits = model(recolor(images, self.color_strength) if self.color_strength else images)
+        logits = model(images)
         on_points = self.criterion(logits, targets)
         loss = on_points * share_of_mean((targets != IGNORE_INDEX).sum(), self.ranks)
         ramp = ramp * share_of_mean(len(images), self.ranks)
@@ -2607,7 +2600,7 @@ def check_settings(config: argparse.Namespace) -> None:
         ("CUT_MIX", 0 <= config.cut_mix <= 1, "is a share of the tiles, from 0 (off) to 1"),
         *(
             (name, getattr(config, name.lower()) >= 0, "must be at least 0, which is off")
-            for name in ("PSEUDO_LABEL_WEIGHT", "STRONG_VIEW", "PAIRWISE_WEIGHT", "REGION_WEIGHT")
+            for name in ("PSEUDO_LABEL_WEIGHT", "PAIRWISE_WEIGHT", "REGION_WEIGHT")
         ),
         ("NUM_CLASSES", 2 <= config.num_classes <= 255, "must lie between 2 and 255"),
         ("CLASS_NAMES", names is None or len(names) == config.num_classes, per_class),
@@ -2734,7 +2727,6 @@ def start_run(
         confidence_threshold=config.pseudo_label_threshold,
         evidence_floor=EVIDENCE_FLOOR if config.point_evidence else None,
         views=config.teacher_views,
-        color_strength=config.strong_view,
         pairwise_weight=config.pairwise_weight,
         region_weight=config.region_weight,
         cut_mix=config.cut_mix,
