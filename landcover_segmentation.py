@@ -37,7 +37,6 @@ import types
 import typing
 import unicodedata
 import warnings
-import zlib
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache, partial, wraps
@@ -2389,25 +2388,16 @@ def raster_writer(
 ) -> typing.Iterator[typing.Callable[[int, np.ndarray], None]]:
     """Yields write(top, rows (h, W) uint8) for a raster of the scene's size in which 255 is nodata. palette: (C, 3) uint8.
 
-    With a georeference it becomes a cloud-optimised GeoTIFF, by way of a tiled one in a temporary folder, else a PNG, written
-    by hand because Pillow would hold all of it. Rows are to come in order.
+    With a georeference it becomes a cloud-optimised GeoTIFF, by way of a tiled one in a temporary folder; else a PNG, of which
+    Pillow holds one byte per pixel until all rows are there.
     """
     table = None if palette is None else colorize(np.arange(256), palette)
     if scene.transform is None:
-        with path.open("wb") as file:
-
-            def chunk(name: bytes, body: bytes) -> None:
-                file.write(struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)))
-
-            color_type, packer = 0 if table is None else 3, zlib.compressobj()
-            file.write(b"\x89PNG\r\n\x1a\n")
-            chunk(b"IHDR", struct.pack(">IIBBBBB", scene.width, scene.height, 8, color_type, 0, 0, 0))
-            if table is not None:
-                chunk(b"PLTE", table.tobytes())
-            filtered = ((0, 0), (1, 0))  # each row begins with the number of its filter: 0, none
-            yield lambda top, rows: chunk(b"IDAT", packer.compress(np.pad(rows, filtered).tobytes()))
-            chunk(b"IDAT", packer.flush())
-            chunk(b"IEND", b"")
+        picture = Image.new("L", (scene.width, scene.height))
+        yield lambda top, rows: picture.paste(Image.fromarray(rows), (0, top))
+        if table is not None:
+            picture.putpalette(table.tobytes())
+        picture.save(path)
         return
     import rasterio.shutil
 
