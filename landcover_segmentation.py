@@ -28,7 +28,6 @@ import random
 import re
 import signal
 import socket
-import struct
 import sys
 import tempfile
 import threading
@@ -546,72 +545,57 @@ def vector_points(path: Path, images: dict[str, Path]) -> typing.Iterator[tuple[
 
     Raises InputError as `read_vector` does, and for an image without a georeference.
     """
-    crs, features, places, labels = read_vector(path)
-    from rasterio.errors import RasterioError
-    from rasterio.warp import transform
+    points, labels = read_vector(path)
+    from pyproj.exceptions import ProjError
+    from rasterio.transform import rowcol
 
-    hit, reprojected = np.zeros(len(features), bool), {}
+    reprojected, on_none = cache(points.to_crs), np.ones(len(points), bool)
     for stem, image in images.items():
         with open_unscaled(image) as scene:
             if scene.crs is None:
-                raise InputError(
-                    f"{image}: has no georeference, which points in {path} need; give pixels in a CSV instead"
-                )
-        if scene.crs.to_wkt() not in reprojected:
-            try:
-                reprojected[scene.crs.to_wkt()] = np.array(transform(crs, scene.crs, *places.T))
-            except RasterioError as error:
-                raise InputError(f"{path}: cannot be brought to the reference system of {image} ({error})") from error
-        east, north = reprojected[scene.crs.to_wkt()]
-        inverse = ~scene.transform
-        x, y = inverse.a * east + inverse.b * north + inverse.c, inverse.d * east + inverse.e * north + inverse.f
-        inside = (x >= 0) & (x < scene.width) & (y >= 0) & (y < scene.height)
-        hit |= inside
+                cure = "give pixels in a CSV instead"
+                raise InputError(f"{image}: has no georeference, which points in {path} need; {cure}")
+        try:
+            here = reprojected(scene.crs.to_wkt())
+        except ProjError as error:
+            raise InputError(f"{path}: cannot be brought to the reference system of {image} ({error})") from error
+        rows, columns = np.array(rowcol(scene.transform, here.x, here.y, op=np.floor))
+        inside = (rows >= 0) & (rows < scene.height) & (columns >= 0) & (columns < scene.width)
+        on_none &= ~inside
         for index in np.flatnonzero(inside):
-            yield f"feature {features[index]}", stem, int(x[index]), int(y[index]), labels[index]
-    for index in np.flatnonzero(~hit):
-        yield f"feature {features[index]}", None, 0, 0, labels[index]
+            yield f"feature {points.index[index]}", stem, int(columns[index]), int(rows[index]), labels[index]
+    for index in np.flatnonzero(on_none):
+        yield f"feature {points.index[index]}", None, 0, 0, labels[index]
 
 
-def read_vector(path: Path) -> tuple[str, np.ndarray, np.ndarray, list[str]]:
-    """Reference system, numbers (N,), places (N, 2) and classes of the vector points in a file with one layer of them.
+def read_vector(path: Path) -> tuple[typing.Any, list[str]]:
+    """The points of a vector file with one layer of them, a GeoSeries by number of feature, and their classes.
 
-    Raises InputError without pyogrio and rasterio, for other files, and where the reference system is not known.
+    Raises InputError without geopandas and rasterio, for other files, and where the reference system is not known.
     """
     try:
-        import pyogrio
-        import rasterio.warp  # noqa: F401
+        import geopandas
+        import pyogrio  # by which geopandas reads
+        import rasterio  # noqa: F401
     except ImportError as error:
-        raise InputError(f"{path}: vector points need two packages: pip install pyogrio rasterio") from error
+        raise InputError(f"{path}: vector points need two packages: pip install geopandas rasterio") from error
     try:
         layers = [name for name, geometry in pyogrio.list_layers(path) if geometry]
         if len(layers) != 1:
-            raise InputError(
-                f"{path}: holds {len(layers)} layers ({', '.join(layers)}); save the points in a file of their own"
-            )
-        fields = pyogrio.read_info(path, layer=layers[0])["fields"].tolist()
-        columns = [name for name in fields if name.lower() == "class"]
-        if not columns:
-            raise InputError(f"{path}: has no field 'class' but {', '.join(fields) or 'none at all'}; rename or add it")
-        meta, features, geometries, values = pyogrio.raw.read(
-            path, layer=layers[0], columns=columns, force_2d=True, return_fids=True
-        )
+            raise InputError(f"{path}: holds {len(layers)} layers ({', '.join(layers)}); save the points on their own")
+        table = geopandas.read_file(path, layer=layers[0], engine="pyogrio", fid_as_index=True).explode()
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
         raise InputError(f"{path}: cannot be read ({error}); save it anew") from error
-    if not meta["crs"]:
-        raise InputError(
-            f"{path}: names no reference system (CRS); assign the one it was drawn in, in QGIS or by ogr2ogr -a_srs"
-        )
-    places = []
-    for feature, geometry in zip(features, geometries, strict=True):
-        body = geometry or b""
-        if body[1:9] == struct.pack("<II", 4, 1):  # a multipoint of one
-            body = body[9:]
-        if body[:5] != struct.pack("<BI", 1, 1):
-            raise InputError(f"{path}, feature {feature}: is not a single point; delete it, or split it into points")
-        places.append(struct.unpack_from("<dd", body, 5))
-    labels = ["" if value is None or value != value else str(value).strip() for value in values[0]]
-    return meta["crs"], features, np.array(places).reshape(-1, 2), labels
+    fields = table.columns.drop("geometry")
+    column = next((name for name in fields if name.lower() == "class"), None)
+    if column is None:
+        raise InputError(f"{path}: has no field 'class' but {', '.join(fields) or 'none at all'}; rename or add it")
+    if table.crs is None:
+        raise InputError(f"{path}: names no reference system (CRS); assign its own, in QGIS or by ogr2ogr -a_srs")
+    if (other := table.geom_type != "Point").any():
+        raise InputError(f"{path}, feature {table.index[other][0]}: is not a point; delete it, or make points of it")
+    missing = table[column].isna()
+    return table.geometry, ["" if m else str(label).strip() for label, m in zip(table[column], missing, strict=True)]
 
 
 # =====================================================================================================
