@@ -85,7 +85,7 @@ BACKBONE: str = "resnet50"  # resnet34 (smp), resnet50, resnet101; several times
 WEIGHTS: str | None = "auto"  # auto: ImageNet if it can be had; imagenet: insist on it; None: random
 # ---- Training
 EPOCHS: int = 50  # raise for few tiles, lower for a quick look
-BATCH_SIZE: int = 8  # tiles per step, shared by all processes of torchrun; lower it when memory runs out
+BATCH_SIZE: int = 8  # tiles per step, shared by all processes of torchrun, at least 2 for batch norm; to save memory lower it and raise ACCUMULATION_STEPS
 ACCUMULATION_STEPS: int = 1  # batches added up before a step: raise it as you lower BATCH_SIZE
 LEARNING_RATE: float = 1e-4  # of AdamW, annealed to 0 along a cosine; raise for random weights, lower if the loss jumps
 WEIGHT_DECAY: float = 1e-4  # pull of the weights towards 0; raise against overfitting
@@ -125,8 +125,23 @@ CACHE_BYTES = 2**30  # decoded tiles that a data set keeps in memory: 2,700 of 2
 EVIDENCE_FLOOR = 0.003  # how much a pixel is like a class of which no point is near; chosen on train tiles
 
 
+LIMITS = {  # the lowest and the highest value of a setting
+    "NUM_CLASSES": (2, 255), "EPOCHS": (1, math.inf), "BATCH_SIZE": (2, math.inf), "ACCUMULATION_STEPS": (1, math.inf),
+    "LEARNING_RATE": (1e-9, 1), "WEIGHT_DECAY": (0, 1), "CROP_SIZE": (32, math.inf), "SEED": (0, 2**63 - 1),
+    "MULTI_SCALE": (1, 4), "TEACHER_DECAY": (0, 0.99999), "PSEUDO_LABEL_WEIGHT": (0, math.inf), "PSEUDO_LABEL_THRESHOLD": (0, 1),
+    "TEACHER_VIEWS": (1, 8), "CUT_MIX": (0, 1), "PAIRWISE_WEIGHT": (0, math.inf), "REGION_WEIGHT": (0, math.inf),
+    "NUM_WORKERS": (0, math.inf),
+}  # fmt: skip
+
+
 class InputError(ValueError):
     """A mistake in the data or the settings; its message is one line that names the cure."""
+
+
+def check_choice(name: str, value: object, choices: typing.Iterable) -> None:
+    """Raises InputError unless the value of a setting is one of its choices."""
+    if value not in choices:
+        raise InputError(f"{name} is one of {', '.join(map(str, choices))}, not {value!r}")
 
 
 # =====================================================================================================
@@ -774,10 +789,8 @@ def get_transforms(split: str, strength: str = "medium", crop_size: int = 256) -
     a crop takes from beyond a small tile is 255 in the mask and the mean colour in the image.
     Val: normalisation alone. Returns image (3, H, W) float32 and mask (H, W).
     """
-    if split not in ("train", "val"):
-        raise InputError(f"get_transforms: split is 'train' or 'val', not {split!r}")
-    if strength not in AUGMENTATION_STRENGTHS:
-        raise InputError(f"AUGMENTATION is one of {', '.join(AUGMENTATION_STRENGTHS)}, not {strength!r}")
+    check_choice("get_transforms: split", split, ("train", "val"))
+    check_choice("AUGMENTATION", strength, AUGMENTATION_STRENGTHS)
     finish = [A.Normalize(IMAGENET_MEAN, IMAGENET_STD), ToTensorV2()]
     if split == "val":
         return A.Compose(finish)
@@ -815,8 +828,8 @@ class LandCoverDataset(Dataset):
         self, image_dir, mask_dir, num_points=None, transform=None, *, sampling="random", num_classes=None, class_names=None,
         bands=RGB_BANDS, ranges=None, seed=0,
     ):  # fmt: skip
-        if sampling not in SAMPLERS and not callable(sampling):
-            raise InputError(f"POINT_SAMPLING is one of {', '.join(SAMPLERS)} or a function, not {sampling!r}")
+        if not callable(sampling):
+            check_choice("POINT_SAMPLING", sampling, SAMPLERS)
         if num_points is not None and num_points < 1:
             raise InputError(f"NUM_POINTS = {num_points!r}: must be a positive number, or None for all")
         self.points, self.passed_over = None, Counter()
@@ -1183,6 +1196,12 @@ ARCHITECTURES = {
 DEPTHWISE_BACKBONES = ("mobilenet_v3_large", "efficientnet_lite0")  # fast on a CPU
 
 
+def check_network(architecture: str, backbone: str, weights: str | None) -> None:
+    check_choice("ARCHITECTURE", architecture, ARCHITECTURES)
+    check_choice(f"BACKBONE of {architecture}", backbone, ARCHITECTURES[architecture])
+    check_choice("WEIGHTS", weights, ("auto", "imagenet", None))
+
+
 class DeepLabV3Segmentation(nn.Module):
     """DeepLabV3 (Chen et al. 2017, https://arxiv.org/abs/1706.05587): model(images (B, 3, H, W)) -> logits (B, C, H, W).
 
@@ -1205,14 +1224,7 @@ class DeepLabV3Segmentation(nn.Module):
         architecture: str = "deeplabv3",
     ):
         super().__init__()
-        if architecture not in ARCHITECTURES:
-            raise InputError(f"ARCHITECTURE is one of {', '.join(ARCHITECTURES)}, not {architecture!r}")
-        if backbone not in ARCHITECTURES[architecture]:
-            raise InputError(
-                f"BACKBONE of {architecture} is one of {', '.join(ARCHITECTURES[architecture])}, not {backbone!r}"
-            )
-        if weights not in ("auto", "imagenet", None):
-            raise InputError(f"WEIGHTS is 'auto', 'imagenet' or None, not {weights!r}")
+        check_network(architecture, backbone, weights)
         self.num_classes, self.backbone_name, self.architecture = num_classes, backbone, architecture
         self.reading: dict = {}  # bands and ranges of the images it is trained on, as `open_scene` takes them
         self.starting_weights = "ImageNet" if weights else "random initialisation"
@@ -1781,6 +1793,7 @@ def pick_device(device: str = "auto") -> torch.device:
 
 def pick_precision(precision: str, device: torch.device) -> torch.dtype:
     """torch.bfloat16 where the hardware multiplies in it ('auto'), or what the name says."""
+    check_choice("PRECISION", precision, ("auto", "float32", "bfloat16"))
     if precision != "auto":
         return getattr(torch, precision)
     if device.type == "cuda":
@@ -2485,32 +2498,39 @@ def setting_types() -> dict[str, type]:
     return {name: kind for name, kind in typing.get_type_hints(sys.modules[__name__]).items() if name.isupper()}
 
 
-def _options(kind: type) -> tuple[type, ...]:
-    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+def setting_comments() -> dict[str, str]:
+    """The comment beside each setting, as the file has it now; untyped, a constant would be passed over and raises InputError."""
+    source = Path(__file__).read_text(encoding="utf-8")
+    untyped = re.search(r"^([A-Z_]+) *=", source[: source.index("# ---- Facts")], re.MULTILINE)
+    if untyped:
+        raise InputError(f"{untyped[1]}: keep the type between name and value, as in NUM_POINTS: int | None = 100")
+    return dict.fromkeys(setting_types(), "") | dict(re.findall(r"^([A-Z_]+): .*?# (.+)$", source, re.MULTILINE))
+
+
+def fits(value: object, kind: type) -> bool:
+    """Whether a value is of a setting's type; a whole number will do for a fraction."""
+    if isinstance(kind, types.UnionType):
+        return any(fits(value, option) for option in typing.get_args(kind))
+    if entry := typing.get_args(kind):
+        return type(value) is list and all(type(part) is entry[0] for part in value)
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def parse_setting(text: str, kind: type) -> object:
     """A flag's text as a value of a setting's type: 'none' where None is allowed, lists split at commas."""
-    options = _options(kind)
-    if text.lower() == "none" and types.NoneType in options:
+    wanted, *none = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if none and text.lower() == "none":
         return None
     try:
-        if typing.get_origin(options[0]) is list:
-            return [typing.get_args(options[0])[0](part.strip()) for part in text.split(",")]
-        return options[0](text)
+        if entry := typing.get_args(wanted):
+            return [entry[0](part.strip()) for part in text.split(",")]
+        return wanted(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} {type_problem(text, kind)}") from error
+        raise argparse.ArgumentTypeError(f"{text!r} must be {in_words(kind)}") from error
 
 
-def type_problem(value: object, kind: type) -> str | None:
-    """What is wrong with the type of a setting's value, or None. A whole number will do for a fraction."""
-    allowed = [typing.get_origin(option) or option for option in _options(kind)]
-    if isinstance(value, list) and list in allowed:
-        entries = typing.get_args(_options(kind)[0])[0]
-        return None if all(type(entry) is entries for entry in value) else f"must be a list of {entries.__name__}"
-    if type(value) in allowed or (float in allowed and type(value) is int):
-        return None
-    return "must be " + " or ".join("None" if option is types.NoneType else option.__name__ for option in allowed)
+def in_words(kind: type) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind)
 
 
 def complain(message: str) -> typing.NoReturn:
@@ -2529,16 +2549,12 @@ class FlagParser(argparse.ArgumentParser):
 
 def parse_settings(argv: list[str] | None = None) -> argparse.Namespace:
     """The settings as given by the constants above, each of which a flag may override."""
-    module, source = sys.modules[__name__], Path(__file__).read_text(encoding="utf-8")
-    comments = dict(re.findall(r"^([A-Z_]+): .*?# (.+)$", source, re.MULTILINE))
-    untyped = re.search(r"^([A-Z_]+) *=", source[: source.index("# ---- Facts")], re.MULTILINE)
-    if untyped:
-        raise InputError(f"{untyped[1]}: keep the type between name and value, as in NUM_POINTS: int | None = 100")
+    comments, module = setting_comments(), sys.modules[__name__]
     parser = FlagParser(description=__doc__, usage="%(prog)s [--FLAG VALUE ...]")
     for name, kind in setting_types().items():
         value = getattr(module, name)
         shown = ",".join(map(str, value)) if isinstance(value, list) else value
-        options: dict = {"default": value, "help": f"{comments.get(name, '')} (default: {shown})".replace("%", "%%")}
+        options: dict = {"default": value, "help": f"{comments[name]} (default: {shown})".replace("%", "%%")}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
@@ -2554,53 +2570,26 @@ def check_settings(config: argparse.Namespace) -> None:
     """
     from matplotlib.colors import is_color_like
 
-    for name, kind in setting_types().items():
-        value = getattr(config, name.lower())
-        if problem := type_problem(value, kind):
-            raise InputError(f"{name} = {value!r}: {problem}")
-    names, colors, output = config.class_names, config.class_colors, Path(config.output_dir)
-    per_class = f"give one per class (NUM_CLASSES is {config.num_classes}), or None"
-    rules = [
-        (
-            "BACKBONE",
-            config.backbone in ARCHITECTURES.get(config.architecture, {config.backbone}),
-            f"{config.architecture} takes one of {', '.join(ARCHITECTURES.get(config.architecture, []))}",
-        ),
-        ("BANDS", len(config.bands) == 3 and min(config.bands) > 0, "name three, counted from 1, as in 3,2,1"),
-        ("MULTI_SCALE", 1 <= config.multi_scale <= 4, "must lie between 1 (off) and 4"),
-        ("TEACHER_DECAY", 0 <= config.teacher_decay < 1, "must be at least 0 and below 1"),
-        ("TEACHER_VIEWS", 1 <= config.teacher_views <= 8, "must lie between 1 and 8"),
-        ("PSEUDO_LABEL_THRESHOLD", 0 <= config.pseudo_label_threshold <= 1, "is a probability, from 0 to 1"),
-        ("CUT_MIX", 0 <= config.cut_mix <= 1, "is a share of the tiles, from 0 (off) to 1"),
-        *(
-            (name, getattr(config, name.lower()) >= 0, "must be at least 0, which is off")
-            for name in ("PSEUDO_LABEL_WEIGHT", "PAIRWISE_WEIGHT", "REGION_WEIGHT")
-        ),
-        ("NUM_CLASSES", 2 <= config.num_classes <= 255, "must lie between 2 and 255"),
-        ("CLASS_NAMES", names is None or len(names) == config.num_classes, per_class),
-        ("CLASS_NAMES", names is None or len(set(names)) == len(names), "must differ from each other"),
-        ("CLASS_COLORS", colors is None or len(colors) == config.num_classes, per_class),
-        ("CLASS_COLORS", all(map(is_color_like, colors or [])), "write each as '#rrggbb' or by name"),
-        ("EPOCHS", config.epochs >= 1, "must be at least 1"),
-        ("BATCH_SIZE", config.batch_size >= 2, "batch norm needs at least 2; to save memory raise ACCUMULATION_STEPS"),
-        ("ACCUMULATION_STEPS", config.accumulation_steps >= 1, "must be at least 1"),
-        ("LEARNING_RATE", 0 < config.learning_rate < 1, "must lie between 0 and 1; 1e-4 is a good start"),
-        ("WEIGHT_DECAY", 0 <= config.weight_decay < 1, "must be at least 0 and below 1"),
-        ("CROP_SIZE", config.crop_size >= 32, "must be at least 32: the network sees nothing in less"),
-        ("SEED", 0 <= config.seed < 2**63, "must be a whole number from 0 on"),
-        ("NUM_WORKERS", config.num_workers is None or config.num_workers >= 0, "must be 0 or more, or None"),
-        ("OUTPUT_DIR", output.is_dir() or not output.exists(), "is a file; name a folder"),
-    ]
-    choices = {
-        "ARCHITECTURE": ARCHITECTURES,
-        "WEIGHTS": ("auto", "imagenet", None),
-        "PRECISION": ("auto", "float32", "bfloat16"),
-    }
-    for name, allowed in choices.items():
-        rules.append((name, getattr(config, name.lower()) in allowed, f"is one of {', '.join(map(str, allowed))}"))
-    for name, good, what in rules:
+    def demand(good: bool, name: str, what: str) -> None:
         if not good:
             raise InputError(f"{name} = {getattr(config, name.lower())!r}: {what}")
+
+    comments = setting_comments()
+    for name, kind in setting_types().items():
+        value = getattr(config, name.lower())
+        demand(fits(value, kind), name, f"must be {in_words(kind)}")
+        if name in LIMITS and value is not None:
+            low, high = LIMITS[name]
+            limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+            demand(low <= value <= high, name, f"must be {limits} ({comments[name]})")
+    names, colors, count = config.class_names, config.class_colors, config.num_classes
+    each = f"give one per class (NUM_CLASSES is {count})"
+    demand(len(config.bands) == 3 and min(config.bands) > 0, "BANDS", "name three, counted from 1, as in 3,2,1")
+    demand(names is None or len(names) == len(set(names)) == count, "CLASS_NAMES", f"{each}, all different, or None")
+    good = colors is None or (len(colors) == count and all(map(is_color_like, colors)))
+    demand(good, "CLASS_COLORS", f"{each}, as '#rrggbb' or by name, or None")
+    check_network(config.architecture, config.backbone, config.weights)
+    pick_precision(config.precision, pick_device(config.device))
     device, here = pick_device(config.device), ranks_on_this_machine()
     if device.type == "cuda" and world_size() > 1 and (device.index is not None or here > torch.cuda.device_count()):
         raise InputError(
