@@ -403,11 +403,13 @@ def read_mask(path: str | Path) -> np.ndarray:
             f"{path}: is a colour picture, not a mask of class ids; convert it with rgb_mask_to_class_ids(mask, palette)"
         )
     if mask.min() < 0 or mask.max() > 255:
-        raise InputError(f"{path}: holds class ids {_ids(mask)}; ids run from 0 to NUM_CLASSES - 1, 255 is unlabelled")
+        raise InputError(
+            f"{path}: holds class ids {listed_ids(mask)}; ids run from 0 to NUM_CLASSES - 1, 255 is unlabelled"
+        )
     return mask.astype(np.uint8)
 
 
-def _ids(mask: np.ndarray) -> str:
+def listed_ids(mask: np.ndarray) -> str:
     ids = [f"{value:g}" for value in np.unique(mask)]
     return ", ".join(ids if len(ids) <= 12 else [*ids[:12], "…"])
 
@@ -880,7 +882,7 @@ class LandCoverDataset(Dataset):
             raise InputError(f"{mask_path}: has no labelled pixel{where}; label some or remove the tile")
         if self.num_classes and labelled.max() >= self.num_classes:
             raise InputError(
-                f"{mask_path}: holds class ids {_ids(mask)} but NUM_CLASSES is {self.num_classes}; correct NUM_CLASSES or the mask (255 = unlabelled)"
+                f"{mask_path}: holds class ids {listed_ids(mask)} but NUM_CLASSES is {self.num_classes}; correct NUM_CLASSES or the mask (255 = unlabelled)"
             )
         if self.num_points is None:
             return image, mask, mask
@@ -1221,7 +1223,7 @@ class DeepLabV3Segmentation(nn.Module):
             if weights == "imagenet":
                 raise InputError(f"WEIGHTS = 'imagenet': {lack}") from error
             self.starting_weights = "random initialisation (no ImageNet weights could be had)"
-            warnings.warn(f"training starts from random weights and will score much lower: {lack}", stacklevel=2)
+            warnings.warn(f"{lack}; training starts from random weights and will score much lower", stacklevel=2)
             self.backbone, self.classifier = build(num_classes, False)
         finally:
             socket.setdefaulttimeout(timeout)
@@ -1553,27 +1555,20 @@ def score(confusion: Tensor, tallies: Tensor | None = None) -> dict:
     From dense masks: mIoU, IoU per class and pixel accuracy. From points, whose tallies (T, 2) `validate` counts: the point
     accuracy with its confidence interval, and the recall per class; an IoU of points is none of areas.
     """
-    if tallies is not None:
+
+    def plain(values: Tensor) -> list[float | None]:
+        return [None if math.isnan(value) else value for value in values.tolist()]
+
+    if tallies is None:
+        iou = compute_iou(confusion)
+        scores = {"miou": iou.nanmean().item(), "iou_per_class": plain(iou)}
+        scores["pixel_accuracy"] = (confusion.diag().sum() / confusion.sum()).item()
+    else:
         accuracy, low, high = point_accuracy(tallies)
-        return {
-            "point_accuracy": accuracy,
-            "confidence_interval_95": {"low": low, "high": high},
-            "points": int(tallies[:, 1].sum()),
-            "tiles": len(tallies),
-            "recall_per_class": plain(confusion.diag().double() / confusion.sum(1)),
-            "confusion_matrix": confusion.tolist(),
-        }
-    iou = compute_iou(confusion)
-    return {
-        "miou": iou.nanmean().item(),
-        "iou_per_class": plain(iou),
-        "pixel_accuracy": (confusion.diag().sum() / confusion.sum()).item(),
-        "confusion_matrix": confusion.tolist(),
-    }
-
-
-def plain(values: Tensor) -> list[float | None]:
-    return [None if math.isnan(value) else value for value in values.tolist()]
+        scores = {"point_accuracy": accuracy, "confidence_interval_95": {"low": low, "high": high}}
+        scores |= {"points": int(tallies[:, 1].sum()), "tiles": len(tallies)}
+        scores["recall_per_class"] = plain(confusion.diag().double() / confusion.sum(1))
+    return scores | {"confusion_matrix": confusion.tolist()}
 
 
 # What a model is judged by -> its name in print; the key of what is known of each class; that one's name in print.
@@ -1583,6 +1578,20 @@ MEASURES = {"miou": ("mIoU", "iou", "IoU"), "point_accuracy": ("point accuracy",
 def measure_of(scores: dict) -> str:
     """Which of MEASURES a model was judged by, from its scores or from a row of its history."""
     return next(name for name in MEASURES if name in scores or f"val_{name}" in scores)
+
+
+def describe_score(scores: dict) -> str:
+    """What a model was judged by, in words, and how sure that is if it is of points."""
+    measure = measure_of(scores)
+    more = (
+        f"pixel accuracy {scores['pixel_accuracy']:.4f}"
+        if measure == "miou"
+        else (
+            f"95% interval {scores['confidence_interval_95']['low']:.3f} to {scores['confidence_interval_95']['high']:.3f}, "
+            f"{scores['points']:,} points on {scores['tiles']} tiles"
+        )
+    )
+    return f"{MEASURES[measure][0]} {scores[measure]:.4f} ({more})"
 
 
 def point_accuracy(tallies: Tensor) -> tuple[float, float, float]:
@@ -2071,17 +2080,15 @@ def draw_history(
     for name in ("train_loss", "val_loss"):
         loss_axes.plot(epochs, [row[name] for row in history], marker=".", label=name.replace("_", " "))
     for name, color in zip(class_names, class_palette(class_colors, len(class_names)) / 255, strict=True):
-        values = [math.nan if row[f"{each}_{name}"] is None else row[f"{each}_{name}"] for row in history]
-        score_axes.plot(epochs, values, color=color, linewidth=1, alpha=0.8, label=_plain(name))
-    score_axes.plot(
-        epochs, [row[f"val_{measure}"] for row in history], color="black", linewidth=2, marker=".", label=label
-    )
-    if measure == "point_accuracy":
+        values = np.array([row[f"{each}_{name}"] for row in history], float)  # None becomes NaN, a gap
+        score_axes.plot(epochs, values, color=color, linewidth=1, alpha=0.8, label=without_formulas(name))
+    values = [row[f"val_{measure}"] for row in history]
+    score_axes.plot(epochs, values, color="black", linewidth=2, marker=".", label=label)
+    if "val_low" in history[0]:
         bounds = [[row[f"val_{end}"] for row in history] for end in ("low", "high")]
         score_axes.fill_between(epochs, *bounds, color="black", alpha=0.1, linewidth=0, label="95% interval")
     loss_axes.set(xlabel="epoch", ylabel="cross-entropy (nats)")
-    where = "tiles" if measure == "miou" else "points"
-    score_axes.set(xlabel="epoch", ylabel=f"{each_label} on the validation {where}", ylim=(0, 1))
+    score_axes.set(xlabel="epoch", ylabel=f"{each_label} on the validation tiles", ylim=(0, 1))
     for axes in (loss_axes, score_axes):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
@@ -2100,33 +2107,22 @@ def draw_predictions(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
+    chosen = [(name, data, i) for name, data in datasets.items() for i in sorted({0, len(data) // 2, len(data) - 1})]
     palette = class_palette(model.class_colors, model.num_classes)
-    chosen = [
-        (name, data, int(i))
-        for name, data in datasets.items()
-        for i in np.unique(np.linspace(0, len(data) - 1, 3).round())
-    ]
     figure = Figure(figsize=(12.5, 2.55 * len(chosen) + 1), layout="constrained")
     figure.suptitle(title, fontsize=10)
     grid = figure.subplots(len(chosen), 5, squeeze=False)
-    for axes, heading in zip(
-        grid[0], ("image", "points seen in training", "truth", "prediction", "errors (red)"), strict=True
-    ):
+    headings = ("image", "points seen in training", "truth", "prediction", "errors (red)")
+    for axes, heading in zip(grid[0], headings, strict=True):
         axes.set_title(heading, fontsize=10)
     for row, (name, data, index) in zip(grid, chosen, strict=True):
         image, points, truth = data.read(index)
-        draw_tile(
-            row,
-            image,
-            points if name == "train" else np.full_like(points, IGNORE_INDEX),
-            truth,
-            predict_class_ids(model, image),
-            palette,
-        )
+        if name != "train":
+            points[:] = IGNORE_INDEX
+        draw_tile(row, image, points, truth, predict_class_ids(model, image), palette)
         row[0].set_ylabel(f"{name}: {data.tiles[index][0].stem}", fontsize=8, parse_math=False)
-    handles = [
-        Patch(color=color / 255, label=_plain(label)) for color, label in zip(palette, model.class_names, strict=True)
-    ]
+    named = zip(model.class_names, palette / 255, strict=True)
+    handles = [Patch(color=color, label=without_formulas(name)) for name, color in named]
     handles.append(Patch(facecolor="white", edgecolor="grey", label="unlabelled"))
     figure.legend(handles=handles, loc="outside lower center", ncols=7)
     with atomic_write(path) as partial_path:
@@ -2137,23 +2133,17 @@ def draw_tile(
     row, image: np.ndarray, points: np.ndarray, truth: np.ndarray, prediction: np.ndarray, palette: np.ndarray
 ) -> None:
     """Draws one tile into a row of five axes. image: (H, W, 3) uint8; the others (H, W) class ids, 255 = unlabelled."""
-    faded, right = image // 2 + 127, prediction == truth
-    verdict = np.where(right, 0, 1)
-    verdict[truth == IGNORE_INDEX] = IGNORE_INDEX
+    faded, scored, seen = image // 2 + 127, truth != IGNORE_INDEX, np.count_nonzero(points != IGNORE_INDEX)
+    wrong = np.where(scored, prediction != truth, np.uint8(IGNORE_INDEX))
     row[0].imshow(image)
     draw_labels(row[1], faded, points, palette)
     draw_labels(row[2], faded, truth, palette)
     row[3].imshow(colorize(prediction, palette))
-    draw_labels(row[4], faded, verdict, np.array([[190, 190, 190], [220, 30, 30]], np.uint8))
+    draw_labels(row[4], faded, wrong, np.array([[190, 190, 190], [220, 30, 30]], np.uint8))
     for axes in row:
         axes.set(xticks=[], yticks=[])
-    row[1].set_xlabel(
-        f"{(points != IGNORE_INDEX).sum():,} labelled pixels"
-        if (points != IGNORE_INDEX).any()
-        else "none: never learnt from",
-        fontsize=8,
-    )
-    row[4].set_xlabel(f"{right[truth != IGNORE_INDEX].mean():.0%} of labelled pixels right", fontsize=8)
+    row[1].set_xlabel(f"{seen:,} labelled pixels" if seen else "none: never learnt from", fontsize=8)
+    row[4].set_xlabel(f"{(prediction == truth)[scored].mean():.0%} of labelled pixels right", fontsize=8)
 
 
 def draw_labels(axes, background: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> None:
@@ -2165,7 +2155,7 @@ def draw_labels(axes, background: np.ndarray, labels: np.ndarray, palette: np.nd
         axes.scatter(x, y, s=14, c=palette[labels[y, x]] / 255, edgecolors="black", linewidths=0.5)
 
 
-def _plain(text: str) -> str:
+def without_formulas(text: str) -> str:
     return text.replace("$", r"\$")  # a dollar would start a formula
 
 
@@ -2841,23 +2831,14 @@ def train_run(run: Run) -> None:
             bar.set_description(f"epoch {epoch}/{config.epochs}{best}")
             start, learning_rate = time.perf_counter(), run.optimizer.param_groups[0]["lr"]
             loss = run_epoch(run, epoch, bar)
-            score_epoch(run, epoch, learning_rate, loss, start)
+            scores = score_epoch(run, epoch, learning_rate, loss, start)
             keep(run, "last_checkpoint.pth", history=run.history, step=run.unlabelled.step,
                  student_state_dict=run.model.state_dict(), optimizer_state_dict=run.optimizer.state_dict(),
                  scheduler_state_dict=run.scheduler.state_dict())  # fmt: skip
-            tqdm.write(describe_epoch(run.history[-1], config.epochs))
-
-
-def describe_epoch(row: dict, epochs: int) -> str:
-    left = row["seconds"] * (epochs - row["epoch"])
-    if measure_of(row) == "miou":
-        scores = f"mIoU {row['val_miou']:.4f}  pixel accuracy {row['val_pixel_accuracy']:.4f}"
-    else:
-        scores = f"point accuracy {row['val_point_accuracy']:.4f} ({row['val_low']:.2f} to {row['val_high']:.2f})"
-    return (
-        f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  {scores}  "
-        f"{format_time(row['seconds'])}, {format_time(left)} left"
-    )
+            row = run.history[-1]
+            left = format_time(row["seconds"] * (config.epochs - epoch))
+            tqdm.write(f"epoch {epoch:>3}/{config.epochs}  loss {loss:.4f}  val loss {row['val_loss']:.4f}  "
+                       f"{describe_score(scores)}  {format_time(row['seconds'])}, {left} left")  # fmt: skip
 
 
 def keep(run: Run, name: str, **more) -> None:
@@ -2869,19 +2850,15 @@ def keep(run: Run, name: str, **more) -> None:
                     seed=config.seed, **more)  # fmt: skip
 
 
-def score_epoch(run: Run, epoch: int, learning_rate: float, train_loss: float, start: float) -> None:
-    """Validates the teacher, adds a row to the history, and keeps the model if it is the best so far."""
+def score_epoch(run: Run, epoch: int, learning_rate: float, train_loss: float, start: float) -> dict:
+    """Validates the teacher, adds a row to the history, and keeps the model if it is the best so far. Returns the scores."""
     config = run.config
     tallies = [] if run.val_set.sparse else None
     val_loss, confusion = validate(run.unlabelled.teacher, run.val_loader, config.num_classes, run.device, dtype=run.dtype,
                                    progress="validating", tallies=tallies)  # fmt: skip
     scores = score(confusion, tallies and torch.tensor(tallies))
-    if run.measure == "miou":
-        figures = {"val_miou": scores["miou"], "val_pixel_accuracy": scores["pixel_accuracy"]}
-    else:
-        ends = {f"val_{end}": bound for end, bound in scores["confidence_interval_95"].items()}
-        figures = {"val_point_accuracy": scores["point_accuracy"], **ends}
     each = MEASURES[run.measure][1]
+    figures = scores | scores.get("confidence_interval_95", {})
     # A new run begins to overwrite an old one: nobody shall resume a mixture of both.
     if not run.history and rank() == 0:
         run.path("last_checkpoint.pth").unlink(missing_ok=True)
@@ -2894,7 +2871,7 @@ def score_epoch(run: Run, epoch: int, learning_rate: float, train_loss: float, s
             "learning_rate": learning_rate,
             "train_loss": train_loss,
             "val_loss": val_loss,
-            **figures,
+            **{f"val_{name}": figure for name, figure in figures.items() if isinstance(figure, float)},
             **dict(zip((f"{each}_{name}" for name in config.class_names), scores[f"{each}_per_class"], strict=True)),
             "seconds": round(seconds, 2),
             "starting_weights": run.model.starting_weights,
@@ -2902,6 +2879,7 @@ def score_epoch(run: Run, epoch: int, learning_rate: float, train_loss: float, s
     )
     if rank() == 0:
         write_history(run.path("training_history.csv"), run.history)
+    return scores
 
 
 def write_results(run: Run) -> None:
@@ -2911,35 +2889,24 @@ def write_results(run: Run) -> None:
     write_history(run.path("training_history.csv"), run.history)
     best = load_checkpoint(run.path("best_model.pth"))
     model = load_model(run.path("best_model.pth"), run.config.device)
-    label, each, each_label = MEASURES[run.measure]
-    best_score = f"best {label} {best[run.measure]:.4f}"
-    if run.measure == "point_accuracy":
-        low, high = best["scores"]["confidence_interval_95"].values()
-        best_score += f" (95% interval {low:.3f} to {high:.3f}, {best['scores']['points']:,} points on {best['scores']['tiles']} tiles)"
+    _, each, each_label = MEASURES[run.measure]
+    best_score = f"best {describe_score(best['scores'])}"
     what = (f"{run.config.architecture} {run.config.backbone}, {run.config.num_points or 'all'} labelled pixels per tile, "
             f"starting weights: {model.starting_weights}, {best_score}, epoch {best['epoch']}")  # fmt: skip
     write_metrics(run.path("metrics.json"), best, run.history, run.device, run.dtype)
     draw_history(run.path("training_history.png"), run.history, model.class_names, model.class_colors, what)
-    draw_predictions(
-        run.path("predictions_visualization.png"), model, {"train": run.train_set, "val": run.val_set}, what
-    )
+    datasets = {"train": run.train_set, "val": run.val_set}
+    draw_predictions(run.path("predictions_visualization.png"), model, datasets, what)
     print(f"{best_score} in epoch {best['epoch']}, starting weights: {model.starting_weights}")
+    width = max(map(len, model.class_names))
     for name, value in zip(model.class_names, best["scores"][f"{each}_per_class"], strict=True):
-        print(
-            f"  {name:{max(map(len, model.class_names))}}  {each_label} {'absent' if value is None else f'{value:.4f}'}"
-        )
+        print(f"  {name:{width}}  {each_label} {'absent' if value is None else f'{value:.4f}'}")
     for advice in diagnose(run.history):
         print(f"hint: {advice}")
     print("wrote " + ", ".join(str(run.path(name)) for name in RESULT_FILES))
 
 
-RESULT_FILES = (
-    "best_model.pth",
-    "training_history.png",
-    "training_history.csv",
-    "predictions_visualization.png",
-    "metrics.json",
-)
+RESULT_FILES = ("best_model.pth", "training_history.png", "training_history.csv", "predictions_visualization.png", "metrics.json")  # fmt: skip
 
 
 def train_and_score(config: argparse.Namespace) -> int:
