@@ -37,7 +37,7 @@ import typing
 import unicodedata
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from functools import cache, partial, wraps
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -1443,48 +1443,54 @@ def paste_boxes(chance: float, *batches: Tensor) -> list[Tensor]:
     return [torch.where(boxes[:, None] if b.ndim == 4 else boxes, b.roll(1, 0), b) for b in batches]
 
 
+@dataclass
 class UnlabelledPixels:
     """A training objective: the loss on the points, and beside it what the unlabelled pixels teach.
 
     objective(model, images (B, 3, H, W), targets (B, H, W)) -> (loss to minimise, loss on the points in it)
 
-    criterion: the loss on the points. total_steps: steps of the whole training.
+    criterion: the loss on the points. total_steps: steps of the whole training. The others are the settings of these names.
     pseudo_label_weight: of the cross-entropy against the labels of `pseudo_labels`, over unlabelled pixels.
     pairwise_weight: of `PairwiseLoss`. Both grow over the first 30% of the steps, as exp(-5 (1 - t)²) (Laine & Aila 2017,
         https://arxiv.org/abs/1610.02242).
     region_weight: of the cross-entropy on the soft labels of `spread_points`.
     cut_mix: the chance of `paste_boxes`, after the teacher has seen the tiles whole; among the tiles of one rank.
     ranks: over how many each batch is spread. The loss to minimise is then this one's part of the batch's, see `share_of_mean`.
-    Call `update(model)` after each step of the optimiser. `teacher`, the mean of the model over the last 1 / (1 - decay) steps, is the one to keep.
+    Call `update(model)` after each step of the optimiser. `teacher`, the mean of the model over the last 1 / (1 - teacher_decay) steps, is the one to keep.
     """
 
-    def __init__(
-        self, model: nn.Module, total_steps: int, criterion: nn.Module | None = None, *, pseudo_label_weight: float = 1.0,
-        confidence_threshold: float = 0.0, evidence_floor: float | None = EVIDENCE_FLOOR, views: int = 2,
-        pairwise_weight: float = 0.0, region_weight: float = 0.0, cut_mix: float = 0.5, decay: float = 0.99, ranks: int = 1,
-    ):  # fmt: skip
+    model: InitVar[nn.Module]
+    total_steps: int
+    criterion: nn.Module = field(default_factory=PartialCrossEntropyLoss)
+    _: KW_ONLY
+    pseudo_label_weight: float = 1.0
+    pseudo_label_threshold: float = 0.0
+    point_evidence: bool = True
+    teacher_views: int = 2
+    pairwise_weight: float = 0.0
+    region_weight: float = 0.0
+    cut_mix: float = 0.5
+    teacher_decay: float = 0.99
+    ranks: int = 1
+
+    def __post_init__(self, model: nn.Module):
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
-        self.total_steps, self.step, self.decay = total_steps, 0, decay
-        self.criterion, self.pairwise = criterion or PartialCrossEntropyLoss(), PairwiseLoss()
-        self.pseudo_label_weight, self.confidence_threshold = pseudo_label_weight, confidence_threshold
-        self.evidence_floor, self.views = evidence_floor, views
-        self.pairwise_weight, self.region_weight = pairwise_weight, region_weight
-        self.cut_mix, self.ranks = cut_mix, ranks
+        self.step, self.pairwise = 0, PairwiseLoss()
 
     @torch.no_grad()
     def pseudo_labels(self, images: Tensor, targets: Tensor) -> Tensor:
         """What the teacher and the points nearby make of the unlabelled pixels: soft labels (B, C, H, W), 0 on the points.
 
-        The teacher's probabilities, a mean over `views` of the tile turned and mirrored, are multiplied by the evidence of the
-        tile's own points plus evidence_floor, which stands for no point being near (None: the teacher alone). With a
-        confidence_threshold above 0, only pixels that surpass it count, as if they were of that class for certain.
+        The teacher's probabilities, a mean over `teacher_views` of the tile turned and mirrored, are multiplied by the evidence of
+        the tile's own points plus EVIDENCE_FLOOR, which stands for no point being near (without point_evidence: the teacher
+        alone). With a pseudo_label_threshold above 0, only pixels that surpass it count, as if they were of that class for certain.
         """
-        opinion = predict_probabilities(self.teacher, images, self.views).float()
-        if self.evidence_floor is not None:
-            opinion = opinion * (point_evidence(images, targets, opinion) + self.evidence_floor)
+        opinion = predict_probabilities(self.teacher, images, self.teacher_views).float()
+        if self.point_evidence:
+            opinion = opinion * (point_evidence(images, targets, opinion) + EVIDENCE_FLOOR)
             opinion = opinion / opinion.sum(1, keepdim=True)
-        if self.confidence_threshold:
-            labels, confident = generate_pseudo_labels(opinion.log(), self.confidence_threshold)
+        if self.pseudo_label_threshold:
+            labels, confident = generate_pseudo_labels(opinion.log(), self.pseudo_label_threshold)
             opinion = F.one_hot(labels.masked_fill(~confident, 0), opinion.shape[1]).movedim(-1, 1) * confident[:, None]
         return opinion * self.unlabelled(images, targets)[:, None]
 
@@ -1518,7 +1524,7 @@ class UnlabelledPixels:
     def update(self, model: nn.Module) -> None:
         """Counts a step and moves the teacher, faster at first, when the model is still far from its mean."""
         self.step += 1
-        update_teacher(self.teacher, model, min(self.decay, self.step / (self.step + 10)))
+        update_teacher(self.teacher, model, min(self.teacher_decay, self.step / (self.step + 10)))
 
 
 # =====================================================================================================
@@ -1583,14 +1589,11 @@ def measure_of(scores: dict) -> str:
 def describe_score(scores: dict) -> str:
     """What a model was judged by, in words, and how sure that is if it is of points."""
     measure = measure_of(scores)
-    more = (
-        f"pixel accuracy {scores['pixel_accuracy']:.4f}"
-        if measure == "miou"
-        else (
-            f"95% interval {scores['confidence_interval_95']['low']:.3f} to {scores['confidence_interval_95']['high']:.3f}, "
-            f"{scores['points']:,} points on {scores['tiles']} tiles"
-        )
-    )
+    if measure == "miou":
+        more = f"pixel accuracy {scores['pixel_accuracy']:.4f}"
+    else:
+        low, high = scores["confidence_interval_95"].values()
+        more = f"95% interval {low:.3f} to {high:.3f}, {scores['points']:,} points on {scores['tiles']} tiles"
     return f"{MEASURES[measure][0]} {scores[measure]:.4f} ({more})"
 
 
@@ -2117,8 +2120,7 @@ def draw_predictions(
         axes.set_title(heading, fontsize=10)
     for row, (name, data, index) in zip(grid, chosen, strict=True):
         image, points, truth = data.read(index)
-        if name != "train":
-            points[:] = IGNORE_INDEX
+        points = points if name == "train" else np.full_like(points, IGNORE_INDEX)
         draw_tile(row, image, points, truth, predict_class_ids(model, image), palette)
         row[0].set_ylabel(f"{name}: {data.tiles[index][0].stem}", fontsize=8, parse_math=False)
     named = zip(model.class_names, palette / 255, strict=True)
@@ -2650,19 +2652,9 @@ def start_run(
     dtype = pick_precision(config.precision, device)
     val_batches = batches_of_one_size(val_sizes, math.ceil(config.batch_size / world_size()))[rank() :: world_size()]
     val_loader = make_loader(val_set, val_batches, config.num_workers, device)
-    unlabelled = UnlabelledPixels(
-        model,
-        config.epochs * steps_per_epoch(config, len(train_set)),
-        pseudo_label_weight=config.pseudo_label_weight,
-        confidence_threshold=config.pseudo_label_threshold,
-        evidence_floor=EVIDENCE_FLOOR if config.point_evidence else None,
-        views=config.teacher_views,
-        pairwise_weight=config.pairwise_weight,
-        region_weight=config.region_weight,
-        cut_mix=config.cut_mix,
-        decay=config.teacher_decay,
-        ranks=world_size(),
-    )
+    steps = config.epochs * steps_per_epoch(config, len(train_set))
+    teaching = {name: value for name, value in vars(config).items() if name in UnlabelledPixels.__dataclass_fields__}
+    unlabelled = UnlabelledPixels(model, steps, ranks=world_size(), **teaching)
     run = Run(config, device, dtype, model, model, unlabelled, optimizer, scheduler, train_set, val_set, val_loader, [])
     if checkpoint:
         restore_run(run, checkpoint)
