@@ -37,7 +37,7 @@ import typing
 import unicodedata
 import warnings
 from collections import Counter
-from dataclasses import KW_ONLY, InitVar, dataclass, field
+from dataclasses import KW_ONLY, InitVar, dataclass, field, fields
 from functools import cache, partial, wraps
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -153,9 +153,7 @@ def list_images(image_dir: str | Path) -> dict[str, Path]:
     """The images of a folder by name without suffix, sorted. Raises InputError if it is missing or has none."""
     images = files_by_stem(Path(image_dir), IMAGE_SUFFIXES)
     if not images:
-        raise InputError(
-            f"{image_dir}: holds no image ({', '.join(IMAGE_SUFFIXES)}); put tiles there or correct *_IMAGE_DIR"
-        )
+        raise InputError(f"{image_dir}: holds no image ({', '.join(IMAGE_SUFFIXES)}); add some or name another folder")
     return images
 
 
@@ -181,9 +179,8 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
-        raise InputError(
-            f"{folder}: {error.strerror.lower()}; create the folder or correct the *_DIR constant; points are {', '.join(POINT_SUFFIXES)}"
-        ) from error
+        cure = f"create it or correct the *_DIR constant; points are {', '.join(POINT_SUFFIXES)}"
+        raise InputError(f"{folder}: {error.strerror.lower()}; {cure}") from error
     found: dict[str, Path] = {}
     for path in paths:
         if path.suffix.lower() in suffixes and not path.name.startswith("."):
@@ -194,25 +191,30 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
 
 
 @contextlib.contextmanager
+def readable(path: str | Path) -> typing.Iterator[None]:
+    """Turns whatever goes wrong in reading an image file into one line."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (
+        Exception
+    ) as error:  # rasterio has its own kinds, Pillow's decoders raise OSError, SyntaxError, struct.error, …
+        other = ", or if it has other bands or bit depths: pip install rasterio"
+        cure = f"replace or remove it{other if isinstance(error, UnidentifiedImageError) else ''}"
+        raise InputError(f"{path}: cannot be read ({error}); {cure}") from error
+
+
+@contextlib.contextmanager
 def open_picture(path: str | Path) -> typing.Iterator[Image.Image]:
-    """Opens a picture of any size and turns whatever goes wrong in decoding into one line.
+    """Opens a picture of any size for a block that does no more than read it.
 
     Pillow rather than OpenCV: it refuses truncated files, and reads the index of a palette PNG, not its colour.
     """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # large scenes are no attack here
     try:
-        with Image.open(path) as picture:
+        with readable(path), Image.open(path) as picture:
             yield picture
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except UnidentifiedImageError as error:
-        raise InputError(
-            f"{path}: cannot be read as a picture; replace it, or if it has other bands or bit depths: pip install rasterio"
-        ) from error
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …
-        raise InputError(f"{path}: cannot be read ({error}); replace or remove it") from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -279,9 +281,9 @@ def open_unscaled(path: str | Path, bands: typing.Sequence[int] = RGB_BANDS) -> 
                 warnings.warn("GeoTIFFs lose their georeference without rasterio; pip install rasterio", stacklevel=4)
             check_bands(path, bands, 3)
             width, height = picture.size
-            yield Scene(height, width, _picture_reader(path, bands), kind=f"mode {picture.mode}")
+            yield Scene(height, width, picture_reader(path, bands), kind=f"mode {picture.mode}")
             return
-    with rasterio_reads(path), warnings.catch_warnings():
+    with readable(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         dataset = rasterio.open(path)
     with dataset, rasterio.Env(GDAL_CACHEMAX=2**28):  # bytes here; else a share of the machine's memory
@@ -291,7 +293,7 @@ def open_unscaled(path: str | Path, bands: typing.Sequence[int] = RGB_BANDS) -> 
         depths = sorted({dataset.dtypes[band - 1] for band in bands})
         kind = "mode RGB" if dataset.count == 3 and depths == ["uint8"] else f"{dataset.count} band(s), {depths[-1]}"
         place = (dataset.crs, dataset.transform) if dataset.crs or not dataset.transform.is_identity else (None, None)
-        read = partial(_read_rows, dataset, list(bands))
+        read = partial(raster_rows, dataset, list(bands))
         yield Scene(dataset.height, dataset.width, read, *place, kind, depths != ["uint8"])
 
 
@@ -300,7 +302,7 @@ def check_bands(path: str | Path, bands: typing.Sequence[int], count: int) -> No
         raise InputError(f"{path}: has {count} band(s), but BANDS = {','.join(map(str, bands))}; name those it has")
 
 
-def _picture_reader(path: str | Path, bands: typing.Sequence[int]) -> typing.Callable[[int, int], np.ndarray]:
+def picture_reader(path: str | Path, bands: typing.Sequence[int]) -> typing.Callable[[int, int], np.ndarray]:
     """Reads rows of a picture, which is decoded when the first are asked for."""
 
     @cache
@@ -316,21 +318,10 @@ def _picture_reader(path: str | Path, bands: typing.Sequence[int]) -> typing.Cal
     return read
 
 
-@contextlib.contextmanager
-def rasterio_reads(path: str | Path) -> typing.Iterator[None]:
-    """Turns what rasterio says of a file that it cannot read into one line."""
-    from rasterio.errors import RasterioError
-
-    try:
-        yield
-    except RasterioError as error:
-        raise InputError(f"{path}: cannot be read ({error}); replace or remove it") from error
-
-
-def _read_rows(dataset, bands: list[int], top: int, bottom: int) -> np.ndarray:
+def raster_rows(dataset, bands: list[int], top: int, bottom: int) -> np.ndarray:
     """Rows of a rasterio dataset, (h, W, 4) with alpha last: alpha bands, masks, nodata values and NaN all become alpha 0."""
     window, kind = ((top, bottom), (0, dataset.width)), dataset.colorinterp[0].name
-    with rasterio_reads(dataset.name):
+    with readable(dataset.name):
         pixels = dataset.read([1, 2, 3, 4] if kind == "cyan" else bands, window=window)
         alpha = dataset.dataset_mask(window=window)
     if getattr(dataset.photometric, "value", "") == "MINISWHITE" and pixels.dtype == np.uint8:  # as Pillow shows it
@@ -367,9 +358,8 @@ def band_ranges(
         with open_unscaled(path, bands) as scene:
             example.setdefault(scene.deep, path)
             if len(example) == 2:
-                raise InputError(
-                    f"{example[True]}: has more than 8 bits per channel, unlike {example[False]}; make them alike"
-                )
+                deep, flat = example[True], example[False]
+                raise InputError(f"{deep}: has more than 8 bits per channel, unlike {flat}; make them alike")
             if scene.deep:
                 pixels = scene.read(0, scene.height)
                 pixels = pixels[pixels[..., 3] > 0, :3]
@@ -400,7 +390,7 @@ def read_mask(path: str | Path) -> np.ndarray:
         mask = mask // (255 // (2 ** int(grey_bits[1]) - 1))
     if mask.ndim != 2:
         raise InputError(
-            f"{path}: is a colour picture, not a mask of class ids; convert it with rgb_mask_to_class_ids(mask, palette)"
+            f"{path}: is a colour picture, not class ids; convert it with rgb_mask_to_class_ids(mask, palette)"
         )
     if mask.min() < 0 or mask.max() > 255:
         raise InputError(
@@ -493,9 +483,8 @@ def csv_points(path: Path, images: dict[str, Path]) -> typing.Iterator[tuple[str
                 sizes[stem] = scene.height, scene.width
         height, width = sizes[stem]
         if not (0 <= x < width and 0 <= y < height):
-            raise InputError(
-                f"{where}: point {x},{y} lies outside {images[stem].name}, which is {width} wide and {height} high"
-            )
+            image = f"{images[stem].name}, which is {width} wide and {height} high"
+            raise InputError(f"{where}: point {x},{y} lies outside {image}")
         yield f"line {line}", stem, x, y, row["class"]
 
 
@@ -514,9 +503,8 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> typing.Iterator[tuple[int,
             head = [name.strip().lower() for name in reader.fieldnames or []]
             lacking = [name for name in columns if name not in head]
             if lacking:
-                raise InputError(
-                    f"{path}, line 1: " + (f"lacks {', '.join(lacking)}" if head else "is empty") + f"; {form}"
-                )
+                problem = f"lacks {', '.join(lacking)}" if head else "is empty"
+                raise InputError(f"{path}, line 1: {problem}; {form}")
             reader.fieldnames = head
             for row in reader:
                 if None in row or None in row.values():
@@ -638,7 +626,7 @@ def create_sparse_mask(positions: np.ndarray, mask: np.ndarray) -> np.ndarray:
     outside = ((positions < 0) | (positions >= mask.shape)).any(axis=1)
     if outside.any():
         raise InputError(
-            f"position {tuple(positions[outside][0].tolist())} lies outside the mask of {mask.shape[0]} rows and {mask.shape[1]} columns"
+            f"position {tuple(positions[outside][0].tolist())} lies outside the mask of shape {mask.shape}"
         )
     sparse = np.full_like(mask, IGNORE_INDEX)
     rows, columns = positions.T
@@ -871,9 +859,8 @@ class LandCoverDataset(Dataset):
         else:
             mask = points_to_mask(self.points[image_path.stem], *image.shape[:2])
         if image.shape[:2] != mask.shape:
-            raise InputError(
-                f"{mask_path}: is {mask.shape[1]}x{mask.shape[0]} but its image is {image.shape[1]}x{image.shape[0]}; make them the same size"
-            )
+            own, other = (f"{array.shape[1]}x{array.shape[0]}" for array in (mask, image))
+            raise InputError(f"{mask_path}: is {own} but its image is {other}; make them the same size")
         hidden = image[..., 3] == 0
         image[hidden, :3], mask[hidden] = MEAN_COLOR, IGNORE_INDEX
         labelled = mask[mask != IGNORE_INDEX]
@@ -881,9 +868,8 @@ class LandCoverDataset(Dataset):
             where = f" where {image_path} has data" if hidden.any() else " (all are 255)"
             raise InputError(f"{mask_path}: has no labelled pixel{where}; label some or remove the tile")
         if self.num_classes and labelled.max() >= self.num_classes:
-            raise InputError(
-                f"{mask_path}: holds class ids {listed_ids(mask)} but NUM_CLASSES is {self.num_classes}; correct NUM_CLASSES or the mask (255 = unlabelled)"
-            )
+            ids = f"class ids {listed_ids(mask)} but NUM_CLASSES is {self.num_classes}"
+            raise InputError(f"{mask_path}: holds {ids}; correct NUM_CLASSES or the mask (255 = unlabelled)")
         if self.num_points is None:
             return image, mask, mask
         return image, self.sample(mask, self.num_points, named_rng(self.seed, image_path.stem)), mask
@@ -1774,9 +1760,8 @@ def pick_device(device: str = "auto") -> torch.device:
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(
-            f"DEVICE = {device!r}: cannot be used ({str(error).splitlines()[0]}); take 'auto' or 'cpu'"
-        ) from error
+        cause = str(error).splitlines()[0]
+        raise InputError(f"DEVICE = {device!r}: cannot be used ({cause}); take 'auto' or 'cpu'") from error
     return torch.device(device)
 
 
@@ -1788,10 +1773,8 @@ def pick_precision(precision: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         pays = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        supported = [
-            getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        ]
-        pays = device.type == "cpu" and any(supported)
+        features = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        pays = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in features)
     return torch.bfloat16 if pays else torch.float32
 
 
@@ -1934,9 +1917,8 @@ def diagnose(history: list[dict]) -> list[str]:
     elif train[-1] > 0.9 * train[0]:
         advice.append("the loss hardly falls: raise LEARNING_RATE or EPOCHS, look at the masks, use ImageNet weights")
     if val[-1] > 1.2 * min(val) and train[-1] < 0.8 * train[val.index(min(val))]:
-        advice.append(
-            "overfitting (validation loss rises while training loss falls): more tiles or points, AUGMENTATION = 'strong', fewer EPOCHS"
-        )
+        cure = "more tiles or points, AUGMENTATION = 'strong', fewer EPOCHS"
+        advice.append(f"overfitting (validation loss rises while training loss falls): {cure}")
     measure = measure_of(history[0])
     best = max(history, key=lambda row: row[f"val_{measure}"])
     prefix = f"{MEASURES[measure][1]}_"
@@ -2561,9 +2543,8 @@ def check_settings(config: argparse.Namespace) -> None:
     pick_precision(config.precision, pick_device(config.device))
     device, here = pick_device(config.device), ranks_on_this_machine()
     if device.type == "cuda" and world_size() > 1 and (device.index is not None or here > torch.cuda.device_count()):
-        raise InputError(
-            f"DEVICE = {config.device!r}: {here} processes need a GPU each; take 'auto' and --nproc_per_node={torch.cuda.device_count()}"
-        )
+        cure = f"take 'auto' and --nproc_per_node={torch.cuda.device_count()}"
+        raise InputError(f"DEVICE = {config.device!r}: {here} processes need a GPU each; {cure}")
 
 
 def check_fit(config: argparse.Namespace, train: DatasetReport) -> None:
@@ -2572,15 +2553,13 @@ def check_fit(config: argparse.Namespace, train: DatasetReport) -> None:
     if len(train.sizes) < 2:
         raise InputError(f"{config.train_image_dir}: holds a single tile, and batch norm needs two; cut it into tiles")
     if config.crop_size > largest:
-        raise InputError(
-            f"CROP_SIZE = {config.crop_size}: no tile in {config.train_image_dir} is that large; take {largest} or less"
-        )
+        where = config.train_image_dir
+        raise InputError(f"CROP_SIZE = {config.crop_size}: no tile in {where} is that large; take {largest} or less")
     each = 2 if pick_device(config.device).type == "cpu" else 1  # what batch norm needs, see `spread_over_ranks`
     smallest = min(map(len, shuffled_batches(len(train.sizes), config.batch_size, config.seed, 0)))
     if world_size() > 1 and smallest < each * world_size():
-        raise InputError(
-            f"BATCH_SIZE = {config.batch_size}: {world_size()} processes share batches of {smallest} tiles, and each needs {each}; raise it or start fewer processes"
-        )
+        problem = f"{world_size()} processes share batches of {smallest} tiles, and each needs {each}"
+        raise InputError(f"BATCH_SIZE = {config.batch_size}: {problem}; raise it or start fewer processes")
 
 
 @dataclass
@@ -2617,15 +2596,9 @@ def make_dataset(config: argparse.Namespace, split: str) -> LandCoverDataset:
     labels = {"num_classes": config.num_classes, "class_names": config.class_names, "bands": config.bands}
     if split == "val":
         return LandCoverDataset(config.val_image_dir, config.val_mask_dir, **labels)
-    return LandCoverDataset(
-        config.train_image_dir,
-        config.train_mask_dir,
-        config.num_points,
-        get_transforms("train", config.augmentation, config.crop_size),
-        sampling=config.point_sampling,
-        seed=config.seed,
-        **labels,
-    )
+    transform = get_transforms("train", config.augmentation, config.crop_size)
+    points = {"num_points": config.num_points, "sampling": config.point_sampling, "seed": config.seed}
+    return LandCoverDataset(config.train_image_dir, config.train_mask_dir, transform=transform, **points, **labels)
 
 
 def start_run(
@@ -2653,8 +2626,8 @@ def start_run(
     val_batches = batches_of_one_size(val_sizes, math.ceil(config.batch_size / world_size()))[rank() :: world_size()]
     val_loader = make_loader(val_set, val_batches, config.num_workers, device)
     steps = config.epochs * steps_per_epoch(config, len(train_set))
-    teaching = {name: value for name, value in vars(config).items() if name in UnlabelledPixels.__dataclass_fields__}
-    unlabelled = UnlabelledPixels(model, steps, ranks=world_size(), **teaching)
+    named_alike = {f.name: getattr(config, f.name) for f in fields(UnlabelledPixels) if f.name in config}
+    unlabelled = UnlabelledPixels(model, steps, ranks=world_size(), **named_alike)
     run = Run(config, device, dtype, model, model, unlabelled, optimizer, scheduler, train_set, val_set, val_loader, [])
     if checkpoint:
         restore_run(run, checkpoint)
@@ -2666,21 +2639,16 @@ def restore_run(run: Run, checkpoint: dict) -> None:
 
     Raises InputError if a setting that decides the result has changed since, or best_model.pth is not of this run.
     """
-    if (
-        not {"config", "history", "step", "student_state_dict", "optimizer_state_dict", "scheduler_state_dict"}
-        <= checkpoint.keys()
-    ):
-        raise InputError(f"{run.path('last_checkpoint.pth')}: holds no training to resume; start anew without --resume")
+    path, anew = run.path("last_checkpoint.pth"), "start anew without --resume"
+    parts = {"config", "history", "step", "student_state_dict", "optimizer_state_dict", "scheduler_state_dict"}
+    if not checkpoint.keys() >= parts:
+        raise InputError(f"{path}: holds no training to resume; {anew}")
     if checkpoint["config"].keys() != vars(run.config).keys():
-        raise InputError(
-            f"{run.path('last_checkpoint.pth')}: was begun by another version; start anew without --resume"
-        )
+        raise InputError(f"{path}: was begun by another version; {anew}")
     for name, value in vars(run.config).items():
         before = checkpoint["config"][name]
         if value != before and name not in ("resume", "output_dir", "num_workers", "device"):
-            raise InputError(
-                f"{name.upper()} = {value!r}: the run to resume had {before!r}; put it back, or start anew without --resume"
-            )
+            raise InputError(f"{name.upper()} = {value!r}: the run to resume had {before!r}; put it back, or {anew}")
     run.unlabelled.teacher.load_state_dict(checkpoint["model_state_dict"])
     run.unlabelled.step = checkpoint["step"]
     run.model.load_state_dict(checkpoint["student_state_dict"])
@@ -2691,9 +2659,7 @@ def restore_run(run: Run, checkpoint: dict) -> None:
     run.history.extend(checkpoint["history"])
     best = load_checkpoint(run.path("best_model.pth"))
     if best.get(run.measure, -1) < run.best_score():
-        raise InputError(
-            f"{run.path('best_model.pth')}: is not of the run to resume; put it back, or start anew without --resume"
-        )
+        raise InputError(f"{run.path('best_model.pth')}: is not of the run to resume; put it back, or {anew}")
 
 
 def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
@@ -2781,14 +2747,13 @@ def check_memory(run: Run) -> None:
         return
     smaller = [config.batch_size >> halvings for halvings in range(1, config.batch_size.bit_length())]
     fitting = next((size for size in smaller if size >= max(2, world_size()) and fits(size)), None)
+    problem = "does not fit into the memory of the GPU"
     if fitting is None:
-        raise InputError(
-            f"CROP_SIZE = {config.crop_size}: not even the smallest batch fits into the memory of the GPU; lower it or take a smaller BACKBONE"
-        )
+        problem = f"even the smallest batch {problem}"
+        raise InputError(f"CROP_SIZE = {config.crop_size}: {problem}; lower it or take a smaller BACKBONE")
     steps = config.accumulation_steps * math.ceil(config.batch_size / fitting)
-    raise InputError(
-        f"BATCH_SIZE = {config.batch_size}: does not fit into the memory of the GPU; BATCH_SIZE = {fitting} does, and ACCUMULATION_STEPS = {steps} makes up for it"
-    )
+    cure = f"BATCH_SIZE = {fitting} does, and ACCUMULATION_STEPS = {steps} makes up for it"
+    raise InputError(f"BATCH_SIZE = {config.batch_size}: {problem}; {cure}")
 
 
 def steps_per_epoch(config: argparse.Namespace, num_tiles: int) -> int:
@@ -2919,9 +2884,8 @@ def train_and_score(config: argparse.Namespace) -> int:
     epochs_done = gather(len(run.history))
     with together():
         if len(set(epochs_done)) > 1:
-            raise InputError(
-                f"OUTPUT_DIR = {config.output_dir!r}: not all machines have the run to resume there; share the folder"
-            )
+            where = f"OUTPUT_DIR = {config.output_dir!r}"
+            raise InputError(f"{where}: not all machines have the run to resume there; share the folder")
         print_summary(run, train_report, val_report)
         warn_if_slow(run, sum(h * w for h, w in val_report.sizes))
         if run.device.type != "cpu" and not run.history:
@@ -2950,9 +2914,8 @@ def prepare_output(folder: str | Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise InputError(
-            f"OUTPUT_DIR = {str(folder)!r}: cannot be written to ({error.strerror}); name another folder"
-        ) from error
+        problem = f"cannot be written to ({error.strerror})"
+        raise InputError(f"OUTPUT_DIR = {str(folder)!r}: {problem}; name another folder") from error
 
 
 def predict_command(argv: list[str]) -> int:
@@ -2976,9 +2939,7 @@ def predict_command(argv: list[str]) -> int:
     with together():
         config, notes = parser.parse_args(argv), []
         source, output = Path(config.input), Path(config.output)
-        paths = list(files_by_stem(source, IMAGE_SUFFIXES).values()) if source.is_dir() else [source]
-        if not paths:
-            raise InputError(f"{source}: holds no image ({', '.join(IMAGE_SUFFIXES)}); correct --input")
+        paths = list(list_images(source).values()) if source.is_dir() else [source]
         if output.resolve() == source.resolve():
             raise InputError(f"--output {output}: is the input; name another folder")
         model = load_model(config.checkpoint, config.device)

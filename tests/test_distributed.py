@@ -61,7 +61,7 @@ def train_small(batches: list, objective: bool) -> dict:
         "pseudo_label_weight": 0.7,
         "pairwise_weight": 0.5,
         "region_weight": 0.6,
-        "decay": 0.5,
+        "teacher_decay": 0.5,
         "ranks": lc.world_size(),
     }
     criterion = lc.UnlabelledPixels(model, 4, **teaching) if objective else lc.PartialCrossEntropyLoss()
