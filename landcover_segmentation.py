@@ -37,6 +37,7 @@ import typing
 import unicodedata
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, field, fields
 from functools import cache, partial, wraps
 from pathlib import Path
@@ -138,7 +139,7 @@ class InputError(ValueError):
     """A mistake in the data or the settings; its message is one line that names the cure."""
 
 
-def check_choice(name: str, value: object, choices: typing.Iterable) -> None:
+def check_choice(name: str, value: object, choices: Iterable) -> None:
     """Raises InputError unless the value of a setting is one of its choices."""
     if value not in choices:
         raise InputError(f"{name} is one of {', '.join(map(str, choices))}, not {value!r}")
@@ -191,22 +192,20 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
 
 
 @contextlib.contextmanager
-def readable(path: str | Path) -> typing.Iterator[None]:
+def readable(path: str | Path) -> Iterator[None]:
     """Turns whatever goes wrong in reading an image file into one line."""
     try:
         yield
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except (
-        Exception
-    ) as error:  # rasterio has its own kinds, Pillow's decoders raise OSError, SyntaxError, struct.error, …
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …, rasterio its own
         other = ", or if it has other bands or bit depths: pip install rasterio"
         cure = f"replace or remove it{other if isinstance(error, UnidentifiedImageError) else ''}"
         raise InputError(f"{path}: cannot be read ({error}); {cure}") from error
 
 
 @contextlib.contextmanager
-def open_picture(path: str | Path) -> typing.Iterator[Image.Image]:
+def open_picture(path: str | Path) -> Iterator[Image.Image]:
     """Opens a picture of any size for a block that does no more than read it.
 
     Pillow rather than OpenCV: it refuses truncated files, and reads the index of a palette PNG, not its colour.
@@ -235,7 +234,7 @@ class Scene:
 
     height: int
     width: int
-    read: typing.Callable[[int, int], np.ndarray]
+    read: Callable[[int, int], np.ndarray]
     crs: typing.Any = None
     transform: typing.Any = None
     kind: str = "mode RGB"
@@ -243,9 +242,7 @@ class Scene:
 
 
 @contextlib.contextmanager
-def open_scene(
-    path: str | Path, bands: typing.Sequence[int] = RGB_BANDS, ranges: typing.Sequence | None = None
-) -> typing.Iterator[Scene]:
+def open_scene(path: str | Path, bands: Sequence[int] = RGB_BANDS, ranges: Sequence | None = None) -> Iterator[Scene]:
     """Opens an image file of any size: a TIFF by rasterio, which reads row by row; anything else, and a TIFF where rasterio is
     not installed, by Pillow, which holds the whole picture at 4 bytes per pixel and knows no georeference (a warning says so).
 
@@ -265,7 +262,7 @@ def open_scene(
 
 
 @contextlib.contextmanager
-def open_unscaled(path: str | Path, bands: typing.Sequence[int] = RGB_BANDS) -> typing.Iterator[Scene]:
+def open_unscaled(path: str | Path, bands: Sequence[int] = RGB_BANDS) -> Iterator[Scene]:
     """As `open_scene`, but what is deeper than 8 bits keeps its values, with an alpha of 0 or 255 beside them."""
     try:
         import rasterio
@@ -297,12 +294,12 @@ def open_unscaled(path: str | Path, bands: typing.Sequence[int] = RGB_BANDS) -> 
         yield Scene(dataset.height, dataset.width, read, *place, kind, depths != ["uint8"])
 
 
-def check_bands(path: str | Path, bands: typing.Sequence[int], count: int) -> None:
+def check_bands(path: str | Path, bands: Sequence[int], count: int) -> None:
     if max(bands) > count:
         raise InputError(f"{path}: has {count} band(s), but BANDS = {','.join(map(str, bands))}; name those it has")
 
 
-def picture_reader(path: str | Path, bands: typing.Sequence[int]) -> typing.Callable[[int, int], np.ndarray]:
+def picture_reader(path: str | Path, bands: Sequence[int]) -> Callable[[int, int], np.ndarray]:
     """Reads rows of a picture, which is decoded when the first are asked for."""
 
     @cache
@@ -334,9 +331,7 @@ def raster_rows(dataset, bands: list[int], top: int, bottom: int) -> np.ndarray:
     return np.concatenate([pixels, alpha[None]]).transpose(1, 2, 0)
 
 
-def read_scaled(
-    read: typing.Callable[[int, int], np.ndarray], ranges: typing.Sequence, top: int, bottom: int
-) -> np.ndarray:
+def read_scaled(read: Callable[[int, int], np.ndarray], ranges: Sequence, top: int, bottom: int) -> np.ndarray:
     """What `read` gives, (h, W, 4), with the range of each band stretched to 0..255 and cut off there, as uint8."""
     pixels = read(top, bottom)
     low, high = np.transpose(ranges)
@@ -344,9 +339,7 @@ def read_scaled(
     return np.dstack([scaled.round(), pixels[..., 3]]).astype(np.uint8)
 
 
-def band_ranges(
-    paths: typing.Iterable[str | Path], bands: typing.Sequence[int] = RGB_BANDS
-) -> list[list[float]] | None:
+def band_ranges(paths: Iterable[str | Path], bands: Sequence[int] = RGB_BANDS) -> list[list[float]] | None:
     """The 2nd and 98th percentile of each band over all images together, or None if all have 8 bits per channel.
 
     Over all of them and not of each: tiles of one scene shall stay as bright beside each other as they are, and a scene to
@@ -389,13 +382,10 @@ def read_mask(path: str | Path) -> np.ndarray:
     if grey_bits:  # Pillow stretches grey of 2 and 4 bits to 0..255; these are ids
         mask = mask // (255 // (2 ** int(grey_bits[1]) - 1))
     if mask.ndim != 2:
-        raise InputError(
-            f"{path}: is a colour picture, not class ids; convert it with rgb_mask_to_class_ids(mask, palette)"
-        )
+        cure = "convert it with rgb_mask_to_class_ids(mask, palette)"
+        raise InputError(f"{path}: is a colour picture, not a mask of class ids; {cure}")
     if mask.min() < 0 or mask.max() > 255:
-        raise InputError(
-            f"{path}: holds class ids {listed_ids(mask)}; ids run from 0 to NUM_CLASSES - 1, 255 is unlabelled"
-        )
+        raise InputError(f"{path}: holds ids {listed_ids(mask)}; they run from 0 to NUM_CLASSES - 1, 255 is unlabelled")
     return mask.astype(np.uint8)
 
 
@@ -404,7 +394,7 @@ def listed_ids(mask: np.ndarray) -> str:
     return ", ".join(ids if len(ids) <= 12 else [*ids[:12], "…"])
 
 
-def rgb_mask_to_class_ids(mask: np.ndarray, palette: typing.Sequence[tuple[int, int, int]]) -> np.ndarray:
+def rgb_mask_to_class_ids(mask: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
     """Turns a colour-coded mask into class ids.
 
     mask: (H, W, 3) uint8; palette: the RGB colour of each class, in order of id.
@@ -429,7 +419,7 @@ def is_points_file(path: str | Path) -> bool:
 
 
 def read_points(
-    path: str | Path, images: dict[str, Path], class_names: typing.Sequence[str]
+    path: str | Path, images: dict[str, Path], class_names: Sequence[str]
 ) -> tuple[dict[str, Points], Counter]:
     """Reads the points of all images: a CSV of image,x,y,class, or vector points (.geojson, .gpkg) with a field class.
 
@@ -468,7 +458,7 @@ def points_to_mask(points: Points, height: int, width: int) -> np.ndarray:
     return mask
 
 
-def csv_points(path: Path, images: dict[str, Path]) -> typing.Iterator[tuple[str, str, int, int, str]]:
+def csv_points(path: Path, images: dict[str, Path]) -> Iterator[tuple[str, str, int, int, str]]:
     """Yields line, image, x, y and class of each row of a CSV."""
     known = {folded(name): stem for stem, image in images.items() for name in (stem, image.name)}
     sizes: dict[str, tuple[int, int]] = {}
@@ -488,7 +478,7 @@ def csv_points(path: Path, images: dict[str, Path]) -> typing.Iterator[tuple[str
         yield f"line {line}", stem, x, y, row["class"]
 
 
-def csv_rows(path: Path, columns: tuple[str, ...]) -> typing.Iterator[tuple[int, dict[str, str]]]:
+def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """The line number and the fields of each row that is not blank. Raises InputError unless it is CSV with these columns.
 
     What spreadsheets make of a CSV is read too: a byte order mark, semicolons or tabs for commas, and with semicolons, as in
@@ -533,7 +523,7 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def find_class(text: str, class_names: typing.Sequence[str], where: str) -> int:
+def find_class(text: str, class_names: Sequence[str], where: str) -> int:
     """The id of a class given by name, in any case, or by id; 3.0 is 3, as tables with gaps write it."""
     names = [folded(name).casefold() for name in class_names]
     if folded(text).casefold() in names:
@@ -545,7 +535,7 @@ def find_class(text: str, class_names: typing.Sequence[str], where: str) -> int:
     raise InputError(f"{where}: class {text!r} is neither 0 to {len(names) - 1} nor one of {shown}")
 
 
-def vector_points(path: Path, images: dict[str, Path]) -> typing.Iterator[tuple[str, str | None, int, int, str]]:
+def vector_points(path: Path, images: dict[str, Path]) -> Iterator[tuple[str, str | None, int, int, str]]:
     """Yields feature, image, x, y and class of each vector point on each image, and once with None for one that is on none.
 
     Raises InputError as `read_vector` does, and for an image without a georeference.
@@ -625,9 +615,8 @@ def create_sparse_mask(positions: np.ndarray, mask: np.ndarray) -> np.ndarray:
     positions = np.asarray(positions, dtype=np.int64).reshape(-1, 2)
     outside = ((positions < 0) | (positions >= mask.shape)).any(axis=1)
     if outside.any():
-        raise InputError(
-            f"position {tuple(positions[outside][0].tolist())} lies outside the mask of shape {mask.shape}"
-        )
+        position = tuple(positions[outside][0].tolist())
+        raise InputError(f"position {position} lies outside the mask of {mask.shape} rows and columns")
     sparse = np.full_like(mask, IGNORE_INDEX)
     rows, columns = positions.T
     sparse[rows, columns] = mask[rows, columns]
@@ -680,9 +669,8 @@ def sample_grid_points(mask: np.ndarray, num_points: int, rng: np.random.Generat
     height, width = mask.shape
     rows = min(height, max(1, round(math.sqrt(num_points * height / width))))
     columns = min(width, math.ceil(num_points / rows))
-    y, x = (
-        np.int64((np.arange(count) + rng.random()) * side / count) for count, side in ((rows, height), (columns, width))
-    )
+    y = np.int64((np.arange(rows) + rng.random()) * height / rows)
+    x = np.int64((np.arange(columns) + rng.random()) * width / columns)
     nodes = np.zeros(mask.shape, bool)
     nodes[np.ix_(y, x)] = True
     return keep_points(mask, num_points, nodes, rng)
@@ -905,10 +893,9 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
     """
     dataset.num_classes = num_classes
     report, labelled = DatasetReport([], np.zeros(num_classes, np.int64), Counter()), 0
+    mine = range(rank(), len(dataset), world_size())
     with together():
-        for index in tqdm(
-            range(rank(), len(dataset), world_size()), f"checking {name}", unit="tile", leave=False, disable=None
-        ):
+        for index in tqdm(mine, f"checking {name}", unit="tile", leave=False, disable=None):
             image, points, mask = dataset.read_scene(index)
             report.sizes.append(image.shape[:2])
             report.labels_per_class += np.bincount(points[points != IGNORE_INDEX], minlength=num_classes)
@@ -1624,7 +1611,7 @@ def ranks_on_this_machine() -> int:
 
 
 @contextlib.contextmanager
-def process_group() -> typing.Iterator[None]:
+def process_group() -> Iterator[None]:
     """Joins the processes that torchrun has started, each with a GPU of its own, for the time of the block."""
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
         yield
@@ -1653,7 +1640,7 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def together() -> typing.Iterator[None]:
+def together() -> Iterator[None]:
     """A block without exchange between ranks at whose end the InputError of any is that of all, so that none waits for one that is gone.
 
     Rank 0 raises it. The others end in silence and with exit code 0, because torchrun stops rank 0 once another has failed.
@@ -1671,12 +1658,8 @@ def together() -> typing.Iterator[None]:
 
 
 @contextlib.contextmanager
-def silence() -> typing.Iterator[None]:
-    with (
-        Path(os.devnull).open("w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-    ):
+def silence() -> Iterator[None]:
+    with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
         yield
 
 
@@ -1729,7 +1712,7 @@ INTERRUPTED = threading.Event()  # Ctrl-C has reached this rank
 
 
 @contextlib.contextmanager
-def deferred_interrupts() -> typing.Iterator[None]:
+def deferred_interrupts() -> Iterator[None]:
     """Among several ranks, Ctrl-C waits for `stop_together`: one that left in the middle of an exchange would leave the others waiting."""
     if world_size() == 1:
         yield
@@ -1933,7 +1916,7 @@ def diagnose(history: list[dict]) -> list[str]:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path) -> typing.Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` that takes its place only if the block succeeds."""
     path = Path(path)
     partial_path = path.with_name(f".partial-{os.getpid()}-{path.name}")
@@ -2177,9 +2160,7 @@ def load_and_preprocess_image(path: str | Path, **reading) -> Tensor:
 
 
 @torch.no_grad()
-def predict_probabilities(
-    model: nn.Module, images: Tensor, views: int = 1, scales: typing.Sequence[float] = (1.0,)
-) -> Tensor:
+def predict_probabilities(model: nn.Module, images: Tensor, views: int = 1, scales: Sequence[float] = (1.0,)) -> Tensor:
     """Class probabilities (B, C, H, W) of images (B, 3, H, W) on the model's device.
 
     Test-time augmentation: the mean over several views (1 to 8) of the tile turned by quarters and mirrored, each a forward
@@ -2201,7 +2182,7 @@ def predict_probabilities(
 SYMMETRIES = [*zip((0, 1, 2, 3), (False, True) * 2), *zip((1, 0, 3, 2), (False, True) * 2)]  # noqa: B905
 
 
-def ensemble_predict(models: typing.Iterable[nn.Module], image: Tensor, **augmentation) -> Tensor:
+def ensemble_predict(models: Iterable[nn.Module], image: Tensor, **augmentation) -> Tensor:
     """Class ids (B, H, W) int64 of image (B, 3, H, W) by the mean probability of several models (Lakshminarayanan et al.
     2017, https://arxiv.org/abs/1612.01474), which need not be alike. augmentation: as for `predict_probabilities`."""
     return sum(predict_probabilities(model, image, **augmentation) for model in models).argmax(1)
@@ -2288,7 +2269,7 @@ def lay_windows(size: int, tile: int = 512, overlap: int | None = None) -> tuple
 def predict_strips(
     model: nn.Module, scene: Scene, *, tile: int = 512, overlap: int | None = None, batch_size: int = 4,
     dtype: torch.dtype = torch.float32, progress: str | None = None, **augmentation,
-) -> typing.Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:  # fmt: skip
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:  # fmt: skip
     """Predicts a scene in windows, blended by the weights of `lay_windows`, in memory for tile x W x classes float32.
 
     Yields strips of finished rows from top to bottom, each as the number of its first row, image (h, W, 4), class ids (h, W)
@@ -2332,8 +2313,8 @@ def predict_strips(
 
 @contextlib.contextmanager
 def raster_writer(
-    path: Path, scene: Scene, description: str, names: typing.Sequence[str] = (), palette: np.ndarray | None = None
-) -> typing.Iterator[typing.Callable[[int, np.ndarray], None]]:
+    path: Path, scene: Scene, description: str, names: Sequence[str] = (), palette: np.ndarray | None = None
+) -> Iterator[Callable[[int, np.ndarray], None]]:
     """Yields write(top, rows (h, W) uint8) for a raster of the scene's size in which 255 is nodata. palette: (C, 3) uint8.
 
     With a georeference it becomes a cloud-optimised GeoTIFF, by way of a tiled one in a temporary folder; else a PNG, of which
@@ -2458,10 +2439,10 @@ def setting_comments() -> dict[str, str]:
     return dict.fromkeys(setting_types(), "") | dict(re.findall(r"^([A-Z_]+): .*?# (.+)$", source, re.MULTILINE))
 
 
-def fits(value: object, kind: type) -> bool:
+def is_of_type(value: object, kind: type) -> bool:
     """Whether a value is of a setting's type; a whole number will do for a fraction."""
     if isinstance(kind, types.UnionType):
-        return any(fits(value, option) for option in typing.get_args(kind))
+        return any(is_of_type(value, option) for option in typing.get_args(kind))
     if entry := typing.get_args(kind):
         return type(value) is list and all(type(part) is entry[0] for part in value)
     return type(value) is kind or (kind is float and type(value) is int)
@@ -2528,7 +2509,7 @@ def check_settings(config: argparse.Namespace) -> None:
     comments = setting_comments()
     for name, kind in setting_types().items():
         value = getattr(config, name.lower())
-        demand(fits(value, kind), name, f"must be {in_words(kind)}")
+        demand(is_of_type(value, kind), name, f"must be {in_words(kind)}")
         if name in LIMITS and value is not None:
             low, high = LIMITS[name]
             limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
@@ -2540,8 +2521,8 @@ def check_settings(config: argparse.Namespace) -> None:
     good = colors is None or (len(colors) == count and all(map(is_color_like, colors)))
     demand(good, "CLASS_COLORS", f"{each}, as '#rrggbb' or by name, or None")
     check_network(config.architecture, config.backbone, config.weights)
-    pick_precision(config.precision, pick_device(config.device))
     device, here = pick_device(config.device), ranks_on_this_machine()
+    pick_precision(config.precision, device)
     if device.type == "cuda" and world_size() > 1 and (device.index is not None or here > torch.cuda.device_count()):
         cure = f"take 'auto' and --nproc_per_node={torch.cuda.device_count()}"
         raise InputError(f"DEVICE = {config.device!r}: {here} processes need a GPU each; {cure}")
@@ -2665,38 +2646,30 @@ def restore_run(run: Run, checkpoint: dict) -> None:
 def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
     """Prints what is about to happen: data, labelled pixels per class, machine, model."""
     config, model = run.config, run.model
-    width = max(map(len, config.class_names))
-    shape = {f"{w}x{h}" for h, w in train.sizes + val.sizes}
-    print(
-        f"tiles: {len(train.sizes)} train, {len(val.sizes)} val, {shape.pop() if len(shape) == 1 else 'of several sizes'}"
-    )
+    shapes, width = {f"{w}x{h}" for h, w in train.sizes + val.sizes}, max(map(len, config.class_names))
+    shape = shapes.pop() if len(shapes) == 1 else "of several sizes"
+    print(f"tiles: {len(train.sizes)} train, {len(val.sizes)} val, {shape}")
     if run.val_set.sparse:
         print(f"val: {val.labels_per_class.sum():,} points; the score is their accuracy, for mIoU takes dense masks")
-    for name, labels, val_labels in zip(config.class_names, train.labels_per_class, val.labels_per_class, strict=True):
+    shares = val.labels_per_class / val.labels_per_class.sum()
+    for name, labels, share in zip(config.class_names, train.labels_per_class, shares, strict=True):
         missing = "  <- no label: it cannot be learnt" if labels == 0 else ""
-        print(
-            f"  {name:{width}}  {labels:>12,} labelled pixels to learn from  {val_labels / val.labels_per_class.sum():6.1%} of val{missing}"
-        )
+        print(f"  {name:{width}}  {labels:>12,} labelled pixels to learn from  {share:6.1%} of val{missing}")
     for note in data_notes(run, train, val):
         print(f"note: {note}")
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    print(
-        f"model: {config.architecture} {config.backbone}, {parameters:.1f} M parameters, starting weights: {model.starting_weights}"
-    )
+    size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
+    print(f"model: {config.architecture} {config.backbone}, {size}, starting weights: {model.starting_weights}")
     machine = environment(run.device)
     print(f"device: {machine['device']} ({machine['cpu']}), precision: {str(run.dtype).removeprefix('torch.')}")
     shared = f" over {world_size()} processes" if world_size() > 1 else ""
-    print(
-        f"batch: {config.batch_size} tiles{shared} x {config.accumulation_steps} accumulated = {config.batch_size * config.accumulation_steps} per step, "
-        f"learning rate {config.learning_rate:g}, {config.epochs} epochs, seed {config.seed}"
-    )
+    batch, steps = config.batch_size, config.accumulation_steps
+    print(f"batch: {batch} tiles{shared} x {steps} accumulated = {batch * steps} per step, "
+          f"learning rate {config.learning_rate:g}, {config.epochs} epochs, seed {config.seed}")  # fmt: skip
     if shared and run.device.type == "cpu":
-        print(
-            "note: on CPUs batch norm sees each process's part of a batch alone, so the result depends on their number"
-        )
+        print("note: on CPUs batch norm sees each process's part of a batch alone: the result depends on their number")
 
 
-def data_notes(run: Run, train: DatasetReport, val: DatasetReport) -> typing.Iterator[str]:
+def data_notes(run: Run, train: DatasetReport, val: DatasetReport) -> Iterator[str]:
     """What a person should know of how the data are read: conversions, and labels that are not used."""
     for what, count in (train.notes + val.notes).items():
         yield f"{count} image(s) {what}"
@@ -2964,7 +2937,7 @@ def predict_command(argv: list[str]) -> int:
     return 0
 
 
-def command_line(program: typing.Callable[[list[str]], int | None]) -> typing.Callable[..., int]:
+def command_line(program: Callable[[list[str]], int | None]) -> Callable[..., int]:
     """Makes a command of a function of the arguments, which become those of the command line if none are given.
 
     Its exit code is what the function returns, 0 for nothing, 2 for a mistake of the user's or a GPU that is too small (one line on
