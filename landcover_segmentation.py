@@ -892,24 +892,22 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
     pixels unlabelled. Raises InputError for the first tile that cannot be used.
     """
     dataset.num_classes = num_classes
-    report, labelled = DatasetReport([], np.zeros(num_classes, np.int64), Counter()), 0
-    mine = range(rank(), len(dataset), world_size())
+    mine, found = range(rank(), len(dataset), world_size()), []
     with together():
         for index in tqdm(mine, f"checking {name}", unit="tile", leave=False, disable=None):
             image, points, mask = dataset.read_scene(index)
-            report.sizes.append(image.shape[:2])
-            report.labels_per_class += np.bincount(points[points != IGNORE_INDEX], minlength=num_classes)
-            labelled += np.count_nonzero(mask != IGNORE_INDEX)
+            counts, notes = np.bincount(points[points != IGNORE_INDEX], minlength=num_classes), Counter()
             with open_unscaled(dataset.tiles[index][0], dataset.reading["bands"]) as scene:
                 if scene.kind != "mode RGB":
-                    report.notes[f"of {scene.kind} are read as 8-bit RGB"] += 1
+                    notes[f"of {scene.kind} are read as 8-bit RGB"] = 1
             if not image[..., 3].all():
-                report.notes["have pixels without data; labels there are not used"] += 1
-    reports, labels = zip(*gather((report, labelled)), strict=True)
-    sizes = [reports[index % len(reports)].sizes[index // len(reports)] for index in range(len(dataset))]
-    dataset.sparse = dataset.points is not None or sum(labels) < SPARSE_SHARE * sum(h * w for h, w in sizes)
-    labels_per_class = sum(report.labels_per_class for report in reports)
-    return DatasetReport(sizes, labels_per_class, sum((report.notes for report in reports), Counter()))
+                notes["have pixels without data; labels there are not used"] = 1
+            found.append((image.shape[:2], counts, np.count_nonzero(mask != IGNORE_INDEX), notes))
+    parts = gather(found)
+    in_order = (parts[index % len(parts)][index // len(parts)] for index in range(len(dataset)))
+    sizes, counts, labelled, notes = zip(*in_order, strict=True)
+    dataset.sparse = dataset.points is not None or sum(labelled) < SPARSE_SHARE * sum(h * w for h, w in sizes)
+    return DatasetReport(list(sizes), sum(counts), sum(notes, Counter()))
 
 
 def shuffled_batches(num_tiles: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
