@@ -1190,11 +1190,12 @@ class DeepLabV3Segmentation(nn.Module):
         except (OSError, RuntimeError, ImportError) as error:
             if weights is None:
                 raise
-            lack = f"no ImageNet weights for {backbone} can be had ({str(error).splitlines()[0]}); {weights_cure(backbone)}"
+            cause, cure = str(error).splitlines()[0], weights_cure(backbone)
+            lack = f"no ImageNet weights for {backbone} can be had ({cause})"
             if weights == "imagenet":
-                raise InputError(f"WEIGHTS = 'imagenet': {lack}") from error
+                raise InputError(f"WEIGHTS = 'imagenet': {lack}; {cure}") from error
             self.starting_weights = "random initialisation (no ImageNet weights could be had)"
-            warnings.warn(f"{lack}; training starts from random weights and will score much lower", stacklevel=2)
+            warnings.warn(f"{lack}: training starts from random weights and will score much lower; {cure}", stacklevel=2)
             self.backbone, self.classifier = build(num_classes, False)
         finally:
             socket.setdefaulttimeout(timeout)
