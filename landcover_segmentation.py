@@ -1195,7 +1195,7 @@ class DeepLabV3Segmentation(nn.Module):
             if weights == "imagenet":
                 raise InputError(f"WEIGHTS = 'imagenet': {lack}; {cure}") from error
             self.starting_weights = "random initialisation (no ImageNet weights could be had)"
-            warnings.warn(f"{lack}: training starts from random weights and will score much lower; {cure}", stacklevel=2)
+            warnings.warn(f"{lack}: random weights, which training starts from, score far lower; {cure}", stacklevel=2)
             self.backbone, self.classifier = build(num_classes, False)
         finally:
             socket.setdefaulttimeout(timeout)
