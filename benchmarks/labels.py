@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 import landcover_segmentation as lc
 
-TEACHER = {"teacher alone": (None, 1), "teacher, 2 views": (None, 2), "teacher x points": (lc.EVIDENCE_FLOOR, 1),
-           "teacher x points, 2 views": (lc.EVIDENCE_FLOOR, 2)}  # fmt: skip
+TEACHER = {"teacher alone": (False, 1), "teacher, 2 views": (False, 2), "teacher x points": (True, 1),
+           "teacher x points, 2 views": (True, 2)}  # fmt: skip
 
 
 def label(way: str, model: torch.nn.Module, images: Tensor, points: Tensor) -> Tensor:
@@ -33,10 +33,9 @@ def label(way: str, model: torch.nn.Module, images: Tensor, points: Tensor) -> T
     if name == "superpixels":
         soft, covered = lc.spread_points(images, points, len(CLASSES))
         return soft * covered[:, None]
-    floor, views = TEACHER[name]
-    objective = lc.UnlabelledPixels(
-        model, 1, evidence_floor=floor, views=views, confidence_threshold=float(threshold or 0)
-    )
+    evidence, views = TEACHER[name]
+    settings = {"point_evidence": evidence, "teacher_views": views, "pseudo_label_threshold": float(threshold or 0)}
+    objective = lc.UnlabelledPixels(model, 1, **settings)
     return objective.pseudo_labels(images, points)
 
 

@@ -64,7 +64,7 @@ OFF = {"teacher_decay": 0.0, "pseudo_label_weight": 0.0, "cut_mix": 0.0, "pairwi
 TEACHER = OFF | {"teacher_decay": 0.99}
 NO_IMAGENET = {"weights": None}
 UNLABELLED = ("teacher_decay", "pseudo_label_weight", "pseudo_label_threshold", "point_evidence", "teacher_views", "cut_mix",
-              "strong_view", "pairwise_weight", "region_weight", "multi_scale")  # fmt: skip
+              "pairwise_weight", "region_weight", "multi_scale")  # fmt: skip
 DEFAULT = {name: getattr(lc, name.upper()) for name in UNLABELLED} | {"point_sampling": "random"}
 LABELS = DEFAULT | {"cut_mix": 0.0}  # the teacher's soft labels, corrected by the points
 VARIANTS = {
@@ -83,7 +83,6 @@ VARIANTS = {
     "labels-views": LABELS | {"teacher_views": 1},
     "labels+views": LABELS | {"teacher_views": 4},
     "labels+threshold": LABELS | {"pseudo_label_threshold": 0.9},
-    "labels+strong_view": LABELS | {"strong_view": 0.05},
     "labels+pairwise": LABELS | {"pairwise_weight": 0.01},
     "labels+multi_scale": LABELS | {"multi_scale": 1.4},
     "confident": LABELS | {"pseudo_label_threshold": 0.9, "point_evidence": False, "teacher_views": 1},

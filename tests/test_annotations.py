@@ -123,7 +123,8 @@ def test_a_csv_that_is_none_is_named(content, wanted, images, tmp_path):
 # =====================================================================================================
 
 rasterio = pytest.importorskip("rasterio")
-pyogrio = pytest.importorskip("pyogrio")
+geopandas = pytest.importorskip("geopandas")
+shapely = pytest.importorskip("shapely")
 UTM = "EPSG:32640"
 
 
@@ -136,12 +137,10 @@ def write_tif(path, array, crs=UTM, left=326000.0, top=2780000.0, size=0.5, **fo
         file.write(bands)
 
 
-def write_vector(path, places, labels, crs=UTM, geometry="Point", name="class", **more):
-    """Points (x, y) by pyogrio, as well-known binary put together by hand."""
-    head = {"Point": np.array([1, 1, 0, 0, 0], np.uint8).tobytes()}
-    head["MultiPoint"] = np.array([1, 4, 0, 0, 0, 1, 0, 0, 0], np.uint8).tobytes() + head["Point"]
-    bodies = np.array([head[geometry] + np.array(place, "<f8").tobytes() for place in places], object)
-    pyogrio.raw.write(path, bodies, [np.array(labels)], [name], geometry_type=geometry, crs=crs, **more)
+def write_vector(path, places, labels, crs=UTM, kind=shapely.Point, name="class", **more):
+    """A file of geometries, kind(place) for each place."""
+    geometry = [kind(place) for place in places]
+    geopandas.GeoDataFrame({name: labels}, geometry=geometry, crs=crs).to_file(path, engine="pyogrio", **more)
 
 
 @pytest.fixture
@@ -158,19 +157,21 @@ PLACES = [(326000.1, 2779999.9), (326019.99, 2779985.01), (326020.0, 2779990.2),
 EXPECTED = {"west": {(0, 0): 0, (29, 39): 2}, "east": {(19, 0): 1}}
 
 
-@pytest.mark.parametrize("geometry", ["Point", "MultiPoint"])
+@pytest.mark.parametrize(
+    "kind", [shapely.Point, lambda place: shapely.MultiPoint([place])], ids=["point", "multipoint"]
+)
 @pytest.mark.parametrize(
     ("crs", "suffix"),
     [(UTM, "gpkg"), ("EPSG:4326", "gpkg"), ("EPSG:3857", "gpkg"), (UTM, "geojson"), ("EPSG:4326", "geojson")],
 )
-def test_vector_points_fall_on_the_pixel_that_holds_them(crs, suffix, geometry, tiles, tmp_path):
+def test_vector_points_fall_on_the_pixel_that_holds_them(crs, suffix, kind, tiles, tmp_path):
     """In any reference system; a border belongs to one tile; the fourth point is on none."""
     from rasterio.warp import transform
 
     places = np.array(PLACES)
     places[2, 0] += 0.01 if crs != UTM else 0  # a border survives no rounding
     places = np.array(transform(UTM, crs, *places.T)).T
-    write_vector(tmp_path / f"points.{suffix}", places, ["low", "2", "Middle", "low"], crs, geometry)
+    write_vector(tmp_path / f"points.{suffix}", places, ["low", "2", "Middle", "low"], crs, kind)
     points, passed_over = lc.read_points(tmp_path / f"points.{suffix}", lc.list_images(tiles), NAMES)
     assert points == EXPECTED and passed_over == {"points outside of all images": 1}
 
@@ -180,6 +181,12 @@ def test_ids_of_vector_points_may_have_gaps(tiles, tmp_path):
     write_vector(tmp_path / "points.gpkg", PLACES[:3], np.array([0, 2, np.nan]), name="Class")
     points, passed_over = lc.read_points(tmp_path / "points.gpkg", lc.list_images(tiles), NAMES)
     assert points == {"west": EXPECTED["west"]} and passed_over == {"points without a class": 1}
+
+
+def test_a_multipoint_gives_its_class_to_all_its_points(tiles, tmp_path):
+    write_vector(tmp_path / "points.gpkg", [PLACES[:3]], ["low"], kind=shapely.MultiPoint)
+    points, _ = lc.read_points(tmp_path / "points.gpkg", lc.list_images(tiles), NAMES)
+    assert points == {name: dict.fromkeys(at, 0) for name, at in EXPECTED.items()}
 
 
 def no_crs(tiles, path):
@@ -197,15 +204,12 @@ def png_tile(tiles, path):
 
 
 def polygons(tiles, path):
-    ring = np.array([0, 0, 0, 1, 1, 1, 0, 0], "<f8").tobytes()
-    body = np.array([1, 3, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0], np.uint8).tobytes() + ring
-    shapes = np.array([body], object)
-    pyogrio.raw.write(path, shapes, [np.array(["low"])], ["class"], geometry_type="Polygon", crs=UTM)
+    write_vector(path, [[(0, 0), (0, 1), (1, 1)]], ["low"], kind=shapely.Polygon)
 
 
 def two_layers(tiles, path):
     for layer in ("spring", "summer"):
-        write_vector(path, PLACES, ["low"] * 4, layer=layer, append=path.exists())
+        write_vector(path, PLACES, ["low"] * 4, layer=layer)
 
 
 BAD_VECTORS = {
@@ -216,7 +220,7 @@ BAD_VECTORS = {
     "no CRS": (no_crs, "points.gpkg: names no reference system"),
     "tile without georeference": (bare_tile, "bare.tif: has no georeference, which points in .*points.gpkg need"),
     "PNG tile": (png_tile, "plain.png: has no georeference"),
-    "polygons": (polygons, "points.gpkg, feature 1: is not a single point"),
+    "polygons": (polygons, "points.gpkg, feature 1: is not a point"),
     "two layers": (two_layers, r"points.gpkg: holds 2 layers \(spring, summer\)"),
     "other field": (
         lambda tiles, path: write_vector(path, PLACES, ["low"] * 4, name="cover"),
@@ -249,10 +253,10 @@ def test_bad_vector_points_are_named(case, tiles, tmp_path, recwarn):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("package", ["pyogrio", "rasterio"])
+@pytest.mark.parametrize("package", ["geopandas", "rasterio"])
 def test_a_missing_package_is_one_line(package, images, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(lc.InputError, match="pip install pyogrio rasterio"):
+    with pytest.raises(lc.InputError, match="pip install geopandas rasterio"):
         lc.read_points(tmp_path / "points.gpkg", images, NAMES)
 
 

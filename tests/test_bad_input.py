@@ -129,7 +129,7 @@ def test_broken_data(case, data, capsys):
 BROKEN_SETTINGS = {
     "no points": ({"num_points": 0}, "NUM_POINTS"),
     "negative points": ({"num_points": -5}, "NUM_POINTS"),
-    "points in words": ({"num_points": "many"}, "'many' must be int or None"),
+    "points in words": ({"num_points": "many"}, r"'many' must be int \| None"),
     "half a point": ({"num_points": 2.5}, "num-points"),
     "batch of one": ({"batch_size": 1}, "ACCUMULATION_STEPS"),
     "batch of none": ({"batch_size": 0}, "BATCH_SIZE"),

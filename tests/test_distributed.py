@@ -61,7 +61,7 @@ def train_small(batches: list, objective: bool) -> dict:
         "pseudo_label_weight": 0.7,
         "pairwise_weight": 0.5,
         "region_weight": 0.6,
-        "decay": 0.5,
+        "teacher_decay": 0.5,
         "ranks": lc.world_size(),
     }
     criterion = lc.UnlabelledPixels(model, 4, **teaching) if objective else lc.PartialCrossEntropyLoss()
@@ -124,7 +124,7 @@ def both(tmp_path_factory):
             path.rename(folder / "data/val" / kind / f"other_{path.name}")
     shutil.copytree(folder / "data/train/masks", folder / "broken")
     (folder / "broken/tile_3.png").write_bytes(b"no picture")  # the second process reads it
-    settings = {"epochs": 4, "batch_size": 5, "precision": "float32", "multi_scale": 1.2, "strong_view": 0.05}
+    settings = {"epochs": 4, "batch_size": 5, "precision": "float32", "multi_scale": 1.2}
     arguments = flags(folder / "data", **settings)
     (folder / "flags").write_text("\n".join(arguments))
     (folder / "rest").write_text(interrupt([*TORCHRUN, SCRIPT, *arguments], "epoch   1/4"))

@@ -265,7 +265,7 @@ def test_every_setting_has_its_way(data, capsys):
 
 def test_settings_of_unlabelled_pixels_reach_the_objective(data, monkeypatch):
     """Each one by its own value, in a run that uses them all."""
-    settings = {"pseudo_label_weight": 0.7, "pseudo_label_threshold": 0.3, "teacher_views": 3, "strong_view": 0.04,
+    settings = {"pseudo_label_weight": 0.7, "pseudo_label_threshold": 0.3, "teacher_views": 3,
                 "pairwise_weight": 0.02, "region_weight": 0.4, "cut_mix": 0.6, "teacher_decay": 0.8}  # fmt: skip
     runs, scales = [], []
     start, at_scale = lc.start_run, lc.at_scale
@@ -276,14 +276,12 @@ def test_settings_of_unlabelled_pixels_reach_the_objective(data, monkeypatch):
     arguments = flags(data, epochs=1, multi_scale=1.5, point_sampling="grid", **settings)
     assert lc.main([*arguments, "--no-point-evidence"]) == 0
     ours = runs[0].unlabelled
-    reached = (ours.pseudo_label_weight, ours.confidence_threshold, ours.views, ours.color_strength, ours.pairwise_weight,
-               ours.region_weight, ours.cut_mix, ours.decay)  # fmt: skip
-    assert reached == tuple(settings.values()) and ours.evidence_floor is None and ours.step == 2
+    assert {name: getattr(ours, name) for name in settings} == settings and not ours.point_evidence and ours.step == 2
     assert len(scales) == 2 and all(1 / 1.5 <= scale <= 1.5 for scale in scales)
     default = lc.start_run(
         lc.parse_settings(flags(data)), *(lc.make_dataset(runs[0].config, "train"),) * 2, [(64, 64)] * 5
     )
-    assert default.unlabelled.evidence_floor == lc.EVIDENCE_FLOOR and default.unlabelled.pseudo_label_weight == 1
+    assert default.unlabelled.point_evidence and default.unlabelled.pseudo_label_weight == 1
 
 
 def test_missing_weights_are_said_in_every_result(data, capsys):

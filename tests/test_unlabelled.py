@@ -90,7 +90,7 @@ def test_a_pseudo_label_never_overrules_a_point(threshold):
     with torch.no_grad():
         model.weight.zero_()
         model.bias.copy_(torch.tensor([9.0, 0.0]))
-    objective = lc.UnlabelledPixels(model, 10, pseudo_label_weight=5, confidence_threshold=threshold)
+    objective = lc.UnlabelledPixels(model, 10, pseudo_label_weight=5, pseudo_label_threshold=threshold)
     objective.step = 10  # the ramp is over
     images, targets = torch.randn(1, 3, 4, 4), torch.ones(1, 4, 4, dtype=torch.int64)
     loss, on_points = objective(model, images, targets)
@@ -107,7 +107,7 @@ def test_below_the_threshold_nothing_is_taught():
         teacher.bias.copy_(torch.tensor([1.0, 0.0]))  # sure by 0.73
     images, targets = torch.randn(2, 3, 4, 4), torch.full((2, 4, 4), 255)
     for threshold, taught in ((0.7, [1.0, 0.0]), (0.8, [0.0, 0.0])):
-        objective = lc.UnlabelledPixels(teacher, 10, confidence_threshold=threshold, evidence_floor=None)
+        objective = lc.UnlabelledPixels(teacher, 10, pseudo_label_threshold=threshold, point_evidence=False)
         assert (objective.pseudo_labels(images, targets) == torch.tensor(taught).view(1, 2, 1, 1)).all()
 
 
@@ -157,7 +157,7 @@ def test_evidence_corrects_a_teacher_where_it_is_mistaken_alike():
     targets = torch.full((1, 8, 8), 255)
     targets[0, 0, 0], targets[0, 4, 6] = 0, 1
     labels = lc.UnlabelledPixels(teacher, 10).pseudo_labels(images, targets)
-    alone = lc.UnlabelledPixels(teacher, 10, evidence_floor=None).pseudo_labels(images, targets)
+    alone = lc.UnlabelledPixels(teacher, 10, point_evidence=False).pseudo_labels(images, targets)
     assert (alone[0, 1] < 0.5).all()
     unlabelled = targets[0] == 255
     assert (labels[0, 1, :, 5:][unlabelled[:, 5:]] > 0.9).all() and (labels[0, 1, :, :3] < 0.2).all()

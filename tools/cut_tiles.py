@@ -54,12 +54,12 @@ def open_mask(path: Path) -> typing.Iterator[tuple[tuple[int, int], Reader]]:
         mask = lc.read_mask(path)
         yield mask.shape, lambda top, bottom: mask[top:bottom]
         return
-    with lc.rasterio_reads(path), warnings.catch_warnings():
+    with lc.readable(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         dataset = rasterio.open(path)
 
     def read(top: int, bottom: int) -> np.ndarray:
-        with lc.rasterio_reads(path):
+        with lc.readable(path):
             ids = dataset.read(1, window=((top, bottom), (0, dataset.width)))
         return ids if dataset.nodata is None else np.where(ids == dataset.nodata, np.uint8(lc.IGNORE_INDEX), ids)
 
