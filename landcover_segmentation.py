@@ -557,6 +557,8 @@ def vector_points(path: Path, images: dict[str, Path]) -> Iterator[tuple[str, st
                 raise InputError(f"{image}: has no georeference, which points in {path} need; {cure}")
         try:
             here = reprojected(scene.crs.to_wkt())
+            if np.isinf(here.x).any():  # pyproj's word for it
+                raise ValueError("some lie outside of it")
             rows, columns = np.array(rowcol(scene.transform, here.x, here.y, op=np.floor))
         except Exception as error:  # what pyproj and affine raise here has no class in common
             cure = f"are its coordinates in {points.crs}, as it says?"

@@ -203,7 +203,7 @@ def test_palette_and_binary_masks_are_read_as_ids(tmp_path):
 @pytest.mark.parametrize("value", [1.5, float("nan"), -1.0])
 def test_numbers_that_are_no_ids_are_refused(value, tmp_path):
     Image.fromarray(np.full((4, 4), value, np.float32)).save(tmp_path / "mask.tif")
-    with pytest.raises(lc.InputError, match=r"mask\.tif: holds class ids"):
+    with pytest.raises(lc.InputError, match=r"mask\.tif: holds ids"):
         lc.read_mask(tmp_path / "mask.tif")
 
 

@@ -94,7 +94,7 @@ def bands_of(path: Path) -> tuple[int, ...]:
         return lc.RGB_BANDS
     if path.suffix.lower() not in (".tif", ".tiff"):
         return lc.RGB_BANDS
-    with lc.rasterio_reads(path), warnings.catch_warnings():
+    with lc.readable(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(path) as dataset:
             kinds = zip(dataset.indexes, dataset.colorinterp, strict=True)
