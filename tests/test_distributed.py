@@ -243,7 +243,7 @@ def test_a_batch_that_does_not_fit_is_found_before_training(data, small_memory):
         lc.check_memory(run)
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
     lc.check_memory(new_run(data, batch_size=2))
-    with pytest.raises(lc.InputError, match="CROP_SIZE = 64: not even the smallest batch"):
+    with pytest.raises(lc.InputError, match="CROP_SIZE = 64: even the smallest batch does not fit"):
         lc.check_memory(new_run(data, batch_size=2, multi_scale=1.5))
 
 
