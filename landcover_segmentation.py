@@ -636,8 +636,9 @@ def create_sparse_mask(positions: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def keep_points(mask: np.ndarray, num_points: int, preferred: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Keeps num_points labelled pixels of a mask, drawn from the preferred ones, (H, W) bool, and from the others if those are too few."""
     labelled = mask != IGNORE_INDEX
-    draws = [rng.permutation(np.argwhere(labelled & part)) for part in (preferred, ~preferred)]
-    return create_sparse_mask(np.concatenate(draws)[:num_points], mask)
+    draws = [rng.permutation(np.flatnonzero(labelled & part)) for part in (preferred, ~preferred)]
+    chosen = np.unravel_index(np.concatenate(draws)[:num_points], mask.shape)
+    return create_sparse_mask(np.stack(chosen, axis=1), mask)
 
 
 def sample_random_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -2666,6 +2667,9 @@ def restore_run(run: Run, checkpoint: dict) -> None:
         before = checkpoint["config"][name]
         if value != before and name not in ("resume", "output_dir", "num_workers", "device"):
             raise InputError(f"{name.upper()} = {value!r}: the run to resume had {before!r}; put it back, or {anew}")
+    if (before := measure_of(checkpoint["history"][0])) != run.measure:
+        labels = f"{run.config.val_mask_dir}: gives {MEASURES[run.measure][0]}, the run to resume had"
+        raise InputError(f"{labels} {MEASURES[before][0]}; put its labels back, or {anew}")
     run.unlabelled.teacher.load_state_dict(checkpoint["model_state_dict"])
     run.unlabelled.step = checkpoint["step"]
     run.model.load_state_dict(checkpoint["student_state_dict"])

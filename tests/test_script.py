@@ -168,6 +168,14 @@ def test_resuming_a_mixture_of_two_runs_is_refused(data, capsys):
     assert "another version; start anew" in capsys.readouterr().err
 
 
+def test_resuming_with_points_where_masks_were_is_refused(data, capsys):
+    assert lc.main(flags(data)) == 0
+    for path in (data / "val/masks").iterdir():
+        Image.fromarray(lc.sample_random_points(lc.read_mask(path), 9)).save(path)
+    assert lc.main([*flags(data), "--resume"]) == 2
+    assert "gives point accuracy, the run to resume had mIoU; put its labels back" in capsys.readouterr().err
+
+
 def test_resuming_a_finished_run_changes_nothing(data):
     out = data.parent / "out"
     assert lc.main(flags(data)) == 0
