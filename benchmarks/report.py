@@ -29,6 +29,7 @@ COMPARED = {  # set-ups of benchmarks/study.py in which the methods are compared
 SETUPS = COMPARED | {
     "choose": {"split": "choose", "size": "128", "epochs": "12", "every": "2"},
     "choose24": {"split": "choose", "size": "128", "epochs": "24", "every": "2"},
+    "choose_scenes": {"split": "choose_scenes", "size": "128", "epochs": "12", "every": "2"},
 }
 METHODS = {"forest": "random forest", "plain": "plain", "default": "default"}  # compared at every budget of points
 WITH_MASKS = {"plain": "dense", "default": "dense+teacher+cut_mix"}  # the same with every pixel labelled
