@@ -36,10 +36,8 @@ import landcover_segmentation as lc
 
 ARMS = {"uncertainty": "#c0392b", "random": "#4d4d4d"}  # what is compared, and its colour in the curve
 WHOLE = 2**21  # pixels of an image that is predicted as a whole: beyond, 20 windows of it cost less
-WINDOW, REACH = (
-    384,
-    128,
-)  # side of a window, and how far from its centre is asked: at its edge a network sees too little
+WINDOW = 384  # side of a window
+REACH = 128  # how far from its centre is asked: at its edge a network sees too little
 
 # =====================================================================================================
 # Model -> points
