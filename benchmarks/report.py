@@ -67,19 +67,35 @@ def budgets(found: list[dict]) -> list[str]:
     return sorted({row["points"] for row in found} - {"all"}, key=int)
 
 
+def by_seed(found: list[dict], key: str) -> dict[str, float]:
+    """A column's value for every seed; a cell that was run in both precisions counts once. Older rows lack some columns."""
+    values = {}
+    for row in found:
+        if row.get(key):
+            values.setdefault(row["seed"], []).append(float(row[key]))
+    return {seed: statistics.mean(several) for seed, several in values.items()}
+
+
 def column(found: list[dict], key: str = "miou") -> list[float]:
-    """A column's values; older rows lack some."""
-    return [float(row[key]) for row in found if row.get(key)]
+    return list(by_seed(found, key).values())
 
 
 def paired(found: list[dict], base: list[dict], key: str, how) -> list[float]:
-    """how(value, value of the base) for every seed that both have; an ensemble's seeds against the mean of theirs."""
-    theirs = {row["seed"]: float(row[key]) for row in base}
-    return [
-        how(float(row[key]), statistics.mean(theirs[seed] for seed in row["seed"].split()))
-        for row in found
-        if set(row["seed"].split()) <= set(theirs)
-    ]
+    """how(value, value of the base) for every seed that both have; an ensemble's seeds against the mean of theirs.
+
+    Where the base was run in several precisions, the row of the same one is taken.
+    """
+    values = {}
+    for row in found:
+        theirs = by_seed(base, key) | by_seed(pick_like(base, row, "precision"), key)
+        seeds = row["seed"].split()
+        if row.get(key) and set(seeds) <= set(theirs):
+            values.setdefault(row["seed"], []).append(how(float(row[key]), statistics.mean(map(theirs.get, seeds))))
+    return [statistics.mean(several) for several in values.values()]
+
+
+def pick_like(found: list[dict], row: dict, *keys: str) -> list[dict]:
+    return [other for other in found if all(other.get(key) == row.get(key) for key in keys)]
 
 
 def gains(found: list[dict], base: list[dict]) -> list[float]:
@@ -92,7 +108,10 @@ def overfitting(found: list[dict]) -> list[float]:
 
 
 def costs(found: list[dict], base: list[dict], key: str = "seconds") -> list[float]:
-    return paired(found, base, key, lambda a, b: a / b)
+    """Times relative to the base's, seed by seed; only those of one machine make a ratio."""
+    return [
+        ratio for row in found for ratio in paired([row], pick_like(base, row, "hardware"), key, lambda a, b: a / b)
+    ]
 
 
 def base_of(name: str) -> str:
@@ -172,7 +191,8 @@ def points_table(setup: dict) -> str:
         )
         gain = counted(gains(own["default"], own["plain"]), sign="+")
         times = [spread(costs(own[name], own["plain"]), 2) for name in ("forest", "default")]
-        minutes = spread([seconds / 60 for seconds in column(own["plain"], "seconds")], 1)
+        one_machine = pick_like(own["plain"], own["plain"][0], "hardware") if own["plain"] else []
+        minutes = spread([seconds / 60 for seconds in column(one_machine, "seconds")], 1)
         body.append([points, *mious, gain, share, minutes, *times])
     header = ["points per tile", *METHODS.values(), "default over plain, seed by seed", "default, of dense masks"]
     return markdown([*header, "minutes of plain", "time of the forest, plain = 1", "of default"], body)
@@ -395,9 +415,8 @@ def draw_cost(figure, panels: list[tuple[str, str, str, dict[str, list[dict]]]])
     """Gain in mIoU over plain against the time it takes."""
     for axes, (title, what, key, named) in zip(subplots(figure, len(panels), width=11), panels, strict=True):
         base = named["plain"]
-        shown = [
-            name for name in named if name not in ("plain", "forest", *WITH_MASKS.values()) and gains(named[name], base)
-        ]
+        hidden = ("plain", "forest", *WITH_MASKS.values())
+        shown = [name for name in named if name not in hidden and costs(named[name], base, key)]
         for index, name in enumerate(sorted(shown, key=lambda name: statistics.mean(gains(named[name], base)))):
             cost, gain = statistics.mean(costs(named[name], base, key)), gains(named[name], base)
             draw_mark(axes, cost, gain, "#0072b2")

@@ -243,6 +243,12 @@ def train_forest(config: argparse.Namespace, train_set, val_set) -> tuple[torch.
     return confusion, "", seconds, "none"
 
 
+def precision_of(args: argparse.Namespace, variant: str) -> str:
+    """What a variant is trained in here: processors without bfloat16 take float32, and so are other cells."""
+    dtype = lc.pick_precision(VARIANTS[variant].get("precision", args.precision), lc.pick_device(args.device))
+    return "float32" if variant == "forest" else str(dtype).removeprefix("torch.")
+
+
 def run_cell(args: argparse.Namespace, work: Path, cell: dict, model_path: Path) -> dict:
     """Trains one variant and scores it on dense masks."""
     forest = cell["variant"] == "forest"
@@ -258,8 +264,6 @@ def run_cell(args: argparse.Namespace, work: Path, cell: dict, model_path: Path)
     else:
         confusion, train_miou, seconds, weights = train_network(config, train_set, val_set, model_path)
     scores = lc.score(confusion)
-    device = lc.pick_device(config.device)
-    dtype = lc.pick_precision(config.precision, device)
     return {
         "miou": round(scores["miou"], 4),
         **iou_columns(scores),
@@ -270,8 +274,8 @@ def run_cell(args: argparse.Namespace, work: Path, cell: dict, model_path: Path)
         "weights": weights,
         "seconds": round(seconds),
         "train_miou": train_miou and round(train_miou, 4),
-        "precision": "float32" if forest else str(dtype).removeprefix("torch."),
-        **provenance(device),
+        "precision": precision_of(args, cell["variant"]),
+        **provenance(lc.pick_device(config.device)),
     }
 
 
@@ -344,7 +348,7 @@ def main() -> None:
                     print(f"{claim}: another process has this cell; remove the file if none is running")
                     continue
                 try:
-                    if in_csv(args.csv, cell):
+                    if in_csv(args.csv, cell | {"precision": precision_of(args, name)}):
                         continue
                     row = cell | run_cell(args, tiles, cell, args.work / "models" / f"{key}.pth")
                     append(args.csv, row)
