@@ -1263,8 +1263,8 @@ class PartialCrossEntropyLoss(nn.Module):
     """Cross-entropy over the labelled pixels alone (Bearman et al. 2016, https://arxiv.org/abs/1506.02106, without its other terms).
 
     loss(logits (B, C, H, W), targets (B, H, W) int64) -> scalar, the mean in nats over pixels whose target is not
-    ignore_index. A batch without any gives 0 with a graph. Only labelled logits go through the softmax: with
-    100 points in a tile of 256x256 that is one pixel in 655.
+    ignore_index. A batch without any gives 0 with a graph. Nothing waits for the GPU: it does not pick the labelled logits,
+    whose number it would have to tell the host.
     """
 
     def __init__(self, ignore_index: int = IGNORE_INDEX):
@@ -1272,9 +1272,8 @@ class PartialCrossEntropyLoss(nn.Module):
         self.ignore_index = ignore_index
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        labelled = targets != self.ignore_index
-        chosen = logits.movedim(1, -1)[labelled].float()
-        return F.cross_entropy(chosen, targets[labelled], reduction="sum") / max(1, len(chosen))
+        total = F.cross_entropy(logits.float(), targets, ignore_index=self.ignore_index, reduction="sum")
+        return total / (targets != self.ignore_index).sum().clamp(min=1)
 
 
 # =====================================================================================================
@@ -1294,6 +1293,12 @@ def generate_pseudo_labels(predictions: Tensor, confidence_threshold: float = 0.
     return pseudo_labels.masked_fill(~confident, IGNORE_INDEX), confident
 
 
+def unnormalised(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) as RGB in 0..1 again."""
+    mean, std = (torch.tensor(values).view(3, 1, 1).to(images.device, non_blocking=True) for values in (IMAGENET_MEAN, IMAGENET_STD))  # fmt: skip
+    return images.float() * std + mean
+
+
 @torch.no_grad()
 def pairwise_messages(
     values: Tensor, images: Tensor, radius: int = 5, sigma_xy: float = 6.0, sigma_rgb: float = 0.1
@@ -1306,7 +1311,7 @@ def pairwise_messages(
     Returns the weighted sums (B, C, H, W) and the sums of weights (B, 1, H, W).
     """
     height, width = values.shape[-2:]
-    colors = images.float() * torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    colors = unnormalised(images)
     messages, strength = torch.zeros_like(values), torch.zeros_like(values[:, :1])
     for dy in range(radius + 1):  # half of the window: each pair is visited once and speaks both ways
         for dx in range(-radius if dy else 1, radius + 1):
@@ -1354,13 +1359,13 @@ def point_evidence(
     """How much each pixel is like the points of each class in its own tile: (B, C, H, W) in 0..1.
 
     images: (B, 3, H, W), normalised; targets: (B, H, W), 255 = unlabelled; probabilities: (B, C, H, W), a model's opinion.
-    A kernel estimate: the mean, over the points of a class, of exp(-|difference|² / 2) in colour (smoothed, RGB in 0..1), position
+    Points are looked up where the targets are: with these on the host, nothing waits for the GPU. A kernel estimate: the mean, over the points of a class, of exp(-|difference|² / 2) in colour (smoothed, RGB in 0..1), position
     (sides of the tile) and opinion, each divided by its sigma. The mean and not the sum, for a sum would favour frequent
     classes, whom the opinion favours already. Points that the model mistakes so correct it where it is mistaken alike. Of a tile
     with more than most_points, every class keeps its share of that number at most.
     """
     (height, width), num_classes = images.shape[-2:], probabilities.shape[1]
-    colors = images.float() * torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    colors = unnormalised(images)
     colors = F.avg_pool2d(F.pad(colors, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     y, x = torch.meshgrid(
         *(torch.arange(n, device=images.device) / max(height, width) for n in (height, width)), indexing="ij"
@@ -1372,7 +1377,8 @@ def point_evidence(
         if len(points) > most_points:
             points = thin_points(points, labels[points], most_points // num_classes)
         classes = F.one_hot(labels[points], num_classes).float()
-        share = classes / classes.sum(0).clamp(min=1)
+        share = (classes / classes.sum(0).clamp(min=1)).to(places.device, non_blocking=True)
+        points = points.to(places.device, non_blocking=True)
         with torch.autocast(images.device.type, enabled=False):
             means = [
                 torch.cdist(part, places[points]).square_().mul_(-0.5).exp_() @ share for part in places.split(2**16)
@@ -1405,8 +1411,7 @@ def spread_points(images: Tensor, targets: Tensor, num_classes: int) -> tuple[Te
     images: (B, 3, H, W), normalised; targets: (B, H, W) class ids, 255 = unlabelled.
     Returns soft labels (B, C, H, W) that sum to 1, and where there are any, (B, H, W) bool.
     """
-    std, mean = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (IMAGENET_STD, IMAGENET_MEAN))
-    pictures = ((images.float() * std + mean).clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    pictures = (unnormalised(images).clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     ids = torch.stack([torch.from_numpy(find_superpixels(picture)) for picture in pictures]).to(images.device)
     ids += (int(ids.max()) + 1) * torch.arange(len(ids), device=ids.device).view(-1, 1, 1)  # none spans two tiles
     votes = torch.zeros(int(ids.max()) + 1, num_classes, device=targets.device)
@@ -1441,7 +1446,7 @@ def paste_boxes(chance: float, *batches: Tensor) -> list[Tensor]:
             h, w = round(height * 2 ** (shape - 1)), round(width * 2**-shape)
             top, left = int(down * (height - h + 1)), int(across * (width - w + 1))
             box[top : top + h, left : left + w] = True
-    boxes = boxes.to(batches[0].device)
+    boxes = boxes.to(batches[0].device, non_blocking=True)
     return [torch.where(boxes[:, None] if b.ndim == 4 else boxes, b.roll(1, 0), b) for b in batches]
 
 
@@ -1449,7 +1454,8 @@ def paste_boxes(chance: float, *batches: Tensor) -> list[Tensor]:
 class UnlabelledPixels:
     """A training objective: the loss on the points, and beside it what the unlabelled pixels teach.
 
-    objective(model, images (B, 3, H, W), targets (B, H, W)) -> (loss to minimise, loss on the points in it)
+    objective(model, images (B, 3, H, W), targets (B, H, W)) -> (loss to minimise, loss on the points in it); with images on a GPU and
+    targets still on the host, nothing waits for the GPU.
 
     criterion: the loss on the points. total_steps: steps of the whole training. The others are the settings of these names.
     pseudo_label_weight: of the cross-entropy against the labels of `pseudo_labels`, over unlabelled pixels.
@@ -1499,12 +1505,13 @@ class UnlabelledPixels:
     @staticmethod
     def unlabelled(images: Tensor, targets: Tensor) -> Tensor:
         """Where there is an image but no label, (B, H, W) bool: beyond the edge of a small tile, images are exactly 0."""
-        return (targets == IGNORE_INDEX) & (images != 0).any(1)
+        return (targets.to(images.device, non_blocking=True) == IGNORE_INDEX) & (images != 0).any(1)
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         ramp = math.exp(-5 * (1 - min(1.0, self.step / max(1.0, 0.3 * self.total_steps))) ** 2)
-        learn = self.pseudo_label_weight > 0 and bool(self.unlabelled(images, targets).any())
-        known = [images, targets, self.pseudo_labels(images, targets).float()] if learn else [images, targets]
+        learn = self.pseudo_label_weight > 0 and bool((targets == IGNORE_INDEX).any())
+        soft_labels = [self.pseudo_labels(images, targets).float()] if learn else []
+        known = [images, targets.to(images.device, non_blocking=True), *soft_labels]
         images, targets, *soft_labels = paste_boxes(self.cut_mix, *known) if self.cut_mix else known
         logits = model(images)
         on_points = self.criterion(logits, targets)
@@ -1541,9 +1548,10 @@ def confusion_matrix(
 
     predictions, targets: class ids of the same shape.
     """
-    labelled = targets != ignore_index
-    pairs = targets[labelled].long() * num_classes + predictions[labelled].long()
-    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+    nowhere = num_classes**2
+    pairs = torch.where(targets != ignore_index, targets.long() * num_classes + predictions, nowhere).flatten()
+    counts = pairs.new_zeros(nowhere + 1).scatter_add_(0, pairs, torch.ones_like(pairs))  # bincount waits for the GPU
+    return counts[:nowhere].view(num_classes, num_classes)
 
 
 def compute_iou(confusion: Tensor) -> Tensor:
@@ -1811,22 +1819,22 @@ def train_epoch(
     model.train()
     spread = isinstance(model, DistributedDataParallel)
     objective = criterion if isinstance(criterion, UnlabelledPixels) else None
-    sums, unread, due = torch.zeros(2, dtype=torch.float64), [], 0.0
+    sums, unread, due = torch.zeros(2, dtype=torch.float64), [], time.perf_counter() + 1
     for step, (images, targets) in enumerate(loader):
         stop_together()
         group_start = step - step % accumulation_steps
         group_size = min(accumulation_steps, len(loader) - group_start)
         group_ends = step - group_start == group_size - 1
-        images, targets = to_device(images, device), targets.to(device, non_blocking=True)
-        labelled = (targets != IGNORE_INDEX).sum()
+        images, labels = to_device(images, device), targets.to(device, non_blocking=True)
+        labelled = (labels != IGNORE_INDEX).sum()
         scale = multi_scale ** draw_for_all() if multi_scale > 1 else 1.0
         student = partial(at_scale, model, scale) if scale != 1 else model
         with model.no_sync() if spread and not group_ends else contextlib.nullcontext():
             with autocast(device, dtype):
                 if objective:
-                    loss, on_points = objective(student, images, targets)
+                    loss, on_points = objective(student, images, targets)  # those on the host, for it looks points up
                 else:
-                    on_points = criterion(student(images), targets)
+                    on_points = criterion(student(images), labels)
                     loss = on_points * share_of_mean(labelled, world_size() if spread else 1)
             (loss / group_size).backward()
         if group_ends:
@@ -1876,22 +1884,22 @@ def validate(
     """
     model.eval()
     criterion = PartialCrossEntropyLoss()
-    loss_sum, confusion = 0.0, torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     for images, targets in tqdm(loader, progress, leave=False, disable=None if progress else True):
         targets = targets.to(device, non_blocking=True)
         with autocast(device, dtype):
             logits = model(to_device(images, device))
         predictions = logits.argmax(1)
-        counts = confusion_matrix(predictions, targets, num_classes).cpu()
-        confusion += counts
-        loss_sum += criterion(logits, targets).item() * int(counts.sum())
+        confusion += confusion_matrix(predictions, targets, num_classes)
+        loss_sum += criterion(logits, targets) * (targets != IGNORE_INDEX).sum()
         if tallies is not None:
             each = [found.flatten(1).sum(1) for found in (predictions == targets, targets != IGNORE_INDEX)]
-            tallies += torch.stack(each, 1).tolist()
+            tallies += torch.stack(each, 1)
     if tallies is not None:
-        tallies[:] = [tally for part in gather(tallies) for tally in part]
-    loss_sum = sum_over_ranks(torch.tensor(loss_sum, dtype=torch.float64)).item()
-    sum_over_ranks(confusion)
+        own = torch.stack(tallies).tolist() if tallies else []
+        tallies[:] = [tally for part in gather(own) for tally in part]
+    loss_sum, confusion = sum_over_ranks(loss_sum.cpu()).item(), sum_over_ranks(confusion.cpu())
     return loss_sum / max(1, int(confusion.sum())), confusion
 
 

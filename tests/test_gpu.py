@@ -1,0 +1,136 @@
+"""Where the host would wait for a GPU, found without one.
+
+PyTorch's meta device stands in for the GPU: its tensors have a shape and no values, so it tells a tensor that is on the wrong side, and
+every place where the host asks for a value. Kernels, memory and speed it does not tell.
+"""
+
+import contextlib
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import landcover_segmentation as lc
+
+GPU = torch.device("meta")
+
+
+class WaitError(AssertionError):
+    """The host waited for the GPU."""
+
+
+class WatchedGpu(TorchDispatchMode):
+    """Raises WaitError at an operation for which the host waits: one that needs values, or a copy that holds it up."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+        target = kwargs.get("device") or (tensors[0].device if tensors else None)
+        if tensors and tensors[0].device.type != target.type and not (target == GPU and kwargs.get("non_blocking")):
+            raise WaitError(f"{func}: from {tensors[0].device} to {target}")
+        if func is torch.ops.aten._local_scalar_dense.default and tensors[0].device == GPU:
+            raise WaitError(f"{func}: a single value")
+        try:
+            return func(*args, **kwargs)
+        except NotImplementedError as error:  # it has no values to say
+            raise WaitError(f"{func}: {error}") from error
+
+
+@pytest.fixture(autouse=True)
+def autocast_knows_the_gpu(monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+
+
+class Batches(list):
+    """A loader that counts what was taken of it."""
+
+    taken = 0
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            self.taken += 1
+            yield batch
+
+
+def new_batches(points: int = 20) -> Batches:
+    def batch():
+        targets = torch.full((2, 64 * 64), lc.IGNORE_INDEX)
+        targets[:, :points] = torch.randint(0, 5, (2, points))
+        return torch.rand(2, 3, 64, 64), targets.view(2, 64, 64)
+
+    return Batches(batch() for _ in range(3))
+
+
+def new_model(backbone: str = "mobilenet_v3_large") -> torch.nn.Module:
+    return lc.DeepLabV3Segmentation(5, backbone, weights=None).to(GPU)
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x.tolist(),
+        lambda x: bool((x > 0).any()),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: x.unique(),
+        lambda x: x.long().bincount(minlength=3),
+        lambda x: x.cpu(),
+        lambda x: x.to("cpu", non_blocking=True),
+        lambda x: torch.zeros(3).to(x.device),
+    ],
+)
+def test_each_way_of_waiting_is_seen(wait):
+    with WatchedGpu(), pytest.raises(WaitError):
+        wait(torch.zeros(3, device=GPU))
+
+
+def test_host_works_as_ever():
+    with WatchedGpu():
+        on_gpu = torch.arange(3).to(GPU, non_blocking=True)
+        assert torch.arange(3).nonzero().tolist() == [[1], [2]]
+        assert (on_gpu + torch.zeros(3, device=GPU)).device == GPU
+        with pytest.raises(RuntimeError, match="device"):
+            on_gpu + torch.arange(3)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "settings"),
+    [
+        ("mobilenet_v3_large", None),
+        ("mobilenet_v3_large", {}),
+        ("mobilenet_v3_large", {"pseudo_label_threshold": 0.9, "point_evidence": False}),
+        ("mobilenet_v3_large", {"pairwise_weight": 0.1}),
+        ("efficientnet_lite0", {}),
+        ("resnet50", {}),
+    ],
+)
+def test_training_waits_for_the_gpu_at_the_end_of_the_epoch_alone(monkeypatch, backbone, settings):
+    """settings: of the objective; None for points alone. Reading the mean loss is what waits at the end."""
+    monkeypatch.setattr(lc.time, "perf_counter", lambda: 0.0)  # or the loss would be shown once a second
+    model, batches = new_model(backbone), new_batches()
+    objective = lc.PartialCrossEntropyLoss() if settings is None else lc.UnlabelledPixels(model, 10, **settings)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=False, foreach=True)
+    with WatchedGpu(), pytest.raises(WaitError, match="to cpu"):
+        lc.train_epoch(model, batches, objective, optimizer, GPU, multi_scale=1.4)
+    assert batches.taken == len(batches)
+    assert settings is None or objective.step == len(batches)
+
+
+@pytest.mark.parametrize("tallies", [None, []])
+def test_validation_waits_for_the_gpu_at_its_end_alone(tallies):
+    model, batches = new_model(), new_batches()
+    with WatchedGpu(), pytest.raises(WaitError, match="to cpu"):
+        lc.validate(model, batches, 5, GPU, tallies=tallies)
+    assert batches.taken == len(batches)
+
+
+def test_prediction_stays_on_the_gpu():
+    model = lc.fold_batch_norm(new_model().eval())
+    images, targets = (tensor.to(GPU) for tensor in new_batches()[0])
+    with WatchedGpu(), torch.inference_mode():
+        probabilities = lc.predict_probabilities(model, images, views=8, scales=(0.75, 1.0))
+        refined = lc.refine_with_crf(probabilities, images)
+        assert refined.shape == probabilities.shape == (2, 5, 64, 64)
+        assert lc.ensemble_predict([model, model], images).shape == (2, 64, 64)
+        assert lc.confusion_matrix(refined.argmax(1), targets, 5).device == GPU
