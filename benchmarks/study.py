@@ -151,6 +151,15 @@ def choose_tiles(split: str, every: int, train: list, val: list) -> tuple[list, 
     )
 
 
+def link_tiles(folder: Path, **tiles: list[tuple[Path, Path]]) -> None:
+    """A folder in the layout that all programs here take, with links to the tiles of each split."""
+    for split, pairs in tiles.items():
+        for kind, paths in zip(("images", "masks"), zip(*pairs, strict=True), strict=True):
+            (folder / split / kind).mkdir(parents=True)
+            for path in paths:
+                (folder / split / kind / path.name).symlink_to(path.resolve())
+
+
 def settings(args: argparse.Namespace, work: Path, cell: dict) -> argparse.Namespace:
     """The module's settings for a cell, which need not be those of its constants."""
     config = lc.parse_settings([])
@@ -323,6 +332,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--size", type=int, default=128, help="side of the tiles in pixels")
     parser.add_argument("--every", type=int, default=2, help="train on one tile in so many")
+    parser.add_argument(
+        "--link", type=Path, metavar="FOLDER", help="only lay the split's tiles out there, for other programs"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="auto")
     parser.add_argument(
@@ -333,6 +345,11 @@ def main() -> None:
     cv2.setNumThreads(args.threads)
     tiles, claims = args.work / "tiles" / str(args.size), args.work / "claims"
     prepare(args.data, tiles, args.size)
+    if args.link:
+        both = (lc.list_tiles(tiles / f"{split}/images", tiles / f"{split}/masks") for split in ("train", "val"))
+        train, val = choose_tiles(args.split, args.every, *both)
+        link_tiles(args.link, train=train, val=val)
+        return
     claims.mkdir(parents=True, exist_ok=True)
     for seed in args.seeds:
         for points in args.points:

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Rounds of labelling on the Dubai tiles: five points more per tile in each of four, where the model is least sure or at random.
+#     bash benchmarks/active.sh DATA WORK
+# DATA holds the tiles, WORK takes what is left over. The same tiles, size and settings as `choose`, every 4th tile, of study.py.
+# Interrupted, it goes on where it stopped.
+set -euo pipefail
+data=$(realpath "${1:?usage: benchmarks/active.sh DATA WORK}")
+work=$(realpath "${2:?usage: benchmarks/active.sh DATA WORK}")
+cd "$(dirname "$(realpath "$0")")/.."
+python="${PYTHON:-python}"
+[ -d "$work/active" ] || "$python" benchmarks/study.py --data "$data" --work "$work" --split choose --every 4 --link "$work/active"
+"$python" tools/active_learning.py simulate --rounds 4 --points-per-round 5 --seeds 0 1 2 --epochs 6 \
+    --train-image-dir "$work/active/train/images" --train-mask-dir "$work/active/train/masks" \
+    --val-image-dir "$work/active/val/images" --val-mask-dir "$work/active/val/masks" \
+    --num-classes 5 --class-names land,water,building,vegetation,road --class-colors none --crop-size 128 \
+    --backbone efficientnet_lite0 --weights imagenet --learning-rate 1e-3 --num-workers 0 \
+    --output-dir "$work/active_learning"
+mkdir -p benchmarks/results/active_learning
+cp "$work"/active_learning/active_learning.{csv,png} benchmarks/results/active_learning/
