@@ -2436,9 +2436,7 @@ def predict_scene(
         if confidence:
             writers.append(raster_writer(target(f"confidence.{suffix}"), scene, "confidence in percent"))
         if scene.transform is not None:
-            categories = "".join(f"<Category>{escape(name)}</Category>" for name in names)
-            band = f'<PAMRasterBand band="1"><CategoryNames>{categories}</CategoryNames></PAMRasterBand>'
-            target("classes.tif.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>", encoding="utf-8")
+            target("classes.tif.aux.xml").write_text(category_names(names), encoding="utf-8")
         writers = [rasters.enter_context(writer) for writer in writers]
         step = math.ceil(max(scene.height, scene.width) / 4096)
         overlay, hectares = [], pixel_hectares(scene)
@@ -2454,14 +2452,25 @@ def predict_scene(
             colors = colorize(labels, palette)
             overlay.append(np.where(labels[..., None] == IGNORE_INDEX, colors, colors // 2 + image // 2))
         Image.fromarray(np.concatenate(overlay)).save(target("overlay.png"))
-        shares = (counts / max(1, counts[:IGNORE_INDEX].sum())).round(6)
-        table = [
-            {"class_id": index, "class": name, "pixels": counts[index], "share": shares[index]}
-            | ({} if hectares is None else {"hectares": round(areas[index], 4)})
-            for index, name in enumerate(names)
-        ]
-        write_history(target("area.csv"), table)
+        write_history(target("area.csv"), area_table(names, counts, None if hectares is None else areas))
     return written
+
+
+def category_names(names: Sequence[str]) -> str:
+    """The .aux.xml in which GDAL and QGIS look for the names of a raster's classes."""
+    categories = "".join(f"<Category>{escape(name)}</Category>" for name in names)
+    band = f'<PAMRasterBand band="1"><CategoryNames>{categories}</CategoryNames></PAMRasterBand>'
+    return f"<PAMDataset>{band}</PAMDataset>"
+
+
+def area_table(names: Sequence[str], counts: np.ndarray, areas: np.ndarray | None) -> list[dict]:
+    """A row per class from pixels and hectares by class id, (256,); a share is one of the pixels that have data."""
+    shares = (counts / max(1, counts[:IGNORE_INDEX].sum())).round(6)
+    return [
+        {"class_id": index, "class": name, "pixels": counts[index], "share": shares[index]}
+        | ({} if areas is None else {"hectares": round(areas[index], 4)})
+        for index, name in enumerate(names)
+    ]
 
 
 # =====================================================================================================

@@ -29,6 +29,7 @@ COMPARED = {  # set-ups of benchmarks/study.py in which the methods are compared
 SETUPS = COMPARED | {
     "choose": {"split": "choose", "size": "128", "epochs": "12", "every": "2"},
     "choose24": {"split": "choose", "size": "128", "epochs": "24", "every": "2"},
+    "choose_short": {"split": "choose", "size": "128", "epochs": "12", "every": "4"},
     "choose_scenes": {"split": "choose_scenes", "size": "128", "epochs": "12", "every": "2"},
 }
 METHODS = {"forest": "random forest", "plain": "plain", "default": "default"}  # compared at every budget of points
@@ -127,6 +128,10 @@ def kind_of(name: str) -> str:
     return "methods" if name in (*METHODS, *WITH_MASKS.values()) else next(kinds, "parts")
 
 
+def ordinal(number: str) -> str:
+    return number + {"1": "st", "2": "nd", "3": "rd"}.get(number, "th")
+
+
 def groups(kind: str) -> list[tuple[str, dict[str, list[dict]]]]:
     """For every set-up and budget with a variant of this kind: its title, and the rows of those variants and their bases.
 
@@ -147,7 +152,7 @@ def groups(kind: str) -> list[tuple[str, dict[str, list[dict]]]]:
             if kind in ("parts", "methods"):
                 order = ["forest", *WITH_MASKS, *WITH_MASKS.values(), *(sorted(own) if kind == "parts" else [])]
             if own and not (kind == "methods" and elsewhere):
-                title = f"`{split}`, {size} px, {epochs} epochs, {points} points"
+                title = f"`{split}`, every {ordinal(every)} tile, {size} px, {epochs} epochs, {points} points"
                 result.append((title, {name: pick(here, variant=name) for name in order if name in names}))
     return result
 
