@@ -41,7 +41,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, field, fields
 from functools import cache, partial, wraps
 from pathlib import Path
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, quoteattr
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for news
 
@@ -2417,7 +2417,7 @@ def predict_scene(
     """Maps an image file of any size with a model of `load_model`. Returns the files written: all of them or none.
 
     NAME_classes: class ids, 255 = no data, with the classes' colours: a .tif if the image has a georeference, else a .png. GDAL
-    and QGIS find the class names of a .tif in the .aux.xml beside it, other programs in its tags. NAME_overlay.png: the
+    finds the class names of a .tif in the .aux.xml beside it, QGIS its legend in the .qml, other programs find tags. NAME_overlay.png: the
     classes over the image, thinned to 4096 pixels at most. NAME_area.csv: each class's pixels, share and, where the pixel
     size is known, hectares. With confidence, NAME_confidence: the probability of the class in percent.
 
@@ -2437,6 +2437,7 @@ def predict_scene(
             writers.append(raster_writer(target(f"confidence.{suffix}"), scene, "confidence in percent"))
         if scene.transform is not None:
             target("classes.tif.aux.xml").write_text(category_names(names), encoding="utf-8")
+            target("classes.qml").write_text(qgis_style(names, palette), encoding="utf-8")
         writers = [rasters.enter_context(writer) for writer in writers]
         step = math.ceil(max(scene.height, scene.width) / 4096)
         overlay, hectares = [], pixel_hectares(scene)
@@ -2457,10 +2458,22 @@ def predict_scene(
 
 
 def category_names(names: Sequence[str]) -> str:
-    """The .aux.xml in which GDAL and QGIS look for the names of a raster's classes."""
+    """The .aux.xml in which GDAL looks for the names of a raster's classes."""
     categories = "".join(f"<Category>{escape(name)}</Category>" for name in names)
     band = f'<PAMRasterBand band="1"><CategoryNames>{categories}</CategoryNames></PAMRasterBand>'
     return f"<PAMDataset>{band}</PAMDataset>"
+
+
+def qgis_style(names: Sequence[str], palette: np.ndarray) -> str:
+    """The .qml in which QGIS looks for a raster's style: without it, the legend has all 256 colours of a TIFF's table."""
+    entries = "".join(
+        f'<paletteEntry value="{index}" color="#{bytes(color).hex()}" label={quoteattr(name)} alpha="255"/>'
+        for index, (name, color) in enumerate(zip(names, palette, strict=True))
+    )
+    renderer = (
+        f'<rasterrenderer type="paletted" band="1" opacity="1"><colorPalette>{entries}</colorPalette></rasterrenderer>'
+    )
+    return f"<qgis><pipe>{renderer}</pipe></qgis>"
 
 
 def area_table(names: Sequence[str], counts: np.ndarray, areas: np.ndarray | None) -> list[dict]:

@@ -3,12 +3,14 @@
 import csv
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -257,7 +259,7 @@ def test_geotiff_keeps_its_georeference(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     written = lc.predict_scene(Colour(), source, out, tile=128, confidence=True)
-    endings = {"classes.tif", "classes.tif.aux.xml", "confidence.tif", "overlay.png", "area.csv"}
+    endings = {"classes.tif", "classes.tif.aux.xml", "classes.qml", "confidence.tif", "overlay.png", "area.csv"}
     assert (
         {path.name for path in written} == {path.name for path in out.iterdir()} == {f"scene_{end}" for end in endings}
     )
@@ -294,6 +296,31 @@ def test_geotiff_keeps_its_georeference(tmp_path):
             "1: forest & scrub", "0: 59,120,216", "LAYOUT=COG", "Description = land cover",
         ):  # fmt: skip
             assert line in said
+
+
+LEGEND = """
+import json, sys
+from qgis.core import QgsApplication, QgsRasterLayer
+application = QgsApplication([], False)
+application.initQgis()
+layer = QgsRasterLayer(sys.argv[1])
+print(json.dumps([[entry.value, entry.color.name(), entry.label] for entry in layer.renderer().classes()]))
+"""
+
+
+def test_qgis_shows_the_classes_and_no_others(tmp_path):
+    """What the .qml says, and if QGIS is installed, what it makes of it."""
+    pytest.importorskip("rasterio")
+    lc.predict_scene(Colour(), save_tif(tmp_path / "scene.tif", picture(100, 100)), tmp_path, tile=64)
+    wanted = [[index, f"#{bytes(color).hex()}", NAMES[index]] for index, color in enumerate(PALETTE)]
+    entries = ElementTree.parse(tmp_path / "scene_classes.qml").iter("paletteEntry")
+    assert [[int(entry.get("value")), entry.get("color"), entry.get("label")] for entry in entries] == wanted
+    system = "/usr/bin/python3"  # whose packages hold QGIS's
+    if Path(system).exists() and not subprocess.run([system, "-c", "import qgis"], capture_output=True).returncode:
+        command = [system, "-c", LEGEND, tmp_path / "scene_classes.tif"]
+        environment = os.environ | {"QT_QPA_PLATFORM": "offscreen"}
+        said = subprocess.run(command, capture_output=True, text=True, env=environment).stdout
+        assert json.loads(said.splitlines()[-1]) == wanted
 
 
 @pytest.mark.parametrize("kind", ["nodata", "alpha", "mask", "five bands", "grey", "palette"])

@@ -11,7 +11,7 @@ Deepness (https://qgis-plugin-deepness.readthedocs.io, Model classes and require
 size only, so it needs --tile. It feeds RGB / 255 and wants probabilities, whereas the model takes normalised images and gives
 logits: normalisation and softmax are therefore part of the graph. In QGIS, press "Load default parameters" after choosing the file:
 Deepness by itself makes every pixel below a probability of 0.5 class 0 and smooths class ids by their median; the metadata turn
-both off. Its layers must be in metres, and it fills up with black what lies beyond the edge of a layer.
+both off. Layers in metres are best, older versions refuse others; it fills up with black what lies beyond the edge of a layer.
 """
 
 from __future__ import annotations
