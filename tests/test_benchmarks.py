@@ -146,7 +146,7 @@ def test_tables_and_values_are_computed_from_their_rows(results):
     )
     assert "old" not in text and report.fill(text) == text
     noise = report.variants_table("noise")
-    assert "| `val`, 128 px, 24 epochs, 20 points | `plain` | 0.550 ± 0.071 (2) | - |" in noise
+    assert "| `val`, every 3rd tile, 128 px, 24 epochs, 20 points | `plain` | 0.550 ± 0.071 (2) | - |" in noise
     assert "| `plain@wrong5` | 0.400 (1) | -0.100 (1) over plain | 1.00 |" in noise  # against seed 0 alone
     assert (
         "| `default` | 0.650 ± 0.071 (2) | +0.100 ± 0.000 (2) over plain | 1.50 ± 0.00 | 0.250 ± 0.071 |"
@@ -191,3 +191,16 @@ def test_pictures_show_tiles_chosen_by_rule(results, tmp_path, monkeypatch):
 def test_other_text_stays():
     text = "nothing to fill, <!-- a note -->0.5"
     assert report.fill(text) == text
+
+
+def test_rows_of_two_machines_are_paired_with_care():
+    def row(miou: float, seconds: float, precision: str, hardware: str) -> dict:
+        return {"seed": "0", "miou": str(miou), "seconds": str(seconds), "precision": precision, "hardware": hardware}
+
+    slow, fast = row(0.50, 400, "float32", "old"), row(0.54, 100, "bfloat16", "new")
+    own = row(0.60, 200, "bfloat16", "new")
+    assert report.gains([own], [slow, fast]) == pytest.approx([0.06]), "the base of the same precision"
+    assert report.gains([own], [slow]) == pytest.approx([0.10]), "or what there is"
+    assert report.costs([own], [slow, fast]) == [2], "the same machine"
+    assert report.costs([own], [slow]) == [], "or none"
+    assert report.column([slow, fast]) == pytest.approx([0.52]), "a cell run twice counts once"
