@@ -1383,7 +1383,8 @@ def point_evidence(
         # -|p - q|² / 2 = p q - |p|² / 2 - |q|² / 2 in a single product. Cut off, for what is smaller than 1e-21 slows CPUs down.
         halves = places.square().sum(1, keepdim=True) / -2
         of_pixels = torch.cat([places, halves, torch.ones_like(halves)], dim=1)
-        of_points = torch.cat([places, torch.ones_like(halves), halves], dim=1)[points].T
+        near, own = places[points], halves[points]
+        of_points = torch.cat([near, torch.ones_like(own), own], dim=1).T
         with torch.autocast(images.device.type, enabled=False):
             means = [(part @ of_points).clamp_(min=-50).exp_() @ share for part in of_pixels.split(at_once)]
         evidence.append(torch.cat(means).T.view(num_classes, height, width))
@@ -1894,13 +1895,14 @@ def validate(
         with autocast(device, dtype):
             logits = model(to_device(images, device))
         predictions = logits.argmax(1)
-        confusion += confusion_matrix(predictions, targets, num_classes)
-        loss_sum += criterion(logits, targets) * (targets != IGNORE_INDEX).sum()
+        counts = confusion_matrix(predictions, targets, num_classes)
+        confusion += counts
+        loss_sum += criterion(logits, targets) * counts.sum()
         if tallies is not None:
             each = [found.flatten(1).sum(1) for found in (predictions == targets, targets != IGNORE_INDEX)]
-            tallies += torch.stack(each, 1)
+            tallies.append(torch.stack(each, 1))
     if tallies is not None:
-        own = torch.stack(tallies).tolist() if tallies else []
+        own = torch.cat(tallies).tolist() if tallies else []  # a rank may have no tile
         tallies[:] = [tally for part in gather(own) for tally in part]
     loss_sum, confusion = sum_over_ranks(loss_sum.cpu()).item(), sum_over_ranks(confusion.cpu())
     return loss_sum / max(1, int(confusion.sum())), confusion

@@ -60,8 +60,9 @@ def study_rows(setup: dict) -> list[dict]:
     return [row for row in found if row["epochs"] in ("0", setup["epochs"])]
 
 
-def pick(found: list[dict], **wanted: str) -> list[dict]:
-    return [row for row in found if all(row[key] == value for key, value in wanted.items())]
+def pick(found: list[dict], **wanted: str | None) -> list[dict]:
+    """None: of rows whose CSV lacks that column."""
+    return [row for row in found if all(row.get(key) == value for key, value in wanted.items())]
 
 
 def budgets(found: list[dict]) -> list[str]:
@@ -88,15 +89,11 @@ def paired(found: list[dict], base: list[dict], key: str, how) -> list[float]:
     """
     values = {}
     for row in found:
-        theirs = by_seed(base, key) | by_seed(pick_like(base, row, "precision"), key)
+        theirs = by_seed(base, key) | by_seed(pick(base, precision=row.get("precision")), key)
         seeds = row["seed"].split()
         if row.get(key) and set(seeds) <= set(theirs):
             values.setdefault(row["seed"], []).append(how(float(row[key]), statistics.mean(map(theirs.get, seeds))))
     return [statistics.mean(several) for several in values.values()]
-
-
-def pick_like(found: list[dict], row: dict, *keys: str) -> list[dict]:
-    return [other for other in found if all(other.get(key) == row.get(key) for key in keys)]
 
 
 def gains(found: list[dict], base: list[dict]) -> list[float]:
@@ -111,7 +108,9 @@ def overfitting(found: list[dict]) -> list[float]:
 def costs(found: list[dict], base: list[dict], key: str = "seconds") -> list[float]:
     """Times relative to the base's, seed by seed; only those of one machine make a ratio."""
     return [
-        ratio for row in found for ratio in paired([row], pick_like(base, row, "hardware"), key, lambda a, b: a / b)
+        ratio
+        for row in found
+        for ratio in paired([row], pick(base, hardware=row.get("hardware")), key, lambda a, b: a / b)
     ]
 
 
@@ -196,7 +195,7 @@ def points_table(setup: dict) -> str:
         )
         gain = counted(gains(own["default"], own["plain"]), sign="+")
         times = [spread(costs(own[name], own["plain"]), 2) for name in ("forest", "default")]
-        one_machine = pick_like(own["plain"], own["plain"][0], "hardware") if own["plain"] else []
+        one_machine = pick(own["plain"], hardware=own["plain"][0].get("hardware")) if own["plain"] else []
         minutes = spread([seconds / 60 for seconds in column(one_machine, "seconds")], 1)
         body.append([points, *mious, gain, share, minutes, *times])
     header = ["points per tile", *METHODS.values(), "default over plain, seed by seed", "default, of dense masks"]

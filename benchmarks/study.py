@@ -253,8 +253,8 @@ def train_forest(config: argparse.Namespace, train_set, val_set) -> tuple[torch.
 
 
 def precision_of(args: argparse.Namespace, variant: str) -> str:
-    """What a variant is trained in here: processors without bfloat16 take float32, and so are other cells."""
-    dtype = lc.pick_precision(VARIANTS[variant].get("precision", args.precision), lc.pick_device(args.device))
+    """What a variant is trained in here, for a processor without bfloat16 takes float32: its cell is another one."""
+    dtype = lc.pick_precision(args.precision, lc.pick_device(args.device))
     return "float32" if variant == "forest" else str(dtype).removeprefix("torch.")
 
 
