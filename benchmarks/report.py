@@ -320,6 +320,15 @@ def speed_table() -> str:
     return markdown(header, body)
 
 
+def changes_table() -> str:
+    """What single changes brought, of benchmarks/changes.py."""
+    body = [
+        [row["change"], f"{machine_of(row)}, {row['precision']}", f"{row['before']}, {row['after']} {row['unit']}", row["ratio"], row["kept"]]
+        for row in rows("changes.csv")
+    ]  # fmt: skip
+    return markdown(["change", "device", "before, after", "times", "kept"], body)
+
+
 def stages_table() -> str:
     """Where a training step's time goes, in milliseconds per tile."""
     found = [row for row in rows("speed.csv") if row["measure"].startswith("stage: ")]
@@ -349,6 +358,7 @@ TABLES = {
     "inference": inference_table,
     "pictures": pictures_table,
     "speed": speed_table,
+    "changes": changes_table,
     "stages": stages_table,
     "big_scene": big_scene_table,
 }

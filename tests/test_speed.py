@@ -15,6 +15,7 @@ from conftest import ROOT
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import changes
 import speed
 
 import landcover_segmentation as lc
@@ -132,6 +133,34 @@ def test_the_benchmark_measures_both_sides(tmp_path, monkeypatch):
     assert float(found["default objective"]["ratio"]) > 0 and float(found["first step after"]["ours"]) > 0
     assert sum(name.startswith("stage: ") and float(row["ours"]) >= 0 for name, row in found.items()) == 9
     assert {row["backbone"] for row in found.values()} == {"mobilenet_v3_large"} and found["training"]["commit"]
+
+
+def test_a_change_is_measured_against_what_it_replaces(tmp_path, monkeypatch):
+    given = ["changes.py", "--csv", str(tmp_path / "changes.csv"), "--rounds", "1", "--only", "one matrix product"]
+    monkeypatch.setattr(sys, "argv", given)
+    changes.main()
+    found = list(csv.DictReader((tmp_path / "changes.csv").read_text().splitlines()))
+    assert [row["change"][-12:].strip(" :") for row in found] == ["100 points", "1000 points"]
+    for row in found:
+        assert (
+            float(row["ratio"]) == pytest.approx(float(row["before"]) / float(row["after"]), rel=0.01) and row["commit"]
+        )
+
+
+CHEAP = [
+    change for change in changes.CHANGES if not any(part in change.what for part in ("million", "resnet50", "worker"))
+]
+
+
+@pytest.mark.parametrize("change", CHEAP, ids=lambda change: change.what)
+def test_both_sides_of_a_change_give_the_same(change):
+    before, after = change.sides()
+    for _ in range(3):  # those that draw at random draw alike, again and again
+        result = before()
+        changes.agree(result, after())
+    assert result is not None
+    with pytest.raises(AssertionError, match="the two sides differ"):
+        changes.agree(result, [1.1 * torch.as_tensor(part) for part in changes.parts(result)])
 
 
 def test_a_large_scene_is_measured_in_its_own_process(tmp_path):
