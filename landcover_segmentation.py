@@ -2420,7 +2420,7 @@ def predict_scene(
 
     NAME_classes: class ids, 255 = no data, with the classes' colours: a .tif if the image has a georeference, else a .png. GDAL
     finds the class names of a .tif in the .aux.xml beside it, QGIS its legend in the .qml, other programs find tags. NAME_overlay.png: the
-    classes over the image, thinned to 4096 pixels at most. NAME_area.csv: each class's pixels, share and, where the pixel
+    classes over the image, thinned to 4096 pixels at most, with its place in an .aux.xml. NAME_area.csv: each class's pixels, share and, where the pixel
     size is known, hectares. With confidence, NAME_confidence: the probability of the class in percent.
 
     options: as for `predict_strips`. Raises InputError as `open_scene` and `lay_windows` do.
@@ -2455,6 +2455,8 @@ def predict_scene(
             colors = colorize(labels, palette)
             overlay.append(np.where(labels[..., None] == IGNORE_INDEX, colors, colors // 2 + image // 2))
         Image.fromarray(np.concatenate(overlay)).save(target("overlay.png"))
+        if scene.transform is not None:
+            target("overlay.png.aux.xml").write_text(placement(scene, step), encoding="utf-8")
         write_history(target("area.csv"), area_table(names, counts, None if hectares is None else areas))
     return written
 
@@ -2464,6 +2466,14 @@ def category_names(names: Sequence[str]) -> str:
     categories = "".join(f"<Category>{escape(name)}</Category>" for name in names)
     band = f'<PAMRasterBand band="1"><CategoryNames>{categories}</CategoryNames></PAMRasterBand>'
     return f"<PAMDataset>{band}</PAMDataset>"
+
+
+def placement(scene: Scene, step: int) -> str:
+    """The .aux.xml in which GDAL and QGIS look for where a picture lies that shows every step-th pixel of a scene."""
+    system = f"<SRS>{escape(scene.crs.to_wkt())}</SRS>" if scene.crs else ""
+    a, b, c, d, e, f = scene.transform[:6]  # GDAL has them in another order
+    numbers = ", ".join(map(repr, (c, step * a, step * b, f, step * d, step * e)))
+    return f"<PAMDataset>{system}<GeoTransform>{numbers}</GeoTransform></PAMDataset>"
 
 
 def qgis_style(names: Sequence[str], palette: np.ndarray) -> str:

@@ -218,6 +218,17 @@ def test_a_large_overlay_is_thinned(tmp_path):
     assert Image.open(tmp_path / "scene_overlay.png").size == (3000, 24)
 
 
+@pytest.mark.parametrize("system", ["EPSG:32640", None])
+def test_a_thinned_overlay_lies_where_the_scene_does(system, tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    source = save_tif(tmp_path / "scene.tif", np.zeros((70, 9000, 3), np.uint8), crs=system)
+    lc.predict_scene(Colour(), source, tmp_path, tile=64)
+    with rasterio.open(source) as scene, rasterio.open(tmp_path / "scene_overlay.png") as overlay:
+        assert overlay.crs == scene.crs and overlay.shape == (24, 3000)
+        assert overlay.xy(0, 0, offset="ul") == scene.xy(0, 0, offset="ul")
+        assert overlay.xy(20, 2000, offset="ul") == pytest.approx(scene.xy(60, 6000, offset="ul"))
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparent_pixels_are_nodata(mode, tmp_path):
     image = Image.fromarray(picture(100, 80)).convert(mode)
@@ -259,7 +270,8 @@ def test_geotiff_keeps_its_georeference(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     written = lc.predict_scene(Colour(), source, out, tile=128, confidence=True)
-    endings = {"classes.tif", "classes.tif.aux.xml", "classes.qml", "confidence.tif", "overlay.png", "area.csv"}
+    endings = {"classes.tif", "classes.tif.aux.xml", "classes.qml", "confidence.tif", "area.csv"}
+    endings |= {"overlay.png", "overlay.png.aux.xml"}
     assert (
         {path.name for path in written} == {path.name for path in out.iterdir()} == {f"scene_{end}" for end in endings}
     )
