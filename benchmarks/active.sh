@@ -15,5 +15,4 @@ python="${PYTHON:-python}"
     --num-classes 5 --class-names land,water,building,vegetation,road --class-colors none --crop-size 128 \
     --backbone efficientnet_lite0 --weights imagenet --learning-rate 1e-3 --num-workers 0 \
     --output-dir "$work/active_learning"
-mkdir -p benchmarks/results/active_learning
-cp "$work"/active_learning/active_learning.{csv,png} benchmarks/results/active_learning/
+cp "$work/active_learning/active_learning.csv" benchmarks/results/

@@ -268,7 +268,7 @@ def inference_table() -> str:
 
 def active_table() -> str:
     """Rounds of labelling, of tools/active_learning.py simulate."""
-    found, body = rows("active_learning/active_learning.csv"), []
+    found, body = rows("active_learning.csv"), []
     for points in sorted({row["points_per_tile"] for row in found}, key=int):
         own = {arm: pick(found, points_per_tile=points, arm=arm) for arm in ("random", "uncertainty")}
         gain = counted(gains(own["uncertainty"], own["random"]), sign="+")
@@ -454,9 +454,19 @@ def draw_cost(figure, panels: list[tuple[str, str, str, dict[str, list[dict]]]])
     figure.supxlabel("bars: standard deviation of the gain, seed by seed; hollow: one seed alone", fontsize=9)
 
 
+def draw_rounds(figure, found: list[dict]) -> None:
+    """Rounds of labelling, as tools/active_learning.py draws them."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+    from active_learning import draw_curve  # takes seconds: it imports torch
+
+    figure.set_size_inches(7, 4.5)
+    draw_curve(figure.subplots(), found, "six epochs per round")
+
+
 FIGURES = {
     "points": (points_panels, draw_points),
     "cost": (cost_panels, draw_cost),
+    "rounds": (lambda: rows("active_learning.csv"), draw_rounds),
     "pictures": (lambda: rows("pictures.csv"), None),  # drawn by benchmarks/pictures.py, which needs the models
 }
 

@@ -103,6 +103,31 @@ def test_a_study_writes_each_cell_once(tmp_path):
     assert run() == first
 
 
+def test_the_tiles_of_a_split_are_laid_out_for_other_programs(tmp_path, monkeypatch):
+    for split, parts in (("train", (1, 2, 7, 8)), ("val", (3,))):
+        write_tiles(tmp_path / split, len(parts), 64, num_classes=5)
+        for kind in ("images", "masks"):
+            for part, path in zip(parts, sorted((tmp_path / split / kind).iterdir()), strict=True):
+                path.rename(path.with_name(f"scene1_part{part}_r0_c0.png"))
+    given = [
+        "--data",
+        tmp_path,
+        "--work",
+        tmp_path / "work",
+        "--split",
+        "choose",
+        "--size",
+        32,
+        "--link",
+        tmp_path / "laid",
+    ]
+    monkeypatch.setattr(sys, "argv", ["study.py", *map(str, given)])
+    study.main()
+    for split, parts in (("train", "1"), ("val", "78")):  # --every 2 of parts 1 and 2; all of 7 and 8
+        found = lc.LandCoverDataset(tmp_path / "laid" / split / "images", tmp_path / "laid" / split / "masks")
+        assert [image.stem[11] for image, _ in found.tiles] == list(parts) and found.read(0)[0].shape == (32, 32, 3)
+
+
 def test_documents_and_figures_are_those_of_the_results():
     for name in report.DOCUMENTS:
         text = (ROOT / name).read_text(encoding="utf-8")

@@ -166,7 +166,7 @@ def simulate(config: argparse.Namespace) -> None:
                     )
     finally:
         if rows:
-            draw_curve(csv_path.with_suffix(".png"), rows, config)
+            save_curve(csv_path.with_suffix(".png"), rows, f"{config.backbone}, {config.epochs} epochs per round")
     draw_points(output / "active_learning_points.png", dense, [folders[config.seeds[0], arm] for arm in ARMS], config)
     print(f"wrote active_learning.csv, active_learning.png, active_learning_points.png and points/ to {output}")
 
@@ -256,12 +256,17 @@ def train_round(config, val: tuple, number: int, model: nn.Module | None, bar: t
     return teacher, lc.score(confusion)
 
 
-def draw_curve(path: Path, rows: list[dict], config: argparse.Namespace) -> None:
-    """Draws mIoU over points for both arms: runs as dots, their mean as a line, one standard deviation as a band."""
+def save_curve(path: Path, rows: list[dict], title: str) -> None:
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
+    draw_curve(figure.subplots(), rows, title)
+    with lc.atomic_write(path) as partial_path:
+        figure.savefig(partial_path, dpi=120)
+
+
+def draw_curve(axes, rows: list[dict], title: str) -> None:
+    """Draws mIoU over points for both arms: runs as dots, their mean as a line, one standard deviation as a band."""
     for arm, color in ARMS.items():
         own = [row for row in rows if row["arm"] == arm]
         points = sorted({int(row["points_per_tile"]) for row in own})
@@ -272,14 +277,11 @@ def draw_curve(path: Path, rows: list[dict], config: argparse.Namespace) -> None
             axes.scatter([x] * len(scores), scores, s=12, color=color, alpha=0.35)
         axes.fill_between(points, mean - spread, mean + spread, color=color, alpha=0.15, linewidth=0)
         axes.plot(points, mean, color=color, marker="o", label=f"{arm}, {len({row['seed'] for row in own})} seeds")
-    title = f"{config.backbone}, starting weights: {rows[0]['starting_weights']}, {config.epochs} epochs per round"
-    axes.set_title(title, fontsize=9)
+    axes.set_title(f"{title}, starting weights: {rows[0]['starting_weights']}", fontsize=9)
     axes.set(xlabel="labelled points per tile", ylabel="mIoU on the validation tiles")
     axes.set_xticks(sorted({int(row["points_per_tile"]) for row in rows}))
     axes.grid(alpha=0.3)
     axes.legend()
-    with lc.atomic_write(path) as partial_path:
-        figure.savefig(partial_path, dpi=120)
 
 
 def draw_points(path: Path, dense: lc.LandCoverDataset, folders: list[Path], config: argparse.Namespace) -> None:
