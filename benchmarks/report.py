@@ -249,8 +249,8 @@ def inference_groups() -> list[tuple[str, dict[str, list[dict]]]]:
     for cell in dict.fromkeys(tuple(row[key] for key in keys) for row in found):
         own = pick(found, **dict(zip(keys, cell, strict=True)))
         ways = dict.fromkeys(row["way"] for row in own)
-        variant, points, split, size, epochs, _ = cell
-        title = f"`{variant}`: `{split}`, {size} px, {epochs} epochs, {points} points"
+        variant, points, split, size, epochs, every = cell
+        title = f"`{variant}`: `{split}`, every {ordinal(every)} tile, {size} px, {epochs} epochs, {points} points"
         result.append((title, {way: pick(own, way=way) for way in ways}))
     return result
 
