@@ -1272,8 +1272,9 @@ class PartialCrossEntropyLoss(nn.Module):
         self.ignore_index = ignore_index
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        total = F.cross_entropy(logits.float(), targets, ignore_index=self.ignore_index, reduction="sum")
-        return total / (targets != self.ignore_index).sum().clamp(min=1)
+        # Summed here: on a GPU the sum of nll_loss2d depends on the order in which threads come, and PyTorch warns of it.
+        losses = F.cross_entropy(logits.float(), targets, ignore_index=self.ignore_index, reduction="none")
+        return losses.sum() / (targets != self.ignore_index).sum().clamp(min=1)
 
 
 # =====================================================================================================

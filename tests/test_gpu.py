@@ -19,6 +19,10 @@ class WaitError(AssertionError):
     """The host waited for the GPU."""
 
 
+class OrderError(AssertionError):
+    """The result depends on the order in which the GPU's threads come, so that a seed does not decide it."""
+
+
 class WatchedGpu(TorchDispatchMode):
     """Raises WaitError at an operation for which the host waits: one that needs values, or a copy that holds it up."""
 
@@ -30,6 +34,10 @@ class WatchedGpu(TorchDispatchMode):
             raise WaitError(f"{func}: from {tensors[0].device} to {target}")
         if func is torch.ops.aten._local_scalar_dense.default and tensors[0].device == GPU:
             raise WaitError(f"{func}: a single value")
+        if (
+            func is torch.ops.aten.nll_loss2d_forward.default and args[3]
+        ):  # of sum and mean; PyTorch warns of it on CUDA
+            raise OrderError(f"{func}: reduces its losses itself")
         try:
             return func(*args, **kwargs)
         except NotImplementedError as error:  # it has no values to say
@@ -83,6 +91,13 @@ def new_model(backbone: str = "mobilenet_v3_large") -> torch.nn.Module:
 def test_each_way_of_waiting_is_seen(wait):
     with WatchedGpu(), pytest.raises(WaitError):
         wait(torch.zeros(3, device=GPU))
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_a_loss_that_no_seed_decides_is_seen(reduction):
+    images, targets = torch.zeros(2, 3, 8, 8, device=GPU), torch.zeros(2, 8, 8, dtype=torch.int64, device=GPU)
+    with WatchedGpu(), pytest.raises(OrderError):
+        torch.nn.functional.cross_entropy(images, targets, reduction=reduction)
 
 
 def test_host_works_as_ever():
