@@ -93,6 +93,7 @@ WEIGHT_DECAY: float = 1e-4  # pull of the weights towards 0; raise against overf
 CROP_SIZE: int = 256  # side of the training crop in pixels; at most the size of the tiles
 AUGMENTATION: str = "medium"  # weak, medium or strong: raise against overfitting, lower if training stalls
 SEED: int = 0  # decides points, initial weights and order; vary it to see the spread
+CLASS_BALANCE: float = 0.0  # 0.5: weigh classes in the loss by one over the root of their share of the labels, for rare ones; 1: by one over it; 0 is off
 MULTI_SCALE: float = 1.0  # 1.5: train at scales from 1/1.5 to 1.5, for objects of varying size; 1 is off
 # ---- Unlabelled pixels
 TEACHER_DECAY: float = 0.99  # the model kept is the mean over about 1 / (1 - TEACHER_DECAY) steps; 0 keeps the last step's
@@ -129,7 +130,7 @@ EVIDENCE_FLOOR = 0.003  # how much a pixel is like a class of which no point is 
 LIMITS = {  # the lowest and the highest value of a setting
     "NUM_CLASSES": (2, 255), "EPOCHS": (1, math.inf), "BATCH_SIZE": (2, math.inf), "ACCUMULATION_STEPS": (1, math.inf),
     "LEARNING_RATE": (1e-9, 1), "WEIGHT_DECAY": (0, 1), "CROP_SIZE": (32, math.inf), "SEED": (0, 2**63 - 1),
-    "MULTI_SCALE": (1, 4), "TEACHER_DECAY": (0, 0.99999), "PSEUDO_LABEL_WEIGHT": (0, math.inf), "PSEUDO_LABEL_THRESHOLD": (0, 1),
+    "CLASS_BALANCE": (0, 1), "MULTI_SCALE": (1, 4), "TEACHER_DECAY": (0, 0.99999), "PSEUDO_LABEL_WEIGHT": (0, math.inf), "PSEUDO_LABEL_THRESHOLD": (0, 1),
     "TEACHER_VIEWS": (1, 8), "CUT_MIX": (0, 1), "PAIRWISE_WEIGHT": (0, math.inf), "REGION_WEIGHT": (0, math.inf),
     "NUM_WORKERS": (0, math.inf),
 }  # fmt: skip
@@ -895,6 +896,15 @@ class LandCoverDataset(Dataset):
         return item["image"], points.long()
 
 
+def count_labels(dataset: LandCoverDataset, num_classes: int) -> np.ndarray:
+    """The labels of each class that training sees, (C,), with a progress bar."""
+    counts = np.zeros(num_classes, np.int64)
+    for index in tqdm(range(len(dataset)), "counting labels", unit="tile", leave=False, disable=None):
+        points = dataset.read(index)[1]
+        counts += np.bincount(points[points != IGNORE_INDEX], minlength=num_classes)
+    return counts
+
+
 @dataclass
 class DatasetReport:
     """What `check_dataset` found: sizes (height, width) per tile, labelled pixels per class, how many images are special and how."""
@@ -1264,17 +1274,31 @@ class PartialCrossEntropyLoss(nn.Module):
 
     loss(logits (B, C, H, W), targets (B, H, W) int64) -> scalar, the mean in nats over pixels whose target is not
     ignore_index. A batch without any gives 0 with a graph. Nothing waits for the GPU: it does not pick the labelled logits,
-    whose number it would have to tell the host.
+    whose number it would have to tell the host. class_weights (C,), of `balance_classes`: what the loss of each class is multiplied by.
     """
 
-    def __init__(self, ignore_index: int = IGNORE_INDEX):
+    def __init__(self, ignore_index: int = IGNORE_INDEX, class_weights: Tensor | None = None):
         super().__init__()
         self.ignore_index = ignore_index
+        self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         # Summed here: on a GPU the sum of nll_loss2d depends on the order in which threads come, and PyTorch warns of it.
-        losses = F.cross_entropy(logits.float(), targets, ignore_index=self.ignore_index, reduction="none")
+        losses = F.cross_entropy(
+            logits.float(), targets, self.class_weights, ignore_index=self.ignore_index, reduction="none"
+        )
         return losses.sum() / (targets != self.ignore_index).sum().clamp(min=1)
+
+
+def balance_classes(labels_per_class: np.ndarray, balance: float) -> Tensor:
+    """Weights of the classes, (C,) float32, for `PartialCrossEntropyLoss`: their shares of the labels to the power -balance.
+
+    labels_per_class: (C,) counts. 0 makes every label count alike, 1 every class. The mean over the labels is 1, so that the learning
+    rate need not change, and the mean loss stays one over labelled pixels; a class without labels weighs 0.
+    """
+    shares = labels_per_class / labels_per_class.sum()
+    weights = np.where(shares > 0, np.maximum(shares, 1e-12) ** -balance, 0)
+    return torch.tensor(weights / (shares * weights).sum(), dtype=torch.float32)
 
 
 # =====================================================================================================
@@ -1949,7 +1973,7 @@ def diagnose(history: list[dict]) -> list[str]:
     best = max(history, key=lambda row: row[f"val_{measure}"])
     prefix = f"{MEASURES[measure][1]}_"
     for name in (key.removeprefix(prefix) for key, value in best.items() if key.startswith(prefix) and value == 0):
-        advice.append(f"{name} is never found: label more of it, POINT_SAMPLING = 'stratified', more EPOCHS")
+        advice.append(f"{name} is never found: label more of it, CLASS_BALANCE = 0.5, more EPOCHS")
     return advice
 
 
@@ -2689,8 +2713,11 @@ def start_run(
     train_loader = make_loader(train_set, [], config.num_workers, device, keep_workers=True)
     batches = shuffled_batches(len(train_set), config.batch_size, config.seed, 0)
     steps = config.epochs * math.ceil(len(batches) / config.accumulation_steps)
-    named_alike = {f.name: getattr(config, f.name) for f in fields(UnlabelledPixels) if f.name in config}
-    unlabelled = UnlabelledPixels(model, steps, ranks=world_size(), **named_alike)
+    balance = config.class_balance
+    class_weights = balance_classes(count_labels(train_set, config.num_classes), balance) if balance else None
+    teaching = {"criterion": PartialCrossEntropyLoss(class_weights=class_weights).to(device), "ranks": world_size()}
+    teaching |= {f.name: getattr(config, f.name) for f in fields(UnlabelledPixels) if f.name in config}
+    unlabelled = UnlabelledPixels(model, steps, **teaching)
     run = Run(config, device, dtype, model, model, unlabelled, optimizer, scheduler,
               train_set, train_loader, val_set, val_loader, [])  # fmt: skip
     if checkpoint:

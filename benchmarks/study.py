@@ -60,24 +60,8 @@ def sample_shifted_points(pixels: int, mask: np.ndarray, num_points: int, rng: n
     return shifted
 
 
-class BalancedLoss(nn.Module):
-    """Partial cross-entropy in which a class weighs the less the more points it has: by the root of their share."""
-
-    def __init__(self, dataset: lc.LandCoverDataset):
-        super().__init__()
-        labels = np.concatenate([dataset.read(index)[1].ravel() for index in range(len(dataset))])
-        counts = np.bincount(labels[labels != lc.IGNORE_INDEX], minlength=len(CLASSES)).clip(min=1)
-        self.weight = torch.tensor(counts**-0.5, dtype=torch.float32)
-
-    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(logits.float(), targets, self.weight.to(logits.device), ignore_index=lc.IGNORE_INDEX)
-
-
 class FocalLoss(nn.Module):
     """Partial cross-entropy times (1 - p)², so that what is right already weighs little (Lin et al. 2017, https://arxiv.org/abs/1708.02002)."""
-
-    def __init__(self, dataset: lc.LandCoverDataset):
-        super().__init__()
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         losses = F.cross_entropy(logits.float(), targets, ignore_index=lc.IGNORE_INDEX, reduction="none")
@@ -116,9 +100,9 @@ VARIANTS = {
     "regions": TEACHER | {"region_weight": 0.5},
     "multi_scale": TEACHER | {"multi_scale": 1.4},
     # a loss against imbalance
-    "plain+balanced": OFF | {"loss": BalancedLoss},
-    "plain+focal": OFF | {"loss": FocalLoss},
-    "default+balanced": DEFAULT | {"loss": BalancedLoss},
+    "plain+balanced": OFF | {"class_balance": 0.5},
+    "plain+focal": OFF | {"criterion": FocalLoss()},
+    "default+balanced": DEFAULT | {"class_balance": 0.5},
     # where the points are
     "plain_stratified": OFF | {"point_sampling": "stratified"},
     "plain_grid": OFF | {"point_sampling": "grid"},
@@ -298,8 +282,6 @@ def run_cell(args: argparse.Namespace, work: Path, cell: dict, model_path: Path)
     train_set.tiles, val_set.tiles = choose_tiles(args.split, args.every, train_set.tiles, val_set.tiles)
     if as_they_are:
         train_set.transform = lc.get_transforms("val")
-    if "loss" in config:
-        config.criterion = config.loss(train_set)
     if forest:
         confusion, train_miou, seconds, weights = train_forest(config, train_set, val_set)
     else:

@@ -64,7 +64,8 @@ def train_small(batches: list, objective: bool) -> dict:
         "teacher_decay": 0.5,
         "ranks": lc.world_size(),
     }
-    criterion = lc.UnlabelledPixels(model, 4, **teaching) if objective else lc.PartialCrossEntropyLoss()
+    on_points = lc.PartialCrossEntropyLoss(class_weights=torch.tensor([0.5, 1.0, 2.0]))
+    criterion = lc.UnlabelledPixels(model, 4, on_points, **teaching) if objective else on_points
     student = lc.spread_over_ranks(model, criterion.teacher if objective else model, CPU)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     loader = [tuple(map(torch.stack, zip(*(tiles[index] for index in batch), strict=True))) for batch in batches]

@@ -116,6 +116,7 @@ def test_host_works_as_ever():
         ("mobilenet_v3_large", {}),
         ("mobilenet_v3_large", {"pseudo_label_threshold": 0.9, "point_evidence": False}),
         ("mobilenet_v3_large", {"pairwise_weight": 0.1}),
+        ("mobilenet_v3_large", {"criterion": lc.PartialCrossEntropyLoss(class_weights=torch.ones(5)).to(GPU)}),
         ("efficientnet_lite0", {}),
         ("resnet50", {}),
     ],

@@ -38,6 +38,20 @@ def test_loss_and_gradient_agree_with_torch(seed, classes, labelled):
     torch.testing.assert_close(gradient, expected_gradient)
 
 
+@pytest.mark.parametrize("balance", [0, 0.5, 1])
+def test_balanced_classes_are_torchs_weighted_mean(balance):
+    logits, targets = random_batch(3, 4, 0.5)
+    targets[targets == 2] = 0  # frequent and absent classes
+    counts = np.bincount(targets[targets != 255].numpy(), minlength=4)
+    weights = lc.balance_classes(counts, balance)
+    assert weights[2] == 0 and (weights * torch.tensor(counts / counts.sum())).sum() == pytest.approx(1)
+    totals = (weights * torch.tensor(counts))[[0, 1, 3]]
+    assert balance != 1 or totals.tolist() == pytest.approx([totals[0].item()] * 3)
+    assert balance != 0 or weights[[0, 1, 3]].tolist() == pytest.approx([1] * 3)
+    loss = lc.PartialCrossEntropyLoss(class_weights=weights)(logits, targets)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, targets, weights, ignore_index=255))
+
+
 def test_other_ignore_index():
     logits, targets = random_batch(0, 3, 1.0)
     loss = lc.PartialCrossEntropyLoss(ignore_index=0)(logits, targets)

@@ -281,9 +281,10 @@ def test_settings_of_unlabelled_pixels_reach_the_objective(data, monkeypatch):
     monkeypatch.setattr(
         lc, "at_scale", lambda model, scale, images: scales.append(scale) or at_scale(model, scale, images)
     )
-    arguments = flags(data, epochs=1, multi_scale=1.5, point_sampling="grid", **settings)
+    arguments = flags(data, epochs=1, multi_scale=1.5, point_sampling="grid", class_balance=0.5, **settings)
     assert lc.main([*arguments, "--no-point-evidence"]) == 0
-    ours = runs[0].unlabelled
+    ours, counts = runs[0].unlabelled, lc.count_labels(runs[0].train_set, 3)
+    assert counts.sum() == 5 * 20 and torch.equal(ours.criterion.class_weights, lc.balance_classes(counts, 0.5))
     assert {name: getattr(ours, name) for name in settings} == settings and not ours.point_evidence and ours.step == 2
     assert len(scales) == 2 and all(1 / 1.5 <= scale <= 1.5 for scale in scales)
     default = lc.start_run(
