@@ -796,7 +796,8 @@ class LandCoverDataset(Dataset):
     num_classes: when given, a mask with other ids is refused. class_names: by which points may name their class.
     bands, ranges: as for `open_scene`; kept as `reading`. Labels of pixels without data become 255 as they are read.
     Set `epoch` before each pass: augmentation depends on seed, epoch and tile, never on the worker that does it.
-    A tile is decoded and its points are drawn once: the first CACHE_BYTES of tiles stay in memory.
+    A process decodes a tile and draws its points once: the first CACHE_BYTES of tiles stay in its memory. Those that load data share
+        what it had read before they began.
 
     Raises InputError at once for missing or unpaired files and wrong points, on access for files that cannot be used.
     """
@@ -950,12 +951,18 @@ def shuffled_batches(num_tiles: int, batch_size: int, seed: int, epoch: int) -> 
     return [part.tolist() for part in np.array_split(order, num_batches)]
 
 
-def batches_of_one_size(sizes: list[tuple[int, int]], batch_size: int) -> list[list[int]]:
-    """Batches in which all tiles have the same size, so that validation sees each at its own."""
+def batches_of_one_size(
+    sizes: list[tuple[int, int]], batch_size: int, most_pixels: float = math.inf
+) -> list[list[int]]:
+    """Batches in which all tiles have the same size, so that validation sees each at its own; of tiles too large for most_pixels, single ones."""
     groups: dict[tuple[int, int], list[int]] = {}
     for index, size in enumerate(sizes):
         groups.setdefault(size, []).append(index)
-    return [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
+    batches = []
+    for (height, width), group in groups.items():
+        step = int(max(1, min(batch_size, most_pixels // (height * width))))
+        batches += [group[start : start + step] for start in range(0, len(group), step)]
+    return batches
 
 
 def make_loader(
@@ -975,8 +982,13 @@ def make_loader(
         num_workers = 0 if device.type == "cpu" else min(8, cores)
     return DataLoader(
         dataset, batch_sampler=batches, num_workers=num_workers, pin_memory=device.type == "cuda",
-        persistent_workers=keep_workers and num_workers > 0,
+        persistent_workers=keep_workers and num_workers > 0, worker_init_fn=ignore_interrupts,
     )  # fmt: skip
+
+
+def ignore_interrupts(_: int) -> None:
+    """Ctrl-C reaches the processes that load data, too; the one that trains ends them when it is done with them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def cores_at_hand() -> int:
@@ -1475,6 +1487,8 @@ def paste_boxes(chance: float, *batches: Tensor) -> list[Tensor]:
             h, w = round(height * 2 ** (shape - 1)), round(width * 2**-shape)
             top, left = int(down * (height - h + 1)), int(across * (width - w + 1))
             box[top : top + h, left : left + w] = True
+    if batches[0].device.type == "cuda":
+        boxes = boxes.pin_memory()  # else the driver may wait before it copies
     boxes = boxes.to(batches[0].device, non_blocking=True)
     return [torch.where(boxes[:, None] if b.ndim == 4 else boxes, b.roll(1, 0), b) for b in batches]
 
@@ -1579,8 +1593,22 @@ def confusion_matrix(
     """
     nowhere = num_classes**2
     pairs = torch.where(targets != ignore_index, targets.long() * num_classes + predictions, nowhere).flatten()
-    counts = pairs.new_zeros(nowhere + 1).scatter_add_(0, pairs, torch.ones_like(pairs))  # bincount waits for the GPU
+    with any_order():  # sums of whole numbers are the same in each
+        counts = pairs.new_zeros(nowhere + 1).scatter_add_(
+            0, pairs, torch.ones_like(pairs)
+        )  # bincount waits for the GPU
     return counts[:nowhere].view(num_classes, num_classes)
+
+
+@contextlib.contextmanager
+def any_order() -> Iterator[None]:
+    """A block in which a GPU's threads may come in any order: the ways that keep one sort first, and wait."""
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode(0)
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before)
 
 
 def compute_iou(confusion: Tensor) -> Tensor:
@@ -2021,7 +2049,7 @@ def save_checkpoint(
 ) -> None:
     """Writes, in one piece, what `load_model` needs, and `more` (plain values and tensors) beside it.
 
-    The file is a dict that torch.load opens at its safe default, weights_only=True.
+    The file is a dict that torch.load opens at its safe default, weights_only=True, also on a machine without the GPU that made it.
     """
     checkpoint = {
         "model_state_dict": model.state_dict(),
@@ -2036,7 +2064,16 @@ def save_checkpoint(
         **more,
     }
     with atomic_write(path) as partial_path:
-        torch.save(checkpoint, partial_path)
+        torch.save(on_host(checkpoint), partial_path)
+
+
+def on_host(value: typing.Any) -> typing.Any:
+    """Plain values and tensors, also in dicts and lists, with all tensors on the CPU."""
+    if isinstance(value, dict):
+        return {key: on_host(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(on_host, value))
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 def load_checkpoint(path: str | Path) -> dict:
@@ -2694,6 +2731,7 @@ def start_run(
     if device.type == "cuda":  # the same seed gives the same result
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a write per tensor, to find bugs in others' code
     last_path = Path(config.output_dir) / "last_checkpoint.pth"
     checkpoint = load_checkpoint(last_path) if config.resume and last_path.exists() else None
     if config.resume and not checkpoint:
@@ -2708,7 +2746,8 @@ def start_run(
     )
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.epochs)
     dtype = pick_precision(config.precision, device)
-    val_batches = batches_of_one_size(val_sizes, math.ceil(config.batch_size / world_size()))[rank() :: world_size()]
+    share = math.ceil(config.batch_size / world_size())
+    val_batches = batches_of_one_size(val_sizes, share, share * config.crop_size**2)[rank() :: world_size()]
     val_loader = make_loader(val_set, val_batches, config.num_workers, device)
     train_loader = make_loader(train_set, [], config.num_workers, device, keep_workers=True)
     batches = shuffled_batches(len(train_set), config.batch_size, config.seed, 0)
@@ -2830,6 +2869,7 @@ def check_memory(run: Run) -> None:
 
     config = run.config
     if fits(config.batch_size):
+        torch.cuda.empty_cache()  # libraries beside PyTorch need memory, too
         return
     smaller = [config.batch_size >> halvings for halvings in range(1, config.batch_size.bit_length())]
     fitting = next((size for size in smaller if size >= max(2, world_size()) and fits(size)), None)

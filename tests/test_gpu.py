@@ -100,6 +100,18 @@ def test_a_loss_that_no_seed_decides_is_seen(reduction):
         torch.nn.functional.cross_entropy(images, targets, reduction=reduction)
 
 
+def test_what_is_saved_has_left_the_gpu(tmp_path):
+    """The file opens on machines without one. The stand-in has no values to give, and says so when it is asked."""
+    model = new_model()
+    with pytest.raises(NotImplementedError, match="meta tensor"):
+        lc.save_checkpoint(tmp_path / "model.pth", model)
+    values = {"a": torch.ones(2), "b": [1, {"c": (torch.zeros(1), "text")}]}
+    assert lc.on_host(values) == values and not (tmp_path / "model.pth").exists()
+    for where in ({"a": torch.ones(2, device=GPU)}, {"b": [(torch.ones(2, device=GPU),)]}):
+        with pytest.raises(NotImplementedError):
+            lc.on_host(where)
+
+
 def test_host_works_as_ever():
     with WatchedGpu():
         on_gpu = torch.arange(3).to(GPU, non_blocking=True)

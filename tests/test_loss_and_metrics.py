@@ -96,6 +96,24 @@ def test_iou_agrees_with_torchmetrics_and_sklearn(seed, classes, labelled):
     assert scores["miou"] == pytest.approx(iou[present].mean().item())
 
 
+def test_counting_pixels_leaves_determinism_as_it_was():
+    before = torch.get_deterministic_debug_mode()
+    try:
+        for mode in (0, 1, 2):
+            torch.set_deterministic_debug_mode(mode)
+            lc.confusion_matrix(torch.zeros(1, 2, 2, dtype=torch.int64), torch.zeros(1, 2, 2, dtype=torch.int64), 2)
+            assert torch.get_deterministic_debug_mode() == mode
+    finally:
+        torch.set_deterministic_debug_mode(before)
+
+
+def test_batches_of_large_tiles_are_smaller():
+    sizes = [(64, 64)] * 5 + [(256, 256)] * 3 + [(128, 64)] * 2
+    batches = lc.batches_of_one_size(sizes, 4, 4 * 64 * 64)
+    assert batches == [[0, 1, 2, 3], [4], [5], [6], [7], [8, 9]]
+    assert lc.batches_of_one_size(sizes, 4) == [[0, 1, 2, 3], [4], [5, 6, 7], [8, 9]]
+
+
 def test_absent_classes():
     targets = torch.tensor([[0, 0, 1, 255]])
     predictions = torch.tensor([[0, 0, 2, 3]])
