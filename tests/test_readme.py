@@ -53,7 +53,7 @@ def test_files_and_flags_that_readme_names_exist():
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
         assert (ROOT / picture).is_file(), picture
     known = {f"--{name.lower().replace('_', '-')}" for name in lc.setting_types()} | {"--help", "--check"}
-    for source in (ROOT / "landcover_segmentation.py", *(ROOT / "tools").glob("*.py")):
+    for source in (ROOT / "landcover_segmentation.py", *ROOT.glob("tools/*.py"), *ROOT.glob("benchmarks/*.py")):
         known |= set(re.findall(r'"(--[a-z-]+)"', source.read_text(encoding="utf-8")))
     ours = re.sub(r"#SBATCH.*|torchrun .*?(?=landcover_segmentation\.py)", "", README)
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", ours)) <= known
