@@ -283,20 +283,6 @@ def pictures_table() -> str:
     return markdown(["percentile of default", "tile", "plain", "default", "dense"], body)
 
 
-def budget_table() -> str:
-    """As many points and steps in all, on many tiles or on few."""
-    cells = [
-        rows("study.csv", split="choose", variant="plain", size="128", precision="float32", every=every, epochs=epochs, points=points)
-        for every, epochs, points in (("1", "6", "10"), ("2", "12", "20"), ("4", "24", "40"))
-    ]  # fmt: skip
-    body = [
-        [own[0]["train_tiles"], own[0]["points"], own[0]["epochs"], counted(column(own)), counted(gains(own, cells[1]), sign="+")]
-        for own in cells
-        if own
-    ]  # fmt: skip
-    return markdown(["tiles", "points per tile", "epochs", "mIoU of plain", "over the middle one, seed by seed"], body)
-
-
 def labels_table() -> str:
     found = rows("labels.csv", points="20")
     body = []
@@ -368,7 +354,6 @@ TABLES = {
     **{f"{name}_classes": lambda setup=setup: classes_table(setup) for name, setup in COMPARED.items()},
     **{kind: lambda kind=kind: variants_table(kind) for kind in ("parts", "methods", *KINDS)},
     "active": active_table,
-    "budget": budget_table,
     "labels": labels_table,
     "inference": inference_table,
     "pictures": pictures_table,
@@ -528,8 +513,8 @@ def draw_figures() -> None:
 
 
 def value(source: str, key: str) -> float:
-    """A single value: of a study's cell (set-up/variant/points) a column's mean, `gain`, `cost`, `seeds` or `float32`
-    (over bfloat16); of a run of its own, a path into its metrics.json."""
+    """A single value: of a study's cell (set-up/variant/points) a column's mean, `gain`, `cost` or `seeds`; of a run of its own, a
+    path into its metrics.json."""
     if not source.startswith("study:"):
         found = json.loads((ROOT / "benchmarks/results" / source / "metrics.json").read_text(encoding="utf-8"))
         for part in key.split("."):
@@ -541,9 +526,7 @@ def value(source: str, key: str) -> float:
     base = pick(found, variant=base_of(name), **({} if points == "all" else {"points": points}))
     if key == "seeds":
         return len(by_seed(own, "miou"))
-    compare = {"gain": lambda: gains(own, base), "cost": lambda: costs(own, base),
-               "float32": lambda: gains(pick(own, precision="float32"), pick(own, precision="bfloat16"))}  # fmt: skip
-    values = compare.get(key, lambda: column(own, key))()
+    values = gains(own, base) if key == "gain" else costs(own, base) if key == "cost" else column(own, key)
     if not values:
         raise ValueError(f"<!-- {source}:{key} -->: benchmarks/results/study.csv has no such rows")
     return statistics.mean(values)
