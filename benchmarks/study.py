@@ -115,6 +115,7 @@ VARIANTS = {
        for name, changes in (("plain", OFF), ("dense", OFF | {"num_points": None}), ("labels", LABELS), ("default", DEFAULT))
        for strength in ("none", "weak", "strong")},
     # other networks and starts
+    "plain_unet": OFF | {"architecture": "unet"},
     "default_unet": DEFAULT | {"architecture": "unet"},
     "plain_random_weights": OFF | NO_IMAGENET,
     "default_random_weights": DEFAULT | NO_IMAGENET,
