@@ -1594,9 +1594,8 @@ def confusion_matrix(
     nowhere = num_classes**2
     pairs = torch.where(targets != ignore_index, targets.long() * num_classes + predictions, nowhere).flatten()
     with any_order():  # sums of whole numbers are the same in each
-        counts = pairs.new_zeros(nowhere + 1).scatter_add_(
-            0, pairs, torch.ones_like(pairs)
-        )  # bincount waits for the GPU
+        # Not by bincount, which waits for the GPU.
+        counts = pairs.new_zeros(nowhere + 1).scatter_add_(0, pairs, torch.ones_like(pairs))
     return counts[:nowhere].view(num_classes, num_classes)
 
 
