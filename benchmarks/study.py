@@ -117,6 +117,7 @@ VARIANTS = {
     # other networks and starts
     "plain_unet": OFF | {"architecture": "unet"},
     "default_unet": DEFAULT | {"architecture": "unet"},
+    "dense_unet": OFF | {"num_points": None, "architecture": "unet"},
     "plain_random_weights": OFF | NO_IMAGENET,
     "default_random_weights": DEFAULT | NO_IMAGENET,
     "default_mobilenet_random_weights": DEFAULT | NO_IMAGENET | {"backbone": "mobilenet_v3_large"},
