@@ -165,21 +165,43 @@ def test_a_whole_model_can_be_copied_and_pickled():
             assert torch.equal(twin(images), model(images))
 
 
+@pytest.mark.parametrize("channels", [4, 1024])
 @pytest.mark.parametrize("shape", [(10, 10), (10, 14), (5, 16), (20, 20)])
-@pytest.mark.parametrize("rate", [6, 12, 18])
-def test_an_atrous_convolution_keeps_its_result_and_gradient(shape, rate):
+@pytest.mark.parametrize("rate", [1, 6, 12, 18, (6, 12)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_atrous_convolution_keeps_its_result_and_gradient(channels, shape, rate, bias):
     torch.manual_seed(0)
-    plain = nn.Conv2d(4, 5, 3, padding=rate, dilation=rate)
+    plain = nn.Conv2d(channels, 5, 3, padding=rate, dilation=rate, bias=bias).to(memory_format=torch.channels_last)
     fast = copy.deepcopy(plain)
     lc.mix_in_faster(nn.Sequential(fast))
-    assert isinstance(fast, lc.CentreTap)
-    images = torch.rand(2, 4, *shape, requires_grad=True)
+    assert isinstance(fast, lc.FewerProducts) == (rate != 1)
+    images = torch.rand(2, channels, *shape, requires_grad=True)
     results = []
     for convolution in (plain, pickle.loads(pickle.dumps(fast))):
         out = convolution(images)
         results.append((out, *torch.autograd.grad(out.square().sum(), [images, *convolution.parameters()])))
     for ours, theirs in zip(*results, strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-5)
+        assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_an_atrous_convolution_in_bfloat16_is_as_near_to_float32_as_pytorchs():
+    torch.manual_seed(0)
+    plain = nn.Conv2d(1024, 8, 3, padding=6, dilation=6, bias=False)
+    fast = copy.deepcopy(plain)
+    lc.mix_in_faster(nn.Sequential(fast))
+    images, weights = torch.randn(2, 1024, 16, 16), torch.randn(2, 8, 16, 16)
+
+    def results(convolution: nn.Module, bfloat16: bool) -> list[torch.Tensor]:
+        leaf = images.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            out = convolution(leaf)
+        assert out.dtype is (torch.bfloat16 if bfloat16 else torch.float32)
+        found = out, *torch.autograd.grad((out * weights).sum(), [leaf, convolution.weight])
+        assert not bfloat16 or {gradient.dtype for gradient in found[1:]} == {torch.float32}
+        return [tensor.float() for tensor in found]
+
+    for exact, theirs, ours in zip(results(plain, False), results(plain, True), results(fast, True), strict=True):
+        assert (ours - exact).norm() < 1.2 * (theirs - exact).norm()
 
 
 def test_other_convolutions_are_left_alone():
