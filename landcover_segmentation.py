@@ -1895,9 +1895,13 @@ def pick_precision(precision: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         pays = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        features = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        pays = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in features)
+        pays = device.type == "cpu" and (has_amx() or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
     return torch.bfloat16 if pays else torch.float32
+
+
+def has_amx() -> bool:
+    """Whether the CPU multiplies matrices in hardware, as Intel's do from Sapphire Rapids on."""
+    return getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
@@ -2069,6 +2073,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 def environment(device: torch.device) -> dict[str, str]:
     """Versions and hardware, as plain strings, for the record."""
+    kernels = torch.backends.cpu.get_cpu_capability() + (" and AMX" if has_amx() else "")
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -2078,7 +2083,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "system": platform.system(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "processes": str(world_size()),
-        "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "cpu": f"{platform.machine()}, {kernels}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
     }
 
 

@@ -332,8 +332,8 @@ def changes_table() -> str:
 def stages_table() -> str:
     """Where a training step's time goes, in milliseconds per tile."""
     found = [row for row in rows("speed.csv") if row["measure"].startswith("stage: ")]
-    runs = list(dict.fromkeys((row["backbone"], row["device"]) for row in found))
-    times = {(row["measure"], row["backbone"], row["device"]): float(row["ours"]) for row in found}
+    runs = list(dict.fromkeys((row["backbone"], machine_of(row)) for row in found))
+    times = {(row["measure"], row["backbone"], machine_of(row)): float(row["ours"]) for row in found}
     body = [
         [measure.removeprefix("stage: "), *(f"{times[(measure, *run)]:.3g}" for run in runs)]
         for measure in dict.fromkeys(row["measure"] for row in found)
