@@ -40,7 +40,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, field, fields
 from functools import cache, partial, wraps
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
@@ -1054,42 +1054,50 @@ class FewerProducts(MixedIn):
 
 
 class SumOfTaps(torch.autograd.Function):
-    """A dilated 3x3 convolution as 1x1 convolutions of what each tap reads, summed in float32 whatever the precision."""
+    """A dilated 3x3 convolution as matrix products of regions of the map with the taps that read them, summed in float32."""
 
     @staticmethod
     def forward(ctx, images: Tensor, weight: Tensor, bias: Tensor | None, dilation: tuple[int, int]) -> Tensor:
         ctx.save_for_backward(images, weight)
         ctx.dilation, ctx.biased = dilation, bias is not None
-        out = F.conv2d(images, weight[..., 1:2, 1:2], bias).float()
-        for tap, written, read in outer_taps(images.shape, dilation):
-            out[written] += F.conv2d(images[read], weight[tap])
-        return out.to(images.dtype)
+        images, weight = images.permute(0, 2, 3, 1), weight.permute(2, 3, 0, 1)
+        out = images.new_zeros((*images.shape[:3], weight.shape[2]), dtype=torch.float32)
+        for region, taps, written in regions_by_taps(images.shape[1:3], dilation):
+            products = images[region].flatten(0, 2) @ weight[taps].flatten(0, 2).T
+            for place, tap in zip(written, products.split(weight.shape[2], 1), strict=True):
+                out[place] += tap.view_as(out[place])
+        out = out if bias is None else out + bias
+        return out.to(images.dtype).permute(0, 3, 1, 2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         images, weight = ctx.saved_tensors
-        of_weight = torch.zeros_like(weight)
-        of_weight[..., 1, 1] = torch.einsum("bohw,bihw->oi", gradient, images)
-        of_images = F.conv2d(gradient, weight[..., 1:2, 1:2].transpose(0, 1)).float()
-        for tap, written, read in outer_taps(images.shape, ctx.dilation):
-            of_weight[tap] = torch.einsum("bohw,bihw->oi", gradient[written], images[read])[..., None, None]
-            of_images[read] += F.conv2d(gradient[written], weight[tap].transpose(0, 1))
-        return of_images.to(images.dtype), of_weight, gradient.sum((0, 2, 3)) if ctx.biased else None, None
+        images, weight, of_out = images.permute(0, 2, 3, 1), weight.permute(2, 3, 0, 1), gradient.permute(0, 2, 3, 1)
+        of_images, of_weight = torch.empty_like(images), weight.new_zeros(weight.shape, dtype=torch.float32)
+        for region, taps, written in regions_by_taps(images.shape[1:3], ctx.dilation):
+            arriving = torch.cat([of_out[place] for place in written], -1).flatten(0, 2)
+            of_images[region] = (arriving @ weight[taps].flatten(0, 2)).view_as(images[region])
+            of_weight[taps] += (arriving.T @ images[region].flatten(0, 2)).view_as(weight[taps])
+        of_weight = of_weight.to(weight.dtype).permute(2, 3, 0, 1)
+        return of_images.permute(0, 3, 1, 2), of_weight, gradient.sum((0, 2, 3)) if ctx.biased else None, None
 
 
-def outer_taps(shape: torch.Size, dilation: tuple[int, int]) -> Iterator[tuple[tuple, tuple, tuple]]:
-    """Of a dilated 3x3 kernel's eight taps around the centre those that read the map (..., H, W), as indices of the weight,
-    of the output that each adds to, and of the map."""
-    for steps in product((-1, 0, 1), repeat=2):
-        shifts = [step * rate for step, rate in zip(steps, dilation, strict=True)]
-        if any(shifts) and all(abs(shift) < side for shift, side in zip(shifts, shape[-2:], strict=True)):
-            tap = (..., *(slice(step + 1, step + 2) for step in steps))
-            written, read = (
-                (..., *(slice(max(0, sign * shift), min(0, sign * shift) or None) for shift in shifts))
-                for sign in (-1, 1)
-            )
-            yield tap, written, read
+def regions_by_taps(shape: torch.Size, dilation: tuple[int, int]) -> Iterator[tuple[tuple, tuple, list[tuple]]]:
+    """Parts a map (B, H, W, C) by which taps of a dilated 3x3 kernel read it.
+
+    Of each region: its index in the map, that of the taps in a weight (3, 3, O, I), and those of where each tap's product is written.
+    """
+
+    def spans(side: int, rate: int) -> Iterator[tuple[slice, slice, list[slice]]]:
+        for start, stop in pairwise(sorted({0, min(rate, side), max(0, side - rate), side})):
+            taps = [tap for tap in range(3) if rate * (tap - 1) <= start and stop <= side + rate * (tap - 1)]
+            written = [slice(start - rate * (tap - 1), stop - rate * (tap - 1)) for tap in taps]
+            yield slice(start, stop), slice(taps[0], taps[-1] + 1), written
+
+    for rows, columns in product(*map(spans, shape, dilation)):
+        region, taps, written = zip(rows, columns, strict=True)
+        yield (slice(None), *region), taps, [(slice(None), *places) for places in product(*written)]
 
 
 def mix_in_faster(network: nn.Module) -> None:
