@@ -890,9 +890,8 @@ class LandCoverDataset(Dataset):
         if isinstance(self.transform, A.Compose):
             self.transform.set_random_state(rng, random.Random(int(rng.integers(2**32))))
         hidden = np.uint8(image[..., 3] == 0)
-        # As one mask of two channels: of a list albumentations makes a copy in every step.
-        item = self.transform(image=cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), mask=cv2.merge([points, hidden]))
-        points, hidden = map(torch.from_numpy, cv2.split(item["mask"].numpy()))
+        item = self.transform(image=cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), masks=[points, hidden])
+        points, hidden = item["masks"]
         # The mean colour, whatever the jitter made of it, marks what is beyond the tile or has no data: nothing is to be learnt there.
         if hidden.any():
             item["image"][:, hidden != 0] = 0
