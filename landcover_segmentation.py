@@ -2781,15 +2781,20 @@ def make_dataset(config: argparse.Namespace, split: str) -> LandCoverDataset:
     return LandCoverDataset(config.train_image_dir, config.train_mask_dir, transform=transform, **points, **labels)
 
 
+def make_repeatable(device: torch.device) -> None:
+    """Sees to it that the same seed gives the same result; call it before the device computes anything."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a write per tensor, to find bugs in others' code
+
+
 def start_run(
     config: argparse.Namespace, train_set: LandCoverDataset, val_set: LandCoverDataset, val_sizes: list[tuple[int, int]]
 ) -> Run:
     """Builds model and optimiser from the settings, or takes them from last_checkpoint.pth when resuming."""
     device = pick_device(config.device)
-    if device.type == "cuda":  # the same seed gives the same result
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a write per tensor, to find bugs in others' code
+    make_repeatable(device)
     last_path = Path(config.output_dir) / "last_checkpoint.pth"
     checkpoint = load_checkpoint(last_path) if config.resume and last_path.exists() else None
     if config.resume and not checkpoint:

@@ -23,6 +23,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 
@@ -132,17 +133,21 @@ def plain_side(args, backbone: str, device: torch.device) -> dict[str, Callable]
     model = PlainNetwork(backbone, args.classes).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
     images = torch.randn(args.batch, 3, args.size, args.size)
+    indices = [index % len(tiles) for index in range(args.batch * args.steps)]
+    train_loader = DataLoader(Subset(train_set, indices), args.batch, num_workers=args.workers)
 
-    def train() -> None:
-        loader = DataLoader(Subset(train_set, range(args.batch * args.steps)), args.batch, num_workers=args.workers)
-        plain_train(model, loader, optimizer, device)
+    def train() -> None:  # tutorials do not ask a GPU to give the same result twice
+        before = torch.get_deterministic_debug_mode()
+        torch.set_deterministic_debug_mode("default")
+        plain_train(model, train_loader, optimizer, device)
+        torch.set_deterministic_debug_mode(before)
 
     return {
         "training": train,
         "inference": lambda: plain_predict(model, images, device),
         "inference, batch 1": lambda: plain_predict(model, images[:1], device),
         "validation": lambda: plain_validate(model, val_loader, args.classes, device),
-        "data loading": lambda: [train_set[index % len(tiles)] for index in range(args.items)],
+        "data loading": lambda: load(train_set, args),
     }
 
 
@@ -158,31 +163,41 @@ def our_side(args, backbone: str, device: torch.device) -> dict[str, Callable]:
     ]
     val_loader = lc.make_loader(val_set, val_batches, args.workers, device)
     model, dtype = new_model(args, backbone, device)
-    folded = lc.fold_batch_norm(model, dtype)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
-    default = lc.UnlabelledPixels(model, 10**6)
-    criterion = lc.PartialCrossEntropyLoss()
+    points_alone = lc.PartialCrossEntropyLoss()
+    folded, default = (  # made when first wanted: the peak memory of training is not theirs
+        cache(partial(*way)) for way in ((lc.fold_batch_norm, model, dtype), (lc.UnlabelledPixels, model, 10**6))
+    )
     images = torch.randn(args.batch, 3, args.size, args.size)
-    batches = np.arange(args.batch * args.steps).reshape(args.steps, args.batch).tolist()
+    indices = np.arange(args.batch * args.steps) % len(train_set)
+    batches = indices.reshape(args.steps, args.batch).tolist()
+    train_loader = lc.make_loader(train_set, batches, args.workers, device, keep_workers=True)
 
-    def train(criterion: object = criterion) -> None:
+    def train(criterion: object) -> None:
         train_set.epoch += 1
-        loader = lc.make_loader(train_set, batches, args.workers, device)
-        lc.train_epoch(model, loader, criterion, optimizer, device, dtype=dtype)
+        lc.train_epoch(model, train_loader, criterion, optimizer, device, dtype=dtype)
 
     @torch.inference_mode()
     def predict(images) -> np.ndarray:
         with lc.autocast(device, dtype):
-            return folded(lc.to_device(images, device)).argmax(1).cpu().numpy()
+            return folded()(lc.to_device(images, device)).argmax(1).cpu().numpy()
 
     return {
-        "training": train,
-        "training, default objective": lambda: train(default),
+        "training": lambda: train(points_alone),
+        "training, default objective": lambda: train(default()),
         "inference": lambda: predict(images),
         "inference, batch 1": lambda: predict(images[:1]),
         "validation": lambda: lc.validate(model, val_loader, args.classes, device, dtype=dtype),
-        "data loading": lambda: [train_set[index % len(train_set)] for index in range(args.items)],
+        "data loading": lambda: load(train_set, args),
     }
+
+
+def load(dataset: Dataset, args) -> None:
+    """Loads items on one core, as a worker process does."""
+    cv2.setNumThreads(1)
+    for index in range(args.items):
+        dataset[index % len(dataset)]
+    cv2.setNumThreads(args.threads)
 
 
 def folders(args, split: str) -> tuple[Path, Path]:
@@ -223,7 +238,11 @@ def measure(functions: list[Callable], args, device: torch.device) -> list[list[
 
 
 def matrix_rate(dtype: torch.dtype, args, device: torch.device, side: int = 2048) -> float:
-    """Floating-point operations per second of a square matrix product, the most a convolution can hope for."""
+    """Floating-point operations per second of a square matrix product, the most a convolution can hope for.
+
+    On a GPU float32 is multiplied as cuDNN's convolutions do by default, with factors rounded to TF32.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     repeats = 100 if device.type == "cuda" else 2
     (times,) = measure([lambda: [left @ right for _ in range(repeats)]], args, device)
@@ -246,6 +265,7 @@ def peak_memory(side: str, args, backbone: str, device_name: str) -> float:
 def train_once(side: str, args, backbone: str, device_name: str) -> float:
     torch.set_num_threads(args.threads)
     device = torch.device(device_name)
+    lc.make_repeatable(device)
     {"plain": plain_side, "ours": our_side}[side](args, backbone, device)["training"]()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
@@ -383,18 +403,23 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument(
-        "--steps", type=int, default=1, help="of training in a round; so many batches are validated too"
+        "--steps", type=int, help="of training in a round, 1 on a CPU and else 100; so many batches are validated too"
     )
     parser.add_argument("--items", type=int, default=48, help="loaded in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=lc.cores_at_hand())
-    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--workers", type=int, help="that load data, on both sides; by default this program's choice")
     parser.add_argument("--precision", default="auto")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     warnings.simplefilter("ignore")
-    for device in map(torch.device, args.devices):
+    given = args
+    for device in map(torch.device, given.devices):
+        lc.make_repeatable(device)
+        args = argparse.Namespace(**vars(given))
+        args.steps = given.steps or (1 if device.type == "cpu" else 100)
+        args.workers = lc.make_loader(range(1), [], given.workers, device).num_workers
         for backbone in args.backbones:
             dtype = lc.pick_precision(args.precision, device)
             cell = {"backbone": backbone, "device": device.type, "precision": str(dtype).removeprefix("torch."),
