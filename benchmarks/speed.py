@@ -194,10 +194,15 @@ def our_side(args, backbone: str, device: torch.device) -> dict[str, Callable]:
 
 def load(dataset: Dataset, args) -> None:
     """Loads items on one core, as a worker process does."""
-    cv2.setNumThreads(1)
+    set_threads(1)
     for index in range(args.items):
         dataset[index % len(dataset)]
-    cv2.setNumThreads(args.threads)
+    set_threads(args.threads)
+
+
+def set_threads(count: int) -> None:
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
 
 
 def folders(args, split: str) -> tuple[Path, Path]:
@@ -411,8 +416,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="that load data, on both sides; by default this program's choice")
     parser.add_argument("--precision", default="auto")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    cv2.setNumThreads(args.threads)
+    set_threads(args.threads)
     warnings.simplefilter("ignore")
     given = args
     for device in map(torch.device, given.devices):
