@@ -10,8 +10,10 @@ ensemble takes the seeds together, so there is one row of it. Rows that are in t
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +35,21 @@ def crf(model, images):
     return lc.refine_with_crf(plain(model, images), images)
 
 
+@cache
+def adapted(model: torch.nn.Module, tiles: tuple[tuple[Path, Path], ...]) -> torch.nn.Module:
+    """A copy whose batch norms have the statistics of the tiles to be predicted (Li et al. 2016, https://arxiv.org/abs/1603.04779)."""
+    model = copy.deepcopy(model)
+    for norm in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    with torch.no_grad():
+        for first in range(0, len(tiles), 8):
+            model(torch.cat([lc.load_and_preprocess_image(image) for image, _ in tiles[first : first + 8]]))
+    return model.eval()
+
+
+ADAPTED = "plain, batch norm of these tiles"  # unlike the others it sees all tiles before it predicts one
 WAYS = {
     "plain": plain,
     "2 views": lambda model, images: lc.predict_probabilities(model, images, views=2),
@@ -40,6 +57,7 @@ WAYS = {
     "3 scales": lambda model, images: lc.predict_probabilities(model, images, scales=(0.8, 1.0, 1.25)),
     "8 views, 3 scales": lambda model, images: lc.predict_probabilities(model, images, 8, (0.8, 1.0, 1.25)),
     "CRF": crf,
+    ADAPTED: plain,
     "8 views, CRF": lambda model, images: lc.refine_with_crf(lc.predict_probabilities(model, images, views=8), images),
 }
 
@@ -62,10 +80,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--csv", type=Path, default=ROOT / "benchmarks/results/inference.csv")
     parser.add_argument("--work", type=Path, default=ROOT / "benchmarks/results/study", help="as for study.py")
-    parser.add_argument("--split", choices=("choose", "val", "scenes"), default="val")
+    parser.add_argument("--split", choices=("choose", "val", "scenes", "choose_scenes"), default="val")
     parser.add_argument("--variant", default="default")
     parser.add_argument("--points", default="20")
-    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), help="beside the ensemble")
+    parser.add_argument(
+        "--ways", nargs="*", choices=WAYS, default=[way for way in WAYS if way != ADAPTED], help="beside the ensemble"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--size", type=int, default=128)
@@ -85,12 +105,17 @@ def main() -> None:
     models = {seed: load(seed) for seed in args.seeds}
     what = {"split": args.split, "variant": args.variant, "points": args.points, "epochs": args.epochs,
             "size": args.size, "every": args.every}  # fmt: skip
-    todo = [(way, seed, lambda images, way=way, seed=seed: WAYS[way](models[seed], images).argmax(1))
+
+    def of(way: str, seed: int) -> torch.nn.Module:
+        return adapted(models[seed], tuple(tiles)) if way == ADAPTED else models[seed]
+
+    todo = [(way, seed, lambda images, way=way, seed=seed: WAYS[way](of(way, seed), images).argmax(1))
             for seed in args.seeds for way in args.ways]  # fmt: skip
     together = " ".join(map(str, args.seeds))
-    if len(models) > 1:
+    for views in (1, *([8] if "8 views" in args.ways else [])) if len(models) > 1 else ():
+        name = f"ensemble of {len(models)}" + (f", {views} views" if views > 1 else "")
         todo.append(
-            (f"ensemble of {len(models)}", together, lambda images: lc.ensemble_predict(models.values(), images))
+            (name, together, lambda images, views=views: lc.ensemble_predict(models.values(), images, views=views))
         )
     for way, seed, predict in todo:
         cell = what | {"way": way, "seed": seed}

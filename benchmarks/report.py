@@ -25,6 +25,7 @@ COMPARED = {  # set-ups of benchmarks/study.py in which the methods are compared
     "val": {"split": "val", "size": "128", "epochs": "24", "every": "3"},
     "scenes": {"split": "scenes", "size": "128", "epochs": "24", "every": "3"},
     "val256": {"split": "val", "size": "256", "epochs": "24", "every": "3"},
+    "scenes256": {"split": "scenes", "size": "256", "epochs": "24", "every": "3"},
 }
 SETUPS = COMPARED | {
     "choose": {"split": "choose", "size": "128", "epochs": "12", "every": "2"},
