@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import albumentations as A
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -194,3 +195,23 @@ def test_augmentation_does_not_depend_on_workers(tmp_path):
         seen.append(torch.stack(epochs))
     assert torch.equal(*seen)
     assert not torch.equal(seen[0][0], seen[0][1])
+
+
+@pytest.mark.parametrize("change", ["brightness", "contrast", "saturation", "hue"])
+@pytest.mark.parametrize("amount", [-0.2, 0.2])
+def test_the_matrix_of_colours_does_what_albumentations_does(change, amount):
+    image = np.random.default_rng(0).integers(60, 180, (32, 32, 3), dtype=np.uint8)
+    nothing = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
+    only = nothing | {change: amount / 8 if change == "hue" else 1 + amount}
+    theirs = A.ColorJitter(**{name: (value, value) for name, value in only.items()}, p=1)(image=image)["image"]
+    ours = cv2.transform(image, lc.color_matrix(image.mean((0, 1)), **only)).astype(float)
+    apart, changed = np.abs(ours - theirs).mean(), np.abs(theirs.astype(float) - image).mean()
+    # A hue is turned at constant luma here, there at constant value: the same direction, not the same colours.
+    assert apart < (0.6 * changed if change == "hue" else 1)
+    assert np.array_equal(cv2.transform(image, lc.color_matrix(image.mean((0, 1)), **nothing)), image)
+
+
+def test_colours_are_jittered_by_no_more_than_asked():
+    image = np.full((8, 8, 3), 100, np.uint8)
+    means = [lc.ColorJitter(0.25, 0.02)(image=image)["image"].mean() for _ in range(200)]
+    assert 74 < min(means) < 85 and 115 < max(means) < 126
