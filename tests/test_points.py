@@ -142,14 +142,16 @@ def test_augmentation_neither_loses_nor_moves_a_point(strength):
         mask[rows, columns] = rng.integers(0, 2, 40)
         image = np.full((48, 48, 3), 128, np.uint8)
         image[mask == 0], image[mask == 1] = 0, 255
-        transform = lc.get_transforms("train", strength, 48)
-        transform.set_random_seed(seed)
-        item = transform(image=image, mask=mask)
-        points, brightness = item["mask"].numpy(), item["image"].mean(0).numpy()
-        assert [(points == c).sum() for c in (0, 1)] == [(mask == c).sum() for c in (0, 1)]
-        blurred_ground = np.median(brightness)
-        assert (brightness[points == 0] < blurred_ground).all()
-        assert (brightness[points == 1] > blurred_ground).all()
+        whole = lc.get_transforms("train", strength, 48)
+        # A blur may spread a bright point over its dark neighbour, and noise drown what is left.
+        sharp = A.Compose([step for step in whole if not isinstance(step, A.GaussianBlur | A.GaussNoise)])
+        for transform in (whole, sharp):
+            transform.set_random_seed(seed)
+            item = transform(image=image, mask=mask)
+            points, brightness = item["mask"].numpy(), item["image"].mean(0).numpy()
+            assert [(points == c).sum() for c in (0, 1)] == [(mask == c).sum() for c in (0, 1)]
+        ground = np.median(brightness)
+        assert (brightness[points == 0] < ground).all() and (brightness[points == 1] > ground).all()
 
 
 def test_crop_moves_image_and_points_together_and_pads_with_255():
@@ -205,9 +207,10 @@ def test_the_matrix_of_colours_does_what_albumentations_does(change, amount):
     only = nothing | {change: amount / 8 if change == "hue" else 1 + amount}
     theirs = A.ColorJitter(**{name: (value, value) for name, value in only.items()}, p=1)(image=image)["image"]
     ours = cv2.transform(image, lc.color_matrix(image.mean((0, 1)), **only)).astype(float)
-    apart, changed = np.abs(ours - theirs).mean(), np.abs(theirs.astype(float) - image).mean()
-    # A hue is turned at constant luma here, there at constant value: the same direction, not the same colours.
-    assert apart < (0.6 * changed if change == "hue" else 1)
+    if change == "hue":  # turned at constant luma here, there at constant value: the same way, not to the same colours
+        assert np.corrcoef((ours - image).ravel(), (theirs.astype(float) - image).ravel())[0, 1] > 0.5
+    else:
+        assert np.abs(ours - theirs).max() <= 1
     assert np.array_equal(cv2.transform(image, lc.color_matrix(image.mean((0, 1)), **nothing)), image)
 
 
