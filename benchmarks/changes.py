@@ -116,9 +116,9 @@ def channels() -> Sides:
 @change("colour jitter as one matrix, not step after step with the hue by way of HSV", "ms per tile", repeats=50)
 def jitter() -> Sides:
     image = dataset().read(0)[0].copy()
-    steps = {"brightness": 1.2, "contrast": 0.9, "saturation": 1.2, "hue": 0.01}
+    before, steps = A.ColorJitter(), {"brightness": 1.2, "contrast": 0.9, "saturation": 1.2, "hue": 0.01}
     return (
-        lambda: A.ColorJitter().apply(image, **steps, order=range(4)),
+        lambda: before.apply(image, **steps, order=range(4)),
         lambda: cv2.transform(image, lc.color_matrix(cv2.mean(image)[:3], **steps)),
     )
 
