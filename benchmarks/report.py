@@ -36,7 +36,7 @@ SETUPS = COMPARED | {
 METHODS = {"forest": "random forest", "plain": "plain", "default": "default"}  # compared at every budget of points
 WITH_MASKS = {"plain": "dense", "default": "dense+teacher+cut_mix"}  # the same with every pixel labelled
 KINDS = {  # what sets a variant apart from the one that its name begins with; "" is that one. All others are `parts`.
-    "augmentation": ("_none", "_weak", "", "_strong"),
+    "augmentation": ("_none", "_weak", "", "_strong", "_hsv"),
     "where": ("", "_stratified", "_grid", "_boundary"),
     "noise": ("", "@wrong5", "@wrong10", "@wrong20", "@shift1", "@shift3", "@shift5"),
     "networks": ("", "_random_weights", "_mobilenet", "_mobilenet_random_weights", "_unet", "_resnet50", "_resnet50_random_weights"),

@@ -27,6 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import albumentations as A
 import cv2
 import numpy as np
 import torch
@@ -114,6 +115,7 @@ VARIANTS = {
     **{f"{name}_{strength}": changes | {"augmentation": strength}
        for name, changes in (("plain", OFF), ("dense", OFF | {"num_points": None}), ("labels", LABELS), ("default", DEFAULT))
        for strength in ("none", "weak", "strong")},
+    "plain_hsv": OFF | {"augmentation": "hsv"},  # the colour jitter of albumentations, as all studies had it up to commit 9ae7623
     # other networks and starts
     "plain_unet": OFF | {"architecture": "unet"},
     "default_unet": DEFAULT | {"architecture": "unet"},
@@ -268,6 +270,18 @@ def train_forest(config: argparse.Namespace, train_set, val_set) -> tuple[torch.
     return confusion, "", seconds, "none"
 
 
+def hsv_jitter(size: int) -> A.Compose:
+    """Medium augmentation with albumentations' colour jitter, which clips after every step and turns hues in HSV."""
+    amplitude, hue, _ = lc.AUGMENTATION_STRENGTHS["medium"]
+    scale = (1 - amplitude, 1 + amplitude)
+    jitter = A.ColorJitter(brightness=scale, contrast=scale, saturation=scale, hue=(-hue, hue), p=1)
+    steps = lc.get_transforms("train", "medium", size)
+    return A.Compose([jitter if isinstance(step, lc.ColorJitter) else step for step in steps])
+
+
+OWN_AUGMENTATION = {"none": lambda size: lc.get_transforms("val"), "hsv": hsv_jitter}  # which the module does not offer
+
+
 def precision_of(args: argparse.Namespace, variant: str) -> str:
     """What a variant is trained in here, for a processor without bfloat16 takes float32: its cell is another one."""
     dtype = lc.pick_precision(args.precision, lc.pick_device(args.device))
@@ -278,12 +292,11 @@ def run_cell(args: argparse.Namespace, work: Path, cell: dict, model_path: Path)
     """Trains one variant and scores it on dense masks."""
     forest = cell["variant"] == "forest"
     config = settings(args, work, cell)
-    as_they_are = config.augmentation == "none"  # the module offers no such strength
-    config.augmentation = "weak" if as_they_are else config.augmentation
+    own = OWN_AUGMENTATION.get(config.augmentation)
+    config.augmentation = "medium" if own else config.augmentation
     train_set, val_set = lc.make_dataset(config, "train"), lc.make_dataset(config, "val")
     train_set.tiles, val_set.tiles = choose_tiles(args.split, args.every, train_set.tiles, val_set.tiles)
-    if as_they_are:
-        train_set.transform = lc.get_transforms("val")
+    train_set.transform = own(args.size) if own else train_set.transform
     if forest:
         confusion, train_miou, seconds, weights = train_forest(config, train_set, val_set)
     else:
