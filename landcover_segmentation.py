@@ -779,6 +779,7 @@ class ColorJitter(A.ImageOnlyTransform):
 
 
 RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+YIQ_TO_RGB = np.linalg.inv(RGB_TO_YIQ)
 
 
 def color_matrix(
@@ -790,7 +791,7 @@ def color_matrix(
     """
     turn, (cosine, sine) = np.eye(3), (math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue))
     turn[1:, 1:] = saturation * np.array([[cosine, sine], [-sine, cosine]])
-    colors = brightness * contrast * np.linalg.inv(RGB_TO_YIQ) @ turn @ RGB_TO_YIQ
+    colors = brightness * contrast * YIQ_TO_RGB @ turn @ RGB_TO_YIQ
     grey = brightness * (1 - contrast) * (RGB_TO_YIQ[0] @ mean_color)
     return np.column_stack([colors, np.full(3, grey)])
 
@@ -1089,14 +1090,15 @@ class FewerProducts(MixedIn):
 
 
 class SumOfTaps(torch.autograd.Function):
-    """A dilated 3x3 convolution as matrix products of regions of the map with the taps that read them, summed in float32."""
+    """A dilated 3x3 convolution as matrix products of regions of the map with the taps that read them, summed in float32 at least."""
 
     @staticmethod
     def forward(ctx, images: Tensor, weight: Tensor, bias: Tensor | None, dilation: tuple[int, int]) -> Tensor:
         ctx.save_for_backward(images, weight)
         ctx.dilation, ctx.biased = dilation, bias is not None
         images, weight = images.permute(0, 2, 3, 1), weight.permute(2, 3, 0, 1)
-        out = images.new_zeros((*images.shape[:3], weight.shape[2]), dtype=torch.float32)
+        dtype = torch.promote_types(images.dtype, torch.float32)
+        out = images.new_zeros((*images.shape[:3], weight.shape[2]), dtype=dtype)
         for region, taps, written in regions_by_taps(images.shape[1:3], dilation):
             products = images[region].flatten(0, 2) @ weight[taps].flatten(0, 2).T
             for place, tap in zip(written, products.split(weight.shape[2], 1), strict=True):
@@ -1109,7 +1111,8 @@ class SumOfTaps(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         images, weight = ctx.saved_tensors
         images, weight, of_out = images.permute(0, 2, 3, 1), weight.permute(2, 3, 0, 1), gradient.permute(0, 2, 3, 1)
-        of_images, of_weight = torch.empty_like(images), weight.new_zeros(weight.shape, dtype=torch.float32)
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        of_images, of_weight = torch.empty_like(images), weight.new_zeros(weight.shape, dtype=dtype)
         for region, taps, written in regions_by_taps(images.shape[1:3], ctx.dilation):
             arriving = torch.cat([of_out[place] for place in written], -1).flatten(0, 2)
             of_images[region] = (arriving @ weight[taps].flatten(0, 2)).view_as(images[region])

@@ -172,19 +172,15 @@ def both_ways(layer: nn.Conv2d, side: int, batch: int = BATCH) -> Sides:
     return trained_step(layer, images), trained_step(faster, images)
 
 
-@change(
-    "atrous convolution at a rate above the map's side: the centre alone, forward and back", "ms per tile", tiles=BATCH
-)
-def centre() -> Sides:
-    return both_ways(nn.Conv2d(2048, 256, 3, padding=36, dilation=36, bias=False), 32)
+def atrous(rate: int, batch: int) -> Sides:
+    return both_ways(nn.Conv2d(2048, 256, 3, padding=rate, dilation=rate, bias=False), 32, batch)
 
 
+name = "atrous convolution at a rate above the map's side: the centre alone, forward and back"
+change(name, "ms per tile", tiles=BATCH)(lambda: atrous(36, BATCH))
+name = "atrous convolution at rate {} as the sum of its taps, 2048 channels, 32 x 32, 8 tiles, forward and back"
 for rate in (12, 24):
-    name = (
-        f"atrous convolution at rate {rate} as the sum of its taps, 2048 channels, 32 x 32, 8 tiles, forward and back"
-    )
-    layer = nn.Conv2d(2048, 256, 3, padding=rate, dilation=rate, bias=False)
-    change(name, "ms per tile", tiles=8)(partial(both_ways, layer, 32, batch=8))
+    change(name.format(rate), "ms per tile", tiles=8)(partial(atrous, rate, 8))
 
 
 @change(

@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from albumentations.pytorch import ToTensorV2
 from PIL import Image
-from study import append, provenance
+from study import append, hsv_jitter, provenance
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torch.utils.flop_counter import FlopCounterMode
@@ -51,12 +51,11 @@ class PlainDataset(Dataset):
     """Tiles and points as lc.LandCoverDataset's, drawn anew for every item."""
 
     def __init__(self, tiles: list[tuple[Path, Path]], num_points: int | None, crop_size: int):
-        amplitude, hue, sensor = lc.AUGMENTATION_STRENGTHS["medium"]
-        scale = (1 - amplitude, 1 + amplitude)
+        sensor = lc.AUGMENTATION_STRENGTHS["medium"][-1]
         augment = [
             A.RandomCrop(crop_size, crop_size, pad_if_needed=True, fill_mask=255),
             A.D4(p=1),
-            A.ColorJitter(brightness=scale, contrast=scale, saturation=scale, hue=(-hue, hue), p=1),
+            hsv_jitter(),
             A.GaussianBlur(sigma_limit=(0.3, 1.0), p=sensor),
             A.GaussNoise(std_range=(0.01, 0.04), p=sensor),
         ]
@@ -268,7 +267,7 @@ def peak_memory(side: str, args, backbone: str, device_name: str) -> float:
 
 
 def train_once(side: str, args, backbone: str, device_name: str) -> float:
-    torch.set_num_threads(args.threads)
+    set_threads(args.threads)
     device = torch.device(device_name)
     lc.make_repeatable(device)
     {"plain": plain_side, "ours": our_side}[side](args, backbone, device)["training"]()

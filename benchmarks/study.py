@@ -270,16 +270,22 @@ def train_forest(config: argparse.Namespace, train_set, val_set) -> tuple[torch.
     return confusion, "", seconds, "none"
 
 
-def hsv_jitter(size: int) -> A.Compose:
-    """Medium augmentation with albumentations' colour jitter, which clips after every step and turns hues in HSV."""
+def hsv_jitter() -> A.ColorJitter:
+    """The colour jitter of medium augmentation as albumentations has it: clipped after every step, hues turned in HSV."""
     amplitude, hue, _ = lc.AUGMENTATION_STRENGTHS["medium"]
     scale = (1 - amplitude, 1 + amplitude)
-    jitter = A.ColorJitter(brightness=scale, contrast=scale, saturation=scale, hue=(-hue, hue), p=1)
+    return A.ColorJitter(brightness=scale, contrast=scale, saturation=scale, hue=(-hue, hue), p=1)
+
+
+def medium_with_hsv_jitter(size: int) -> A.Compose:
     steps = lc.get_transforms("train", "medium", size)
-    return A.Compose([jitter if isinstance(step, lc.ColorJitter) else step for step in steps])
+    return A.Compose([hsv_jitter() if isinstance(step, lc.ColorJitter) else step for step in steps])
 
 
-OWN_AUGMENTATION = {"none": lambda size: lc.get_transforms("val"), "hsv": hsv_jitter}  # which the module does not offer
+OWN_AUGMENTATION = {
+    "none": lambda size: lc.get_transforms("val"),
+    "hsv": medium_with_hsv_jitter,
+}  # which the module does not offer
 
 
 def precision_of(args: argparse.Namespace, variant: str) -> str:
@@ -296,7 +302,8 @@ def run_cell(args: argparse.Namespace, work: Path, cell: dict, model_path: Path)
     config.augmentation = "medium" if own else config.augmentation
     train_set, val_set = lc.make_dataset(config, "train"), lc.make_dataset(config, "val")
     train_set.tiles, val_set.tiles = choose_tiles(args.split, args.every, train_set.tiles, val_set.tiles)
-    train_set.transform = own(args.size) if own else train_set.transform
+    if own:
+        train_set.transform = own(args.size)
     if forest:
         confusion, train_miou, seconds, weights = train_forest(config, train_set, val_set)
     else:
