@@ -450,7 +450,8 @@ def draw_cost(figure, panels: list[tuple[str, str, str, dict[str, list[dict]]]])
                 axes.annotate(label, (0.98, statistics.mean(gain)), (0, 3), *right, ha="right", fontsize=9, color=color)
         axes.plot(1, 0, "s", color="#d55e00")
         axes.set(xlabel=f"time of {what}, plain = 1", ylabel="gain in mIoU over plain")
-        axes.set_title(f"{what}: {title}".replace("`", ""), fontsize=10, loc="left")  # names in the margin leave room
+        lines = f"{what}: {title}".replace("`", "").replace(" tile, ", " tile,\n")
+        axes.set_title(lines, fontsize=10, loc="left")
         axes.grid(alpha=0.3)
     figure.supxlabel("bars: standard deviation of the gain, seed by seed; hollow: one seed alone", fontsize=9)
 
