@@ -39,7 +39,7 @@ KINDS = {  # what sets a variant apart from the one that its name begins with; "
     "augmentation": ("_none", "_weak", "", "_strong", "_hsv"),
     "where": ("", "_stratified", "_grid", "_boundary"),
     "noise": ("", "@wrong5", "@wrong10", "@wrong20", "@shift1", "@shift3", "@shift5"),
-    "networks": ("", "_random_weights", "_mobilenet", "_mobilenet_random_weights", "_unet", "_resnet50", "_resnet50_random_weights"),
+    "networks": ("", "_unet", *(f"{network}_random_weights" for network in ("", "_mobilenet", "_resnet34", "_resnet50", "_unet", "_segformer"))),
 }  # fmt: skip
 NOT_RUN = "*Not run yet.*"
 
@@ -115,15 +115,22 @@ def costs(found: list[dict], base: list[dict], key: str = "seconds") -> list[flo
     ]
 
 
-def base_of(name: str) -> str:
-    """The variant that this one is a change of: `labels` for `labels+views`, `plain` for `labels`."""
+def family_of(name: str) -> str:
+    """The variant whose name this one begins with: `labels` for `labels+views`; `plain` for all that are no change of another."""
     family = re.match("[a-z]+", name)[0]
     return family if family != name and family in ("plain", "dense", "labels", "default") else "plain"
 
 
+def base_of(name: str) -> str:
+    """The variant that this one is compared with: its family, or for another network without ImageNet the family without it."""
+    family = family_of(name)
+    same_start = f"{family}_random_weights"
+    return same_start if name.endswith("_random_weights") and name != same_start else family
+
+
 def kind_of(name: str) -> str:
     """Which question a variant answers: a key of KINDS, `methods` or `parts`."""
-    suffix = name.removeprefix(base_of(name))
+    suffix = name.removeprefix(family_of(name))
     kinds = (kind for kind, suffixes in KINDS.items() if suffix in suffixes and suffix)
     return "methods" if name in (*METHODS, *WITH_MASKS.values()) else next(kinds, "parts")
 
@@ -147,7 +154,7 @@ def groups(kind: str) -> list[tuple[str, dict[str, list[dict]]]]:
             names = dict.fromkeys(row["variant"] for row in here)
             own = [name for name in names if kind_of(name) == kind and name not in alone]
             elsewhere = setup in COMPARED.values() or any(kind_of(name) == "parts" for name in names)
-            families = dict.fromkeys(["plain", *map(base_of, own)])
+            families = dict.fromkeys(["plain", *map(family_of, own)])
             order = [family + suffix for family in families for suffix in KINDS.get(kind, ())]
             if kind in ("parts", "methods"):
                 order = ["forest", *WITH_MASKS, *WITH_MASKS.values(), *(sorted(own) if kind == "parts" else [])]

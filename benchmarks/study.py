@@ -123,6 +123,10 @@ VARIANTS = {
     "plain_random_weights": OFF | NO_IMAGENET,
     "default_random_weights": DEFAULT | NO_IMAGENET,
     "default_mobilenet_random_weights": DEFAULT | NO_IMAGENET | {"backbone": "mobilenet_v3_large"},
+    "plain_unet_random_weights": OFF | NO_IMAGENET | {"architecture": "unet"},
+    "plain_segformer_random_weights": OFF | NO_IMAGENET | {"architecture": "segformer", "backbone": "mit_b0"},
+    "plain_resnet34_random_weights": OFF | NO_IMAGENET | {"backbone": "resnet34"},
+    "plain_resnet50_random_weights": OFF | NO_IMAGENET | {"backbone": "resnet50"},
     # points that are wrong: so many percent of another class, or all of them so many pixels off
     **{f"{name}@wrong{percent}": changes | {"point_sampling": partial(sample_wrong_points, percent)}
        for name, changes in (("plain", OFF), ("default", DEFAULT)) for percent in (5, 10, 20)},
