@@ -2243,7 +2243,7 @@ def draw_history(
     epochs, measure = [row["epoch"] for row in history], measure_of(history[0])
     label, each, each_label = MEASURES[measure]
     figure = Figure(figsize=(11, 4), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, wrap=True)
     loss_axes, score_axes = figure.subplots(1, 2)
     for name in ("train_loss", "val_loss"):
         loss_axes.plot(epochs, [row[name] for row in history], marker=".", label=name.replace("_", " "))
@@ -2278,7 +2278,7 @@ def draw_predictions(
     chosen = [(name, data, i) for name, data in datasets.items() for i in sorted({0, len(data) // 2, len(data) - 1})]
     palette = class_palette(model.class_colors, model.num_classes)
     figure = Figure(figsize=(12.5, 2.55 * len(chosen) + 1), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, wrap=True)
     grid = figure.subplots(len(chosen), 5, squeeze=False)
     headings = ("image", "points seen in training", "truth", "prediction", "errors (red)")
     for axes, heading in zip(grid[0], headings, strict=True):

@@ -95,6 +95,16 @@ def test_a_run_writes_everything_it_promises(data):
     assert confusion.tolist() == metrics["confusion_matrix"], "the saved model is the one that was scored"
 
 
+def test_a_long_title_is_not_cut(tmp_path):
+    """A title that says why there are no weights is wider than the picture: its lines keep off both edges."""
+    row = {"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "val_miou": 0.5, "iou_low": 0.4, "iou_high": 0.6}
+    lc.draw_history(
+        tmp_path / "history.png", [row], ["low", "high"], None, "starting weights: random initialisation, " * 6
+    )
+    pixels = np.asarray(Image.open(tmp_path / "history.png").convert("L"))
+    assert (pixels[:, [0, 1, -2, -1]] == 255).all()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_interrupted_and_resumed_equals_uninterrupted(data):
     """The same seed gives the same result, whole or in two parts; Ctrl-C leaves a valid checkpoint and plots."""
