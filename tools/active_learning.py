@@ -277,7 +277,7 @@ def draw_curve(axes, rows: list[dict], title: str) -> None:
             axes.scatter([x] * len(scores), scores, s=12, color=color, alpha=0.35)
         axes.fill_between(points, mean - spread, mean + spread, color=color, alpha=0.15, linewidth=0)
         axes.plot(points, mean, color=color, marker="o", label=f"{arm}, {len({row['seed'] for row in own})} seeds")
-    axes.set_title(f"{title}, starting weights: {rows[0]['starting_weights']}", fontsize=9)
+    axes.set_title(f"{title}, starting weights: {rows[0]['starting_weights']}", fontsize=9, wrap=True)
     axes.set(xlabel="labelled points per tile", ylabel="mIoU on the validation tiles")
     axes.set_xticks(sorted({int(row["points_per_tile"]) for row in rows}))
     axes.grid(alpha=0.3)
