@@ -4,7 +4,7 @@
     python benchmarks/study.py --data ... --variants plain default --points 20 100 --seeds 0 1 2
     python benchmarks/study.py --data ... --split choose                           the split on which settings are chosen
 
-DATA holds {train,val}/{images,masks} of the Dubai tiles. A variant is a set of the module's own settings, or `forest`, the
+DATA, made by dubai_tiles.py, holds {train,val}/{images,masks} of the Dubai tiles. A variant is a set of the module's own settings, or `forest`, the
 random forest that practitioners train on points. Cells that are in the CSV already are passed over, so that a stopped study
 goes on where it was, and several processes may share it: each claims its cell first. Scores are those of the last epoch on
 dense masks: no epoch is chosen. `plain`, `forest` and `default` see the very same points.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The walk-through of README, from a CSV of points to a map: 48 tiles to learn from and 24 to score, 50 points each.
 #   benchmarks/walkthrough.sh DATA
-# DATA holds {train,val}/{images,masks} of the Dubai tiles, whose masks play the person who labels; DATA/../dubai_scenes holds
+# DATA, made by dubai_tiles.py, holds {train,val}/{images,masks} of the Dubai tiles, whose masks play the person who labels; DATA/../dubai_scenes holds
 # scene8_part6.jpg, which is mapped. Results go to benchmarks/results/walkthrough.
 set -euo pipefail
 root=$(dirname "$(realpath "$0")")/..

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, write_tiles
+from conftest import REAL_DATA, ROOT, write_tiles
+from PIL import Image
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import pictures
@@ -136,6 +138,32 @@ def test_the_tiles_of_a_split_are_laid_out_for_other_programs(tmp_path, monkeypa
     for split, parts in (("train", "1"), ("val", "78")):  # --every 2 of parts 1 and 2; all of 7 and 8
         found = lc.LandCoverDataset(tmp_path / "laid" / split / "images", tmp_path / "laid" / split / "masks")
         assert [image.stem[11] for image, _ in found.tiles] == list(parts) and found.read(0)[0].shape == (32, 32, 3)
+
+
+def test_tiles_are_cut_from_the_published_images_as_those_that_were_measured(tmp_path):
+    """A real image, and the mosaic of its masks in the publisher's colours, give back the very tiles."""
+    scene, val = REAL_DATA.parent / "dubai_scenes/scene7_part3.jpg", REAL_DATA / "val"
+    if not scene.exists():
+        pytest.skip("needs the Dubai tiles")
+    colors = np.full((256, 3), 0x9B, np.uint8)
+    colors[:5] = [[0x84, 0x29, 0xF6], [0xE2, 0xA9, 0x29], [0x3C, 0x10, 0x98], [0xFE, 0xDD, 0x3A], [0x6E, 0xC1, 0xE4]]
+    picture, names = Image.open(scene), sorted(path.stem for path in (val / "masks").glob("scene7_part3_*"))
+    mosaic = np.full((picture.height, picture.width), 255, np.uint8)
+    for name in names:
+        row, column = map(int, re.findall(r"[rc](\d+)", name.removeprefix("scene7_part3")))
+        mosaic[row * 256 :, column * 256 :][:256, :256] = lc.read_mask(val / f"masks/{name}.png")
+    for kind in ("images", "masks"):
+        (tmp_path / "archive/Tile 7" / kind).mkdir(parents=True)
+    shutil.copy(scene, tmp_path / "archive/Tile 7/images/image_part_003.jpg")
+    Image.fromarray(colors[mosaic]).save(tmp_path / "archive/Tile 7/masks/image_part_003.png")
+    command = [sys.executable, ROOT / "benchmarks/dubai_tiles.py", tmp_path / "archive", tmp_path / "data"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "0 train tiles, 56 val tiles" in done.stdout, done.stderr
+    made = lc.list_tiles(tmp_path / "data/val/images", tmp_path / "data/val/masks")
+    assert [image.stem for image, _ in made] == names
+    for image, mask in made:
+        assert np.array_equal(lc.read_mask(mask), lc.read_mask(val / "masks" / mask.name))
+        assert np.array_equal(lc.read_image(image), lc.read_image(val / "images" / image.name))
 
 
 def test_documents_and_figures_are_those_of_the_results():

@@ -1,0 +1,75 @@
+"""Makes DATA, the tiles that the other benchmarks take, from the published images of Dubai.
+
+    python benchmarks/dubai_tiles.py "Semantic segmentation dataset" DATA
+
+The first folder comes out of the archive at https://www.kaggle.com/datasets/humansintheloop/semantic-segmentation-of-aerial-imagery
+and holds `Tile 1` to `Tile 8`, each with images/image_part_001.jpg to 009 and the masks of these, in colours, in masks/*.png.
+A `Tile` is a scene here. Its images are cut from the top left corner into tiles of 256x256, without overlap; what is left at the right
+and at the bottom is not used. Parts 3, 6 and 9 of each scene become val. The JPEGs have quality 93, as those that were measured.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+import numpy as np
+from convert_masks import read_palette
+from PIL import Image
+from study import CLASSES
+from tqdm import tqdm
+
+import landcover_segmentation as lc
+
+SIDE = 256
+VAL_PARTS = (3, 6, 9)
+
+
+def read_class_ids(path: Path) -> np.ndarray:
+    """The ids of a mask in the publisher's colours, (H, W) uint8 in the order of CLASSES, 255 = unlabelled."""
+    published = read_palette("dubai")  # whose land is "land (unpaved)"
+    colors = {name.split()[0]: color for name, color in zip(published.names, published.colors, strict=True)}
+    palette = [tuple(bytes.fromhex(colors[name][1:])) for name in CLASSES]
+    with lc.open_picture(path) as picture:
+        return lc.rgb_mask_to_class_ids(np.asarray(picture.convert("RGB")), palette)
+
+
+def cut(picture: np.ndarray) -> dict[str, np.ndarray]:
+    """The tiles of an image or a mask by row and column, as file names have them."""
+    return {
+        f"r{row}_c{column}": picture[row * SIDE :, column * SIDE :][:SIDE, :SIDE]
+        for row in range(picture.shape[0] // SIDE)
+        for column in range(picture.shape[1] // SIDE)
+    }
+
+
+def main() -> None:
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    archive, data = map(Path, sys.argv[1:])
+    images = sorted(archive.glob("Tile */images/image_part_*.jpg"))
+    if not images:
+        sys.exit(f"{archive}: holds no 'Tile */images/image_part_*.jpg'; name the folder of the archive that does")
+    made = Counter()
+    for path in tqdm(images, "cutting", disable=None):
+        scene, part = (int(re.search(r"\d+$", name)[0]) for name in (path.parents[1].name, path.stem))
+        image, mask = cut(lc.read_image(path)), cut(read_class_ids(path.parents[1] / f"masks/{path.stem}.png"))
+        if image.keys() != mask.keys():
+            sys.exit(f"{path}: is of another size than its mask; unpack the archive anew")
+        split = "val" if part in VAL_PARTS else "train"
+        for place in image:
+            for kind, tile, suffix in (("images", image[place], "jpg"), ("masks", mask[place], "png")):
+                target = data / split / kind / f"scene{scene}_part{part}_{place}.{suffix}"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(tile).save(target, quality=93)  # which PNG has not
+        made[split] += len(image)
+    print(f"{data}: {made['train']} train tiles, {made['val']} val tiles")
+
+
+if __name__ == "__main__":
+    main()
