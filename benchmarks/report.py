@@ -41,6 +41,33 @@ KINDS = {  # what sets a variant apart from the one that its name begins with; "
     "noise": ("", "@wrong5", "@wrong10", "@wrong20", "@shift1", "@shift3", "@shift5"),
     "networks": ("", "_unet", *(f"{network}_random_weights" for network in ("", "_mobilenet", "_resnet34", "_resnet50", "_unet", "_segformer"))),
 }  # fmt: skip
+# What one may change in training, and the cell that shows it beside its base: set-up, variant, points, and whether it is meant to change the time.
+SWITCHES = {
+    "the default in place of plain training, 20 points": ("val", "default", "20", True),
+    "the default in place of plain training, 100 points": ("val", "default", "100", True),
+    "the default in place of plain training, 100 points, full size": ("val256", "default", "100", True),
+    "`ARCHITECTURE = unet`, short training": ("choose_short", "default_unet", "20", True),
+    "`ARCHITECTURE = unet`, long training": ("val", "default_unet", "100", True),
+    "`ARCHITECTURE = unet` at full size": ("val256", "default_unet", "100", True),
+    "random weights in place of ImageNet's": ("choose_short", "default_random_weights", "20", False),
+    "`CLASS_BALANCE = 0.5`, short training": ("choose_short", "default+balanced", "20", False),
+    "`CLASS_BALANCE = 0.5`, long training": ("choose24", "default+balanced", "20", False),
+    "`AUGMENTATION = strong`": ("choose_short", "default_strong", "20", False),
+    "no augmentation": ("choose_short", "default_none", "20", False),
+    "points on a grid": ("choose_short", "default_grid", "20", False),
+    "points shared over the classes": ("choose_short", "default_stratified", "20", False),
+    "points on edges": ("choose_short", "default_boundary", "20", False),
+    "a tenth of the points wrong": ("choose_short", "default@wrong10", "20", False),
+    "a fifth of the points wrong": ("choose_short", "default@wrong20", "20", False),
+    "points six pixels off their place": ("choose_short", "default@shift3", "20", False),
+    "points ten pixels off their place": ("choose_short", "default@shift5", "20", False),
+}
+AT_PREDICTION = {  # set-up and variant of the models, and the way of benchmarks/inference.py
+    "`--tta`: eight views at prediction": ("choose_short", "default", "8 views"),
+    "three scales at prediction": ("choose_short", "default", "3 scales"),
+    "dense CRF at prediction": ("choose_short", "default", "CRF"),
+    "ensemble of three trainings": ("choose_short", "default", "ensemble of 3"),
+}
 NOT_RUN = "*Not run yet.*"
 
 # =====================================================================================================
@@ -139,6 +166,10 @@ def ordinal(number: str) -> str:
     return number + {"1": "st", "2": "nd", "3": "rd"}.get(number, "th")
 
 
+def title(setup: dict, points: str) -> str:
+    return f"`{setup['split']}`, every {ordinal(setup['every'])} tile, {setup['size']} px, {setup['epochs']} epochs, {points} points"
+
+
 def groups(kind: str) -> list[tuple[str, dict[str, list[dict]]]]:
     """For every set-up and budget with a variant of this kind: its title, and the rows of those variants and their bases.
 
@@ -159,8 +190,9 @@ def groups(kind: str) -> list[tuple[str, dict[str, list[dict]]]]:
             if kind in ("parts", "methods"):
                 order = ["forest", *WITH_MASKS, *WITH_MASKS.values(), *(sorted(own) if kind == "parts" else [])]
             if own and not (kind == "methods" and elsewhere):
-                title = f"`{split}`, every {ordinal(every)} tile, {size} px, {epochs} epochs, {points} points"
-                result.append((title, {name: pick(here, variant=name) for name in order if name in names}))
+                result.append(
+                    (title(setup, points), {name: pick(here, variant=name) for name in order if name in names})
+                )
     return result
 
 
@@ -237,15 +269,15 @@ def variants_table(kind: str) -> str:
         extra |= {"network": lambda own: f"`{own[0]['backbone']}`", "starts from": lambda own: own[0]["weights"]}
     if kind == "where":
         extra |= class_columns(cells[0] if cells else [])
-    for title, named in together:
+    for heading, named in together:
         for name, own in named.items():
             gain = gains(own, named.get(base_of(name), [])) if name != "plain" else []
             against = f"{counted(gain, sign='+')} over {base_of(name)}" if gain else "-"
             cost = spread(costs(own, named.get("plain", [])), 2)
             body.append(
-                [title, f"`{name}`", counted(column(own)), against, cost, *(show(own) for show in extra.values())]
+                [heading, f"`{name}`", counted(column(own)), against, cost, *(show(own) for show in extra.values())]
             )
-            title = ""
+            heading = ""
     return markdown(["set-up", "variant", "mIoU", "gain, seed by seed", "training time, plain = 1", *extra], body)
 
 
@@ -257,21 +289,37 @@ def inference_groups() -> list[tuple[str, dict[str, list[dict]]]]:
     for cell in dict.fromkeys(tuple(row[key] for key in keys) for row in found):
         own = pick(found, **dict(zip(keys, cell, strict=True)))
         ways = dict.fromkeys(row["way"] for row in own)
-        variant, points, split, size, epochs, every = cell
-        title = f"`{variant}`: `{split}`, every {ordinal(every)} tile, {size} px, {epochs} epochs, {points} points"
-        result.append((title, {way: pick(own, way=way) for way in ways}))
+        result.append((f"`{cell[0]}`: {title(own[0], own[0]['points'])}", {way: pick(own, way=way) for way in ways}))
     return result
 
 
 def inference_table() -> str:
     body = []
-    for title, ways in inference_groups():
+    for heading, ways in inference_groups():
         for way, own in ways.items():
             gain = counted(gains(own, ways["plain"]), sign="+") if way != "plain" else "-"
             cost = spread(costs(own, ways["plain"], "seconds_per_tile"), 1)
-            body.append([title, way, counted(column(own)), gain, cost])
-            title = ""
+            body.append([heading, way, counted(column(own)), gain, cost])
+            heading = ""
     return markdown(["models", "prediction", "mIoU", "gain, seed by seed", "time, plain = 1"], body)
+
+
+def switches_table() -> str:
+    """What single changes bring, the most first."""
+    cells = []
+    for change, (setup, name, points, slower) in SWITCHES.items():
+        found = study_rows(SETUPS[setup])
+        own, base = (pick(found, variant=variant, points=points) for variant in (name, base_of(name)))
+        cells.append((change, own, base, SETUPS[setup], spread(costs(own, base), 2) if slower else ""))
+    for change, (setup, name, way) in AT_PREDICTION.items():
+        own, base = (rows("inference.csv", **SETUPS[setup], variant=name, way=each) for each in (way, "plain"))
+        times = f"prediction {spread(costs(own, base, 'seconds_per_tile'), 1)}"
+        cells.append((change, own, base, SETUPS[setup], times))
+    run = [(change, base, gains(own, base), times, title(setup, own[0]["points"]))
+           for change, own, base, setup, times in cells if gains(own, base)]  # fmt: skip
+    body = [[change, counted(gain, sign="+"), spread(column(base)), times, where]
+            for change, base, gain, times, where in sorted(run, key=lambda cell: -statistics.mean(cell[2]))]  # fmt: skip
+    return markdown(["change", "gain, seed by seed", "mIoU without it", "time, factor", "measured on"], body)
 
 
 def active_table() -> str:
@@ -361,6 +409,7 @@ TABLES = {
     **{name: lambda setup=setup: points_table(setup) for name, setup in COMPARED.items()},
     **{f"{name}_classes": lambda setup=setup: classes_table(setup) for name, setup in COMPARED.items()},
     **{kind: lambda kind=kind: variants_table(kind) for kind in ("parts", "methods", *KINDS)},
+    "switches": switches_table,
     "active": active_table,
     "labels": labels_table,
     "inference": inference_table,

@@ -215,6 +215,8 @@ def test_tables_and_values_are_computed_from_their_rows(results):
         "| `default` | 0.650 ± 0.071 (2) | +0.100 ± 0.000 (2) over plain | 1.50 ± 0.00 | 0.250 ± 0.071 |"
         in report.variants_table("parts")
     )
+    only = "| the default in place of plain training, 20 points | +0.100 ± 0.000 (2) | 0.550 ± 0.071 | 1.50 ± 0.00 | `val`, every 3rd tile, 128 px, 24 epochs, 20 points |"
+    assert report.switches_table().splitlines()[2:] == [only]
     assert report.TABLES["scenes"]() == report.NOT_RUN
     marks = "<!-- study:val/default/20:miou -->1 <!-- study:val/default/20:gain -->9.99. <!-- study:val/default/20:seeds -->0"
     assert re.findall(r"->([\d.]+)", report.fill(marks)) == ["1", "0.10.", "2"]
