@@ -41,7 +41,7 @@ KINDS = {  # what sets a variant apart from the one that its name begins with; "
     "noise": ("", "@wrong5", "@wrong10", "@wrong20", "@shift1", "@shift3", "@shift5"),
     "networks": ("", "_unet", *(f"{network}_random_weights" for network in ("", "_mobilenet", "_resnet34", "_resnet50", "_unet", "_segformer"))),
 }  # fmt: skip
-# What one may change in training, and the cell that shows it beside its base: set-up, variant, points, and whether it is meant to change the time.
+# What one may change in training, and the cell that shows it: set-up, variant, points, and whether it may change the time.
 SWITCHES = {
     "the default in place of plain training, 20 points": ("val", "default", "20", True),
     "the default in place of plain training, 100 points": ("val", "default", "100", True),
@@ -62,11 +62,11 @@ SWITCHES = {
     "points six pixels off their place": ("choose_short", "default@shift3", "20", False),
     "points ten pixels off their place": ("choose_short", "default@shift5", "20", False),
 }
-AT_PREDICTION = {  # set-up and variant of the models, and the way of benchmarks/inference.py
-    "`--tta`: eight views at prediction": ("choose_short", "default", "8 views"),
-    "three scales at prediction": ("choose_short", "default", "3 scales"),
-    "dense CRF at prediction": ("choose_short", "default", "CRF"),
-    "ensemble of three trainings": ("choose_short", "default", "ensemble of 3"),
+AT_PREDICTION = {  # set-up, variant and points of the models, and the way of benchmarks/inference.py
+    "`--tta`: eight views at prediction": ("choose_short", "default", "20", "8 views"),
+    "three scales at prediction": ("choose_short", "default", "20", "3 scales"),
+    "dense CRF at prediction": ("choose_short", "default", "20", "CRF"),
+    "ensemble of three trainings": ("choose_short", "default", "20", "ensemble of 3"),
 }
 NOT_RUN = "*Not run yet.*"
 
@@ -155,6 +155,13 @@ def base_of(name: str) -> str:
     return same_start if name.endswith("_random_weights") and name != same_start else family
 
 
+def cell_and_base(setup: str, name: str, points: str) -> tuple[list[dict], list[dict]]:
+    """The rows of a cell, and of the variant that it is compared with; dense masks with that of any budget."""
+    found = study_rows(SETUPS[setup])
+    base = pick(found, variant=base_of(name), **({} if points == "all" else {"points": points}))
+    return pick(found, variant=name, points=points), base
+
+
 def kind_of(name: str) -> str:
     """Which question a variant answers: a key of KINDS, `methods` or `parts`."""
     suffix = name.removeprefix(family_of(name))
@@ -166,7 +173,7 @@ def ordinal(number: str) -> str:
     return number + {"1": "st", "2": "nd", "3": "rd"}.get(number, "th")
 
 
-def title(setup: dict, points: str) -> str:
+def setup_title(setup: dict, points: str) -> str:
     return f"`{setup['split']}`, every {ordinal(setup['every'])} tile, {setup['size']} px, {setup['epochs']} epochs, {points} points"
 
 
@@ -190,9 +197,8 @@ def groups(kind: str) -> list[tuple[str, dict[str, list[dict]]]]:
             if kind in ("parts", "methods"):
                 order = ["forest", *WITH_MASKS, *WITH_MASKS.values(), *(sorted(own) if kind == "parts" else [])]
             if own and not (kind == "methods" and elsewhere):
-                result.append(
-                    (title(setup, points), {name: pick(here, variant=name) for name in order if name in names})
-                )
+                variants = {name: pick(here, variant=name) for name in order if name in names}
+                result.append((setup_title(setup, points), variants))
     return result
 
 
@@ -269,15 +275,15 @@ def variants_table(kind: str) -> str:
         extra |= {"network": lambda own: f"`{own[0]['backbone']}`", "starts from": lambda own: own[0]["weights"]}
     if kind == "where":
         extra |= class_columns(cells[0] if cells else [])
-    for heading, named in together:
+    for title, named in together:
         for name, own in named.items():
             gain = gains(own, named.get(base_of(name), [])) if name != "plain" else []
             against = f"{counted(gain, sign='+')} over {base_of(name)}" if gain else "-"
             cost = spread(costs(own, named.get("plain", [])), 2)
             body.append(
-                [heading, f"`{name}`", counted(column(own)), against, cost, *(show(own) for show in extra.values())]
+                [title, f"`{name}`", counted(column(own)), against, cost, *(show(own) for show in extra.values())]
             )
-            heading = ""
+            title = ""
     return markdown(["set-up", "variant", "mIoU", "gain, seed by seed", "training time, plain = 1", *extra], body)
 
 
@@ -289,37 +295,43 @@ def inference_groups() -> list[tuple[str, dict[str, list[dict]]]]:
     for cell in dict.fromkeys(tuple(row[key] for key in keys) for row in found):
         own = pick(found, **dict(zip(keys, cell, strict=True)))
         ways = dict.fromkeys(row["way"] for row in own)
-        result.append((f"`{cell[0]}`: {title(own[0], own[0]['points'])}", {way: pick(own, way=way) for way in ways}))
+        result.append(
+            (f"`{cell[0]}`: {setup_title(own[0], own[0]['points'])}", {way: pick(own, way=way) for way in ways})
+        )
     return result
 
 
 def inference_table() -> str:
     body = []
-    for heading, ways in inference_groups():
+    for title, ways in inference_groups():
         for way, own in ways.items():
             gain = counted(gains(own, ways["plain"]), sign="+") if way != "plain" else "-"
             cost = spread(costs(own, ways["plain"], "seconds_per_tile"), 1)
-            body.append([heading, way, counted(column(own)), gain, cost])
-            heading = ""
+            body.append([title, way, counted(column(own)), gain, cost])
+            title = ""
     return markdown(["models", "prediction", "mIoU", "gain, seed by seed", "time, plain = 1"], body)
 
 
 def switches_table() -> str:
     """What single changes bring, the most first."""
-    cells = []
+    body = []
+
+    def add(change: str, setup: str, points: str, own: list[dict], base: list[dict], times: str) -> None:
+        if gain := gains(own, base):
+            where = setup_title(SETUPS[setup], points)
+            line = [change, counted(gain, sign="+"), spread(column(base)), times, where]
+            body.append((statistics.mean(gain), line))
+
     for change, (setup, name, points, slower) in SWITCHES.items():
-        found = study_rows(SETUPS[setup])
-        own, base = (pick(found, variant=variant, points=points) for variant in (name, base_of(name)))
-        cells.append((change, own, base, SETUPS[setup], spread(costs(own, base), 2) if slower else ""))
-    for change, (setup, name, way) in AT_PREDICTION.items():
-        own, base = (rows("inference.csv", **SETUPS[setup], variant=name, way=each) for each in (way, "plain"))
-        times = f"prediction {spread(costs(own, base, 'seconds_per_tile'), 1)}"
-        cells.append((change, own, base, SETUPS[setup], times))
-    run = [(change, base, gains(own, base), times, title(setup, own[0]["points"]))
-           for change, own, base, setup, times in cells if gains(own, base)]  # fmt: skip
-    body = [[change, counted(gain, sign="+"), spread(column(base)), times, where]
-            for change, base, gain, times, where in sorted(run, key=lambda cell: -statistics.mean(cell[2]))]  # fmt: skip
-    return markdown(["change", "gain, seed by seed", "mIoU without it", "time, factor", "measured on"], body)
+        own, base = cell_and_base(setup, name, points)
+        add(change, setup, points, own, base, spread(costs(own, base), 2) if slower else "")
+    for change, (setup, name, points, way) in AT_PREDICTION.items():
+        found = rows("inference.csv", **SETUPS[setup], variant=name, points=points)
+        own, base = pick(found, way=way), pick(found, way="plain")
+        add(change, setup, points, own, base, f"prediction {spread(costs(own, base, 'seconds_per_tile'), 1)}")
+    body.sort(key=lambda entry: -entry[0])
+    header = ["change", "gain, seed by seed", "mIoU without it", "time, factor", "measured on"]
+    return markdown(header, [line for _, line in body])
 
 
 def active_table() -> str:
@@ -578,10 +590,7 @@ def value(source: str, key: str) -> float:
         for part in key.split("."):
             found = found[part]
         return float(found)
-    setup, name, points = source.removeprefix("study:").split("/")
-    found = study_rows(SETUPS[setup])
-    own = pick(found, variant=name, points=points)
-    base = pick(found, variant=base_of(name), **({} if points == "all" else {"points": points}))
+    own, base = cell_and_base(*source.removeprefix("study:").split("/"))
     if key == "seeds":
         return len(by_seed(own, "miou"))
     values = gains(own, base) if key == "gain" else costs(own, base) if key == "cost" else column(own, key)
