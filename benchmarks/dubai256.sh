@@ -2,7 +2,8 @@
 # What the report lacks, for a machine with a GPU and a network: DeepLabV3-ResNet50 from torchvision's ImageNet weights, on all
 # Dubai tiles in their full size, by the program as it stands (50 epochs) and by plain partial cross-entropy.
 #   benchmarks/dubai256.sh DATA [POINTS ...]
-# DATA holds {train,val}/{images,masks} of the Dubai tiles, made by dubai_tiles.py; POINTS are per tile (default: 20 100 none; none = dense masks).
+# DATA, made by dubai_tiles.py, holds {train,val}/{images,masks} of the Dubai tiles; POINTS are per tile (default: 20 100 none;
+# none = dense masks).
 # Interrupted, a run goes on where it stopped. Results go to benchmarks/results/dubai256_METHOD_POINTS.
 set -euo pipefail
 root=$(dirname "$(realpath "$0")")/..

@@ -4,10 +4,10 @@
     python benchmarks/study.py --data ... --variants plain default --points 20 100 --seeds 0 1 2
     python benchmarks/study.py --data ... --split choose                           the split on which settings are chosen
 
-DATA, made by dubai_tiles.py, holds {train,val}/{images,masks} of the Dubai tiles. A variant is a set of the module's own settings, or `forest`, the
-random forest that practitioners train on points. Cells that are in the CSV already are passed over, so that a stopped study
-goes on where it was, and several processes may share it: each claims its cell first. Scores are those of the last epoch on
-dense masks: no epoch is chosen. `plain`, `forest` and `default` see the very same points.
+DATA, made by dubai_tiles.py, holds {train,val}/{images,masks} of the Dubai tiles. A variant is a set of the module's own
+settings, or `forest`, the random forest that practitioners train on points. Cells that are in the CSV already are passed over,
+so that a stopped study goes on where it was, and several processes may share it: each claims its cell first. Scores are those
+of the last epoch on dense masks: no epoch is chosen. `plain`, `forest` and `default` see the very same points.
 `choose` trains on parts 1, 2, 4, 5 of each scene and scores on parts 7, 8, all of them train tiles; `val` trains on the
 train tiles and scores on val; `scenes` trains on scenes 2, 3, 5, 7, 8 and scores on 1, 4, 6, as they are in both;
 `choose_scenes` trains on scenes 2, 3, 7 and scores on 5, 8: what helps across scenes is chosen there.

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The walk-through of README, from a CSV of points to a map: 48 tiles to learn from and 24 to score, 50 points each.
 #   benchmarks/walkthrough.sh DATA
-# DATA, made by dubai_tiles.py, holds {train,val}/{images,masks} of the Dubai tiles, whose masks play the person who labels; DATA/../dubai_scenes holds
-# scene8_part6.jpg, which is mapped. Results go to benchmarks/results/walkthrough.
+# DATA, made by dubai_tiles.py, holds {train,val}/{images,masks} of the Dubai tiles, whose masks play the person who labels;
+# DATA/../dubai_scenes holds scene8_part6.jpg (image_part_006.jpg of the archive's Tile 8), which is mapped. Results go to benchmarks/results/walkthrough.
 set -euo pipefail
 root=$(dirname "$(realpath "$0")")/..
 data=$(realpath --relative-to="$root" "${1:?usage: benchmarks/walkthrough.sh DATA}") # no machine's path in the results
