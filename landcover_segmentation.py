@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import copy
 import csv
+import errno
 import hashlib
 import json
 import math
@@ -855,7 +856,7 @@ class LandCoverDataset(Dataset):
             self.passed_over["images without a point"] += len(images) - len(self.tiles)
         else:
             self.tiles = list_tiles(image_dir, mask_dir)
-        self.sparse = self.points is not None
+        self.sparse, self.digest = self.points is not None, ""  # both as `check_dataset` finds them; here a first guess
         self.num_points = num_points
         self.transform = transform or get_transforms("val")
         self.sample = SAMPLERS.get(sampling, sampling)
@@ -956,7 +957,7 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
     """Reads every tile once, with a progress bar, so that no bad file stops a run in its third hour. Ranks share the work.
 
     Finds out, too, whether the labels are points (`dataset.sparse`): those of a points file, and masks that leave nearly all
-    pixels unlabelled. Raises InputError for the first tile that cannot be used.
+    pixels unlabelled; and takes a fingerprint of all that is read (`dataset.digest`), by which a resumed run knows its data. Raises InputError for the first tile that cannot be used.
     """
     dataset.num_classes = num_classes
     mine, found = range(rank(), len(dataset), world_size()), []
@@ -969,10 +970,15 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
                     notes[f"of {scene.kind} are read as 8-bit RGB"] = 1
             if not image[..., 3].all():
                 notes["have pixels without data; labels there are not used"] = 1
-            found.append((image.shape[:2], counts, np.count_nonzero(mask != IGNORE_INDEX), notes))
+            digest = hashlib.sha256(repr((dataset.tiles[index][0].name, image.shape)).encode())
+            for array in (image, points, mask):
+                digest.update(np.ascontiguousarray(array))
+            labelled = np.count_nonzero(mask != IGNORE_INDEX)
+            found.append((image.shape[:2], counts, labelled, notes, digest.digest()))
     parts = gather(found)
     in_order = (parts[index % len(parts)][index // len(parts)] for index in range(len(dataset)))
-    sizes, counts, labelled, notes = zip(*in_order, strict=True)
+    sizes, counts, labelled, notes, digests = zip(*in_order, strict=True)
+    dataset.digest = hashlib.sha256(b"".join(digests)).hexdigest()
     dataset.sparse = dataset.points is not None or sum(labelled) < SPARSE_SHARE * sum(h * w for h, w in sizes)
     return DatasetReport(list(sizes), sum(counts), sum(notes, Counter()))
 
@@ -2159,8 +2165,11 @@ def save_checkpoint(
         "versions": environment(next(model.parameters()).device),
         **more,
     }
-    with atomic_write(path) as partial_path:
-        torch.save(on_host(checkpoint), partial_path)
+    with atomic_write(path) as partial_path, partial_path.open("wb") as file:
+        try:
+            torch.save(on_host(checkpoint), file)
+        except RuntimeError as error:  # in which PyTorch wraps that the disk is full
+            raise error.__context__ or error from None
 
 
 def on_host(value: typing.Any) -> typing.Any:
@@ -2518,7 +2527,7 @@ def raster_writer(
     """Yields write(top, rows (h, W) uint8) for a raster of the scene's size in which 255 is nodata. palette: (C, 3) uint8.
 
     With a georeference it becomes a cloud-optimised GeoTIFF, by way of a tiled one in a temporary folder; else a PNG, of which
-    Pillow holds one byte per pixel until all rows are there.
+    Pillow holds one byte per pixel until all rows are there. Raises InputError if there is no room for the GeoTIFF.
     """
     table = None if palette is None else colorize(np.arange(256), palette)
     if scene.transform is None:
@@ -2540,9 +2549,27 @@ def raster_writer(
             dataset.update_tags(1, **{f"CLASS_{index}": name for index, name in enumerate(names)})
             if table is not None:
                 dataset.write_colormap(1, dict(enumerate(table.tolist())))
-            yield lambda top, rows: dataset.write(rows, 1, window=((top, top + len(rows)), (0, scene.width)))
-        resampling = "average" if table is None else "mode"
-        rasterio.shutil.copy(tiled, path, driver="COG", overview_resampling=resampling, **packed)
+
+            def write(top: int, rows: np.ndarray) -> None:
+                with there_is_room(path.parent):
+                    dataset.write(rows, 1, window=((top, top + len(rows)), (0, scene.width)))
+
+            yield write
+        with there_is_room(path.parent):
+            resampling = "average" if table is None else "mode"
+            rasterio.shutil.copy(tiled, path, driver="COG", overview_resampling=resampling, **packed)
+            with rasterio.open(tiled) as ours, rasterio.open(path) as copied:
+                if ours.checksum(1) != copied.checksum(1):  # GDAL keeps to itself what fails while it closes a file
+                    raise OSError("its end is missing")
+
+
+@contextlib.contextmanager
+def there_is_room(folder: Path) -> Iterator[None]:
+    """Raises InputError where GDAL, whose errors have no class in common, cannot write."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"{folder}: a map cannot be written ({error}); is the disk full? free some space") from error
 
 
 def pixel_hectares(scene: Scene) -> np.ndarray | None:
@@ -2805,6 +2832,9 @@ class Run:
         """What the labels of the val tiles allow to say of a model: a key of MEASURES."""
         return "point_accuracy" if self.val_set.sparse else "miou"
 
+    def data_digests(self) -> list[str]:
+        return [self.train_set.digest, self.val_set.digest]
+
     def best_score(self) -> float:
         return max((row[f"val_{self.measure}"] for row in self.history), default=-1.0)
 
@@ -2871,7 +2901,7 @@ def restore_run(run: Run, checkpoint: dict) -> None:
     Raises InputError if a setting that decides the result has changed since, or best_model.pth is not of this run.
     """
     path, anew = run.path("last_checkpoint.pth"), "start anew without --resume"
-    parts = {"config", "history", "step", "student_state_dict", "optimizer_state_dict", "scheduler_state_dict"}
+    parts = {"config", "data", "history", "step", "student_state_dict", "optimizer_state_dict", "scheduler_state_dict"}
     if not checkpoint.keys() >= parts:
         raise InputError(f"{path}: holds no training to resume; {anew}")
     if checkpoint["config"].keys() != vars(run.config).keys():
@@ -2883,6 +2913,10 @@ def restore_run(run: Run, checkpoint: dict) -> None:
     if (before := measure_of(checkpoint["history"][0])) != run.measure:
         labels = f"{run.config.val_mask_dir}: gives {MEASURES[run.measure][0]}, the run to resume had"
         raise InputError(f"{labels} {MEASURES[before][0]}; put its labels back, or {anew}")
+    folders = run.config.train_image_dir, run.config.val_image_dir
+    for folder, before, now in zip(folders, checkpoint["data"], run.data_digests(), strict=True):
+        if before != now:
+            raise InputError(f"{folder}: tiles or labels have changed since the run began; put them back, or {anew}")
     run.unlabelled.teacher.load_state_dict(checkpoint["model_state_dict"])
     run.unlabelled.step = checkpoint["step"]
     run.model.load_state_dict(checkpoint["student_state_dict"])
@@ -3009,7 +3043,7 @@ def train_run(run: Run) -> None:
             start, learning_rate = time.perf_counter(), run.optimizer.param_groups[0]["lr"]
             loss = run_epoch(run, epoch, bar)
             scores = score_epoch(run, epoch, learning_rate, loss, start)
-            keep(run, "last_checkpoint.pth", history=run.history, step=run.unlabelled.step,
+            keep(run, "last_checkpoint.pth", data=run.data_digests(), history=run.history, step=run.unlabelled.step,
                  student_state_dict=run.model.state_dict(), optimizer_state_dict=run.optimizer.state_dict(),
                  scheduler_state_dict=run.scheduler.state_dict())  # fmt: skip
             row = run.history[-1]
@@ -3036,11 +3070,11 @@ def score_epoch(run: Run, epoch: int, learning_rate: float, train_loss: float, s
     scores = score(confusion, tallies and torch.tensor(tallies))
     each = MEASURES[run.measure][1]
     figures = scores | scores.get("confidence_interval_95", {})
-    # A new run begins to overwrite an old one: nobody shall resume a mixture of both.
-    if not run.history and rank() == 0:
-        run.path("last_checkpoint.pth").unlink(missing_ok=True)
     if scores[run.measure] > run.best_score():
         keep(run, "best_model.pth", epoch=epoch, scores=scores, **{run.measure: scores[run.measure]})
+    # A new run has begun to overwrite an old one: nobody shall resume a mixture of both.
+    if not run.history and rank() == 0:
+        run.path("last_checkpoint.pth").unlink(missing_ok=True)
     seconds = time.perf_counter() - start
     run.history.append(
         {
@@ -3203,6 +3237,11 @@ def command_line(program: Callable[[list[str]], int | None]) -> Callable[..., in
             except torch.OutOfMemoryError:
                 cure = "halve BATCH_SIZE and double ACCUMULATION_STEPS; in prediction, lower the size of the window"
                 print(f"error: the GPU is out of memory: {cure}", file=sys.stderr)
+                return 2
+            except OSError as error:
+                if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+                    raise
+                print(f"error: a result cannot be written ({error.strerror}); free some space", file=sys.stderr)
                 return 2
             except KeyboardInterrupt:
                 return 130

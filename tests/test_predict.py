@@ -424,6 +424,32 @@ def test_nothing_is_half_written(tmp_path):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+@pytest.mark.parametrize("share", [0.98, 0.9, 0.5])
+def test_a_full_disk_gives_no_half_a_map(share, tmp_path):
+    """GDAL may return as if all were well where it could not write the last of a file; a limit on files stands for the disk."""
+    resource = pytest.importorskip("resource", reason="only systems with resource limits can run out of room on trial")
+    class_ids = np.random.default_rng(0).integers(0, 3, (1500, 1500), np.uint8)
+    with lc.open_scene(save_tif(tmp_path / "scene.tif", picture(1500, 1500))) as scene:
+
+        def write_map():
+            with (
+                lc.atomic_write(tmp_path / "map.tif") as partial_path,
+                lc.raster_writer(partial_path, scene, "land cover") as write,
+            ):
+                write(0, class_ids)
+
+        write_map()
+        before, limits = (tmp_path / "map.tif").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * len(before)), limits[1]))
+        try:
+            with pytest.raises(lc.InputError, match="is the disk full"):
+                write_map()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "map.tif").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"map.tif", "scene.tif"}
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_ctrl_c_leaves_nothing(suffix, tmp_path):
     class Interrupted(Colour):

@@ -161,6 +161,19 @@ def test_interrupted_before_a_first_result_leaves_earlier_results_alone(data, mo
     assert "earlier results stay" in capsys.readouterr().out
 
 
+def test_a_full_disk_leaves_earlier_results_alone(data):
+    """No model of the second run can be written: a limit on the size of files stands for the disk."""
+    resource = pytest.importorskip("resource", reason="only systems with resource limits can run out of room on trial")
+    out = data.parent / "out"
+    assert lc.main(flags(data)) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    limit = 1_000_000, resource.RLIM_INFINITY
+    done = run_script(*flags(data, seed=5), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("a result cannot be written (File too large); free some space")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
 def test_resuming_a_mixture_of_two_runs_is_refused(data, capsys):
     out = data.parent / "out"
     assert lc.main(flags(data)) == 0
@@ -186,6 +199,20 @@ def test_resuming_with_points_where_masks_were_is_refused(data, capsys):
     assert "gives point accuracy, the run to resume had mIoU; put its labels back" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["train/images", "train/masks", "val/images", "val/masks"])
+def test_resuming_with_other_data_is_refused(kind, data, capsys):
+    """Else the best epoch would be chosen between the scores of two validation sets."""
+    assert lc.main(flags(data, epochs=1)) == 0
+    path = data / kind / "tile_1.png"
+    was = np.array(Image.open(path))
+    Image.fromarray(was[::-1]).save(path)
+    assert lc.main([*flags(data, epochs=1), "--resume"]) == 2
+    folder = data / kind.split("/")[0] / "images"
+    assert f"{folder}: tiles or labels have changed since the run began; put them back" in capsys.readouterr().err
+    Image.fromarray(was).save(path)
+    assert lc.main([*flags(data, epochs=1), "--resume"]) == 0
+
+
 def test_resuming_a_finished_run_changes_nothing(data):
     out = data.parent / "out"
     assert lc.main(flags(data)) == 0
@@ -203,7 +230,7 @@ def test_crash_while_writing_leaves_the_old_files_whole(victim, data, monkeypatc
 
     def write_half(*args, **kwargs):
         if victim == "torch.save":
-            args[1].write_bytes(b"half")
+            args[1].write(b"half")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(victim, write_half)
