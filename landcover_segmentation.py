@@ -166,7 +166,8 @@ def list_tiles(image_dir: str | Path, mask_dir: str | Path) -> list[tuple[Path, 
 
     Raises InputError for a folder that is missing or empty, and for a file without its partner.
     """
-    images, masks = list_images(image_dir), files_by_stem(Path(mask_dir), (".png",))
+    found = list_images(image_dir), files_by_stem(Path(mask_dir), (".png",))
+    images, masks = ({folded(name): path for name, path in paths.items()} for paths in found)
     for paths, partners, cure in (
         (images, masks, f"has no mask of that name (.png) in {mask_dir}; add the mask or remove the image"),
         (masks, images, f"has no image of that name in {image_dir}; add the image or remove the mask"),
@@ -199,6 +200,8 @@ def readable(path: str | Path) -> Iterator[None]:
     """Turns whatever goes wrong in reading an image file into one line."""
     try:
         yield
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …, rasterio its own
@@ -279,6 +282,8 @@ def open_unscaled(path: str | Path, bands: Sequence[int] = RGB_BANDS) -> Iterato
         if not deep:
             if 33550 in tags:  # ModelPixelScale of a GeoTIFF
                 warnings.warn("GeoTIFFs lose their georeference without rasterio; pip install rasterio", stacklevel=4)
+            if max(bands) > 3 and tags:
+                raise InputError(f"{path}: BANDS beyond the third need rasterio: pip install rasterio")
             check_bands(path, bands, 3)
             width, height = picture.size
             yield Scene(height, width, picture_reader(path, bands), kind=f"mode {picture.mode}")
@@ -325,7 +330,9 @@ def raster_rows(dataset, bands: list[int], top: int, bottom: int) -> np.ndarray:
     window, kind = ((top, bottom), (0, dataset.width)), dataset.colorinterp[0].name
     with readable(dataset.name):
         pixels = dataset.read([1, 2, 3, 4] if kind == "cyan" else bands, window=window)
-        alpha = dataset.dataset_mask(window=window)
+        # GDAL takes the fourth of four 8-bit bands for alpha, be it infrared; but a band that BANDS names is data.
+        named = next((band for band in bands if dataset.colorinterp[band - 1].name == "alpha"), None)
+        alpha = dataset.read_masks(named, window=window) if named else dataset.dataset_mask(window=window)
     if getattr(dataset.photometric, "value", "") == "MINISWHITE" and pixels.dtype == np.uint8:  # as Pillow shows it
         pixels = 255 - pixels
     if kind == "cyan":
@@ -668,9 +675,11 @@ def sample_stratified_points(mask: np.ndarray, num_points: int, rng: np.random.G
 
 
 def sample_boundary_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Keeps num_points labelled pixels of a mask (H, W) uint8 on the edges between classes (Canny 1986); if those are too few,
-    others fill up. Returns a sparse mask (H, W)."""
-    edges = cv2.Canny(mask, 1, 1) > 0  # thresholds of 1 find any step between ids
+    """Keeps num_points labelled pixels of a mask (H, W) of class ids on the edges between classes (Canny 1986); if those are too
+    few, others fill up. Returns a sparse mask (H, W)."""
+    ids, near = mask.astype(np.uint8), np.ones((3, 3), np.uint8)
+    edges = cv2.Canny(ids, 1, 1) > 0  # thresholds of 1 find any step between ids, and those to unlabelled pixels
+    edges &= cv2.dilate(np.where(ids == IGNORE_INDEX, 0, ids), near) > cv2.erode(ids, near)  # two classes meet
     return keep_points(mask, num_points, edges, rng or np.random.default_rng(0))
 
 
@@ -926,12 +935,13 @@ class LandCoverDataset(Dataset):
         rng = named_rng(self.seed, self.epoch, self.tiles[index][0].stem)
         if isinstance(self.transform, A.Compose):
             self.transform.set_random_state(rng, random.Random(int(rng.integers(2**32))))
-        hidden = np.uint8(image[..., 3] == 0)
-        item = self.transform(image=cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), masks=[points, hidden])
-        points, hidden = item["masks"]
+        # 1 where there is an image: whichever value a transform gives to what it adds beyond the tile, 0 or 255, it is another.
+        seen = np.uint8(image[..., 3] != 0)
+        item = self.transform(image=cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), masks=[points, seen])
+        points, seen = item["masks"]
         # The mean colour, whatever the jitter made of it, marks what is beyond the tile or has no data: nothing is to be learnt there.
-        if hidden.any():
-            item["image"][:, hidden != 0] = 0
+        if (seen != 1).any():
+            item["image"][:, seen != 1], points[seen != 1] = 0, IGNORE_INDEX
         return item["image"], points.long()
 
 
@@ -1469,7 +1479,8 @@ class PairwiseLoss(nn.Module):
 
     loss(logits (B, C, H, W), images (B, 3, H, W) normalised) -> scalar: for each pixel the weights of its neighbours (see
     `pairwise_messages`) times the probability that the two differ in class, averaged over the pixels. Computed at
-    1 / reduction of the image's size. No labels are needed.
+    1 / reduction of the image's size. Pixels of exactly the mean colour, 0, are beyond the tile and have no part in it. No
+    labels are needed.
     """
 
     def __init__(self, reduction: int = 2, radius: int = 5, sigma_xy: float = 6.0, sigma_rgb: float = 0.1):
@@ -1478,12 +1489,12 @@ class PairwiseLoss(nn.Module):
 
     def forward(self, logits: Tensor, images: Tensor) -> Tensor:
         probabilities = F.avg_pool2d(logits.float().softmax(1), self.reduction)
-        messages, strength = pairwise_messages(
-            probabilities.detach(), F.avg_pool2d(images.float(), self.reduction), *self.kernel
-        )
+        inside = F.avg_pool2d((images != 0).any(1, keepdim=True).float(), self.reduction) == 1
+        told = torch.cat([probabilities.detach(), torch.ones_like(probabilities[:, :1])], 1) * inside
+        heard, _ = pairwise_messages(told, F.avg_pool2d(images.float(), self.reduction), *self.kernel)
         # The kernel is symmetric, so the gradient of sum(p K p) is 2 K p: no graph through the neighbours is needed.
-        agreement = (probabilities * messages).sum(1)
-        return (strength[:, 0] - 2 * agreement + agreement.detach()).mean()
+        agreement = (probabilities * heard[:, :-1]).sum(1, keepdim=True)
+        return ((heard[:, -1:] - 2 * agreement + agreement.detach()) * inside).mean()
 
 
 @torch.no_grad()

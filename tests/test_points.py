@@ -2,16 +2,19 @@
 
 import subprocess
 import sys
+import unicodedata
 
 import albumentations as A
 import cv2
 import numpy as np
 import pytest
 import torch
+from albumentations.pytorch import ToTensorV2
 from conftest import ROOT, write_tiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 import landcover_segmentation as lc
 
@@ -118,6 +121,35 @@ def test_boundary_points_lie_on_boundaries():
         around = mask[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
         assert len(np.unique(around)) > 1
     assert labelled(lc.sample_boundary_points(mask, 500)) == 500, "too few edges are filled up"
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+def test_the_edge_of_what_is_labelled_is_no_boundary(kind):
+    mask = np.zeros((60, 60), kind)
+    mask[:, 30:] = 2
+    mask[20:40, 10:20] = 255
+    mask[50:] = 255
+    columns = np.nonzero(lc.sample_boundary_points(mask, 40) != 255)[1]
+    assert len(columns) == 40
+    assert ((columns == 29) | (columns == 30)).all()
+
+
+def test_accents_split_off_in_one_folder_alone_are_no_lonely_files(tmp_path):
+    for kind, form in (("images", "NFD"), ("masks", "NFC")):
+        (tmp_path / kind).mkdir()
+        name = unicodedata.normalize(form, "Orl\u00e9ans")
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / kind / f"{name}.png")
+    assert len(lc.list_tiles(tmp_path / "images", tmp_path / "masks")) == 1
+
+
+def test_transforms_of_ones_own_that_pad_give_no_labels(tmp_path):
+    """albumentations fills masks with 0, which is a class."""
+    write_tiles(tmp_path, 1, 40)
+    padding = A.Compose([A.PadIfNeeded(64, 64), A.RandomCrop(64, 64), A.Normalize(), ToTensorV2()])
+    image, points = lc.LandCoverDataset(tmp_path / "images", tmp_path / "masks", 20, padding)[0]
+    assert labelled(points.numpy()) == 20
+    assert (points[(image == 0).all(0)] == 255).all()
+    assert (image == 0).all(0).sum() == 64 * 64 - 40 * 40
 
 
 def test_create_sparse_mask_keeps_the_given_positions():

@@ -373,6 +373,29 @@ def test_tiffs_of_many_kinds(kind, tmp_path):
         assert (made.read(1)[~hidden] == brightest(image)[~hidden]).all()
 
 
+@pytest.mark.parametrize("nodata", [None, 255])
+def test_infrared_as_the_fourth_of_four_bands_is_data(nodata, tmp_path):
+    """GDAL takes it for alpha; where it is 0, as over water, it would hide the tile."""
+    image = np.maximum(picture(40, 50), 1)
+    infrared = picture(40, 50, seed=1)[..., 0] % 255
+    infrared[:20] = 0
+    if nodata:
+        image[30:], infrared[30:] = 255, 255
+    path = save_tif(tmp_path / "scene.tif", np.dstack([image, infrared]), nodata=nodata)
+    with lc.open_scene(path, bands=[4, 1, 2]) as scene:
+        rows = scene.read(0, 40)
+    assert (rows[..., :3] == np.dstack([infrared, image[..., :2]])).all()
+    assert (rows[:30, :, 3] == 255).all()
+    assert (rows[30:, :, 3] == (0 if nodata else 255)).all()
+
+
+def test_bands_that_need_rasterio_say_so(tmp_path, monkeypatch):
+    path = save_tif(tmp_path / "scene.tif", picture(40, 50)[..., [0, 1, 2, 0]])
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(lc.InputError, match=r"BANDS beyond the third need rasterio.*pip install rasterio"):
+        lc.read_image(path, bands=[4, 1, 2])
+
+
 @pytest.mark.parametrize(
     ("crs", "size", "hectares"),
     [

@@ -58,6 +58,18 @@ def test_pairwise_loss_has_the_gradient_of_its_value():
     assert torch.allclose(given.grad, probabilities.grad, atol=1e-5)
 
 
+def test_pairwise_loss_is_deaf_to_what_is_beyond_the_tile():
+    """Neither the pixels there nor their neighbours inside learn anything of what is said of them."""
+    torch.manual_seed(0)
+    images, logits = torch.randn(1, 3, 24, 24), torch.randn(1, 3, 24, 24, requires_grad=True)
+    images[..., 11:] = 0
+    loss = lc.PairwiseLoss()(logits, images)
+    loss.backward()
+    assert logits.grad[..., 10:].abs().max() == 0, "half a cell beyond is beyond"
+    alone = lc.PairwiseLoss()(logits[..., :10], images[..., :10])
+    assert loss.item() == pytest.approx(alone.item() * 10 / 24, rel=1e-5)
+
+
 def test_pseudo_labels_are_the_confident_argmax():
     logits = torch.tensor([[4.0, 0.0], [0.1, 0.0]]).T.reshape(1, 2, 1, 2)
     labels, confident = lc.generate_pseudo_labels(logits, 0.9)
