@@ -2097,8 +2097,11 @@ def format_time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def diagnose(history: list[dict]) -> list[str]:
-    """Reads a training history as an experienced colleague would; returns advice, or nothing when all looks well."""
+def diagnose(history: list[dict], absent: Iterable[str] = ()) -> list[str]:
+    """Reads a training history as an experienced colleague would; returns advice, or nothing when all looks well.
+
+    absent: classes of which the validation tiles have no pixel; an IoU of 0 is no sign that those are not found.
+    """
     if len(history) < 5:
         return []
     advice, train, val = [], [row["train_loss"] for row in history], [row["val_loss"] for row in history]
@@ -2112,7 +2115,8 @@ def diagnose(history: list[dict]) -> list[str]:
     measure = measure_of(history[0])
     best = max(history, key=lambda row: row[f"val_{measure}"])
     prefix = f"{MEASURES[measure][1]}_"
-    for name in (key.removeprefix(prefix) for key, value in best.items() if key.startswith(prefix) and value == 0):
+    never = (key.removeprefix(prefix) for key, value in best.items() if key.startswith(prefix) and value == 0)
+    for name in (name for name in never if name not in absent):
         advice.append(f"{name} is never found: label more of it, CLASS_BALANCE = 0.5, more EPOCHS")
     return advice
 
@@ -2238,12 +2242,17 @@ def write_metrics(path: str | Path, best: dict, history: list[dict], device: tor
 
 
 def class_palette(colors: list[str] | None, num_classes: int) -> np.ndarray:
-    """(C, 3) uint8 RGB of the classes: the given colours, or distinct ones from matplotlib's tab20."""
+    """(C, 3) uint8 RGB of the classes: the given colours, or distinct ones, those of matplotlib's tab20 where they suffice."""
     from matplotlib import colormaps
-    from matplotlib.colors import to_rgb
+    from matplotlib.colors import hsv_to_rgb, to_rgb
 
-    if colors is None:
-        colors = [colormaps["tab20"](index % 20) for index in range(num_classes)]
+    if colors is None and num_classes > 20:
+        index = np.arange(
+            num_classes
+        )  # hues a golden section apart never come round; the next has another strength as well
+        colors = hsv_to_rgb(np.stack([index * 0.618 % 1, 1 - index % 2 * 0.4, 1 - index % 3 * 0.25], axis=1))
+    elif colors is None:
+        colors = colormaps["tab20"].colors[:num_classes]
     return np.array([[round(255 * channel) for channel in to_rgb(color)] for color in colors], np.uint8)
 
 
@@ -2307,11 +2316,14 @@ def draw_predictions(
         image, points, truth = data.read(index)
         points = points if name == "train" else np.full_like(points, IGNORE_INDEX)
         draw_tile(row, image, points, truth, predict_class_ids(model, image), palette)
-        row[0].set_ylabel(f"{name}: {data.tiles[index][0].stem}", fontsize=8, parse_math=False)
+        stem = data.tiles[index][0].stem.encode(errors="replace").decode()  # no font can write what is not Unicode
+        row[0].set_ylabel(f"{name}: {stem}", fontsize=8, parse_math=False)
     named = zip(model.class_names, palette / 255, strict=True)
     handles = [Patch(color=color, label=without_formulas(name)) for name, color in named]
     handles.append(Patch(facecolor="white", edgecolor="grey", label="unlabelled"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=7)
+    longest = max(map(len, [*model.class_names, "unlabelled"]))  # characters, of 0.09 inches at most
+    columns = max(1, int(figure.get_figwidth() / (0.7 + 0.09 * longest)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(7, columns))
     with atomic_write(path) as partial_path:
         figure.savefig(partial_path, dpi=110)
 
@@ -2808,8 +2820,9 @@ def check_fit(config: argparse.Namespace, train: DatasetReport) -> None:
     if len(train.sizes) < 2:
         raise InputError(f"{config.train_image_dir}: holds a single tile, and batch norm needs two; cut it into tiles")
     if config.crop_size > largest:
-        where = config.train_image_dir
-        raise InputError(f"CROP_SIZE = {config.crop_size}: no tile in {where} is that large; take {largest} or less")
+        where, least = config.train_image_dir, LIMITS["CROP_SIZE"][0]
+        cure = f"take {largest} or less" if largest >= least else f"tiles of {least} pixels a side are the least"
+        raise InputError(f"CROP_SIZE = {config.crop_size}: no tile in {where} is that large; {cure}")
     each = 2 if pick_device(config.device).type == "cpu" else 1  # what batch norm needs, see `spread_over_ranks`
     smallest = min(map(len, shuffled_batches(len(train.sizes), config.batch_size, config.seed, 0)))
     if world_size() > 1 and smallest < each * world_size():
@@ -2994,7 +3007,8 @@ def warn_if_slow(run: Run, val_pixels: int) -> None:
     if config.backbone in DEPTHWISE_BACKBONES:
         cure = "a smaller CROP_SIZE or fewer EPOCHS shorten it"
     else:
-        cure = "BACKBONE = 'efficientnet_lite0' or 'mobilenet_v3_large' is several times faster"
+        others = "" if config.architecture == "deeplabv3" else "ARCHITECTURE = 'deeplabv3' with "
+        cure = f"{others}BACKBONE = 'efficientnet_lite0' or 'mobilenet_v3_large' is several times faster"
     print(f"on a CPU, without a GPU: about {format_time(total)} for {epochs} epochs; {cure}")
 
 
@@ -3123,7 +3137,8 @@ def write_results(run: Run) -> None:
     width = max(map(len, model.class_names))
     for name, value in zip(model.class_names, best["scores"][f"{each}_per_class"], strict=True):
         print(f"  {name:{width}}  {each_label} {'absent' if value is None else f'{value:.4f}'}")
-    for advice in diagnose(run.history):
+    labels = zip(model.class_names, best["scores"]["confusion_matrix"], strict=True)
+    for advice in diagnose(run.history, [name for name, row in labels if not sum(row)]):
         print(f"hint: {advice}")
     print("wrote " + ", ".join(str(run.path(name)) for name in RESULT_FILES))
 
@@ -3180,7 +3195,7 @@ def prepare_output(folder: str | Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         problem = f"cannot be written to ({error.strerror})"
-        raise InputError(f"OUTPUT_DIR = {str(folder)!r}: {problem}; name another folder") from error
+        raise InputError(f"{folder}: {problem}; name another folder (OUTPUT_DIR or --output)") from error
 
 
 def predict_command(argv: list[str]) -> int:

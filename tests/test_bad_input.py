@@ -164,6 +164,14 @@ def test_broken_settings(case, data, capsys):
     assert re.search(wanted, message), message
 
 
+def test_tiles_below_the_least_crop_get_a_cure_that_helps(data, capsys):
+    for split in ("train", "val"):
+        write_tiles(data / split, 2, 20)
+        for path in (*data.glob(f"{split}/*/tile_[2-9].png"),):
+            path.unlink()
+    assert "tiles of 32 pixels a side are the least" in complaint(flags(data, crop_size=32), data, capsys)
+
+
 def test_single_tile(data, capsys):
     for index in range(1, 5):
         for kind in ("images", "masks"):

@@ -266,6 +266,34 @@ def test_names_that_matplotlib_would_take_for_formulas(data):
     assert lc.main(flags(data, epochs=1, class_names="$_$,b,c")) == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep names in Unicode alone")
+def test_names_that_are_not_unicode(data):
+    for kind in ("images", "masks"):
+        path = data / f"val/{kind}/tile_0.png"
+        path.rename(path.with_name(os.fsdecode(b"caf\xe9.png")))
+    assert lc.main(flags(data, epochs=1)) == 0
+
+
+def test_the_legend_names_every_class(data, monkeypatch):
+    names = [f"a class whose name is long {index:02d}" for index in range(24)]
+    drawn, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **options: drawn.append(self) or save(self, *a, **options))
+    assert lc.main(flags(data, epochs=1, num_classes=24, class_names=",".join(names))) == 0
+    pictures = [figure for figure in drawn if figure.legends]
+    assert len(pictures) == 1
+    legend = pictures[0].legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == [*names, "unlabelled"]
+    box, paper = legend.get_window_extent(), pictures[0].bbox
+    assert paper.x0 <= box.x0 and box.x1 <= paper.x1 and paper.y0 <= box.y0 and box.y1 <= paper.y1
+    colors = [patch.get_facecolor() for patch in legend.get_patches()]
+    assert len(set(colors)) == 25, "no two classes share a colour"
+
+
+@pytest.mark.parametrize("count", [1, 20, 21, 255])
+def test_colours_are_as_many_as_classes(count):
+    assert len({tuple(color) for color in lc.class_palette(None, count).tolist()}) == count
+
+
 def test_few_labels_are_drawn_as_dots():
     """A mask of points as an area would be white with a pixel here and there."""
     mask = np.random.default_rng(0).integers(0, 3, (64, 64)).astype(np.uint8)
@@ -356,6 +384,7 @@ def test_advice_is_given_where_the_curves_call_for_it():
 
     assert lc.diagnose(rows([1, 0.8, 0.6, 0.5, 0.4], [1, 0.8, 0.7, 0.7, 0.7])) == []
     assert "a is never found" in lc.diagnose(rows([1, 0.8, 0.6, 0.5, 0.4], [1, 0.8, 0.7, 0.7, 0.7], iou=0.0))[0]
+    assert lc.diagnose(rows([1, 0.8, 0.6, 0.5, 0.4], [1, 0.8, 0.7, 0.7, 0.7], iou=0.0), absent=["a"]) == []
     assert "overfitting" in lc.diagnose(rows([1, 0.8, 0.5, 0.3, 0.1], [1, 0.8, 0.9, 1.0, 1.2]))[0]
     assert "hardly falls" in lc.diagnose(rows([1, 1, 1, 1, 1], [1, 1, 1, 1, 1]))[0]
     assert "not a number" in lc.diagnose(rows([1, 1, float("nan"), 1, 1], [1, 1, 1, 1, 1]))[0]
