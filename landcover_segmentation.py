@@ -3042,6 +3042,20 @@ def check_memory(run: Run) -> None:
     raise InputError(f"BATCH_SIZE = {config.batch_size}: {problem}; {cure}")
 
 
+def check_val_memory(run: Run, sizes: list[tuple[int, int]]) -> None:
+    """Tries the largest val tile, which is scored whole; raises InputError if it does not fit into memory. sizes: (height, width) per tile."""
+    largest = max(range(len(sizes)), key=lambda index: math.prod(sizes[index]))
+    height, width = sizes[largest]
+    try:
+        with torch.inference_mode(), autocast(run.device, run.dtype):
+            logits = run.unlabelled.teacher(to_device(torch.zeros(1, 3, height, width), run.device))
+            PartialCrossEntropyLoss()(logits, logits.argmax(1))
+    except torch.OutOfMemoryError as error:
+        problem = f"with {width}x{height} pixels too large to be scored in the memory of the GPU"
+        raise InputError(f"{run.val_set.tiles[largest][0]}: {problem}; cut it with tools/cut_tiles.py") from error
+    torch.cuda.empty_cache()
+
+
 def run_epoch(run: Run, epoch: int, bar: tqdm | None = None) -> float:
     """Trains one epoch, all of whose randomness comes from seed and epoch. Returns the mean loss on the points."""
     config = run.config
@@ -3170,6 +3184,7 @@ def train_and_score(config: argparse.Namespace) -> int:
         warn_if_slow(run, sum(h * w for h, w in val_report.sizes))
         if run.device.type != "cpu" and not run.history:
             check_memory(run)
+            check_val_memory(run, val_report.sizes)
     run.student = spread_over_ranks(run.model, run.unlabelled.teacher, run.device)
     earlier_results = gather(run.path("best_model.pth").exists())[0]
     code = 0

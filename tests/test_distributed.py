@@ -248,6 +248,22 @@ def test_a_batch_that_does_not_fit_is_found_before_training(data, small_memory):
         lc.check_memory(new_run(data, batch_size=2, multi_scale=1.5))
 
 
+def test_a_val_tile_that_does_not_fit_is_found_before_training(data, monkeypatch):
+    run = new_run(data)
+    lc.check_val_memory(run, [(64, 64), (64, 64)])
+    forward = lc.DeepLabV3Segmentation.forward
+
+    def forward_if_it_fits(model, images):
+        if images.shape[2:].numel() > 100 * 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(model, images)
+
+    monkeypatch.setattr(lc.DeepLabV3Segmentation, "forward", forward_if_it_fits)
+    lc.check_val_memory(run, [(64, 64), (100, 100)])
+    with pytest.raises(lc.InputError, match=r"tile_1.png: with 400x90 pixels too large .* cut it with tools/cut_tiles"):
+        lc.check_val_memory(run, [(64, 64), (90, 400)])
+
+
 def test_memory_that_runs_out_later_is_one_line_and_leaves_what_was_written(data, small_memory, capsys):
     assert lc.main(flags(data, epochs=1)) == 2  # 5 tiles in batches of 2 make one of 3
     said = capsys.readouterr().err
