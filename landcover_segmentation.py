@@ -3279,6 +3279,10 @@ def command_line(program: Callable[[list[str]], int | None]) -> Callable[..., in
                 cure = "halve BATCH_SIZE and double ACCUMULATION_STEPS; in prediction, lower the size of the window"
                 print(f"error: the GPU is out of memory: {cure}", file=sys.stderr)
                 return 2
+            except PermissionError as error:  # on Windows also for a file that a spreadsheet shows
+                cure = "close what has it open or mend its permissions; a run goes on with --resume"
+                print(f"error: {error.filename2 or error.filename}: {error.strerror}; {cure}", file=sys.stderr)
+                return 2
             except OSError as error:
                 if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
                     raise

@@ -174,6 +174,24 @@ def test_a_full_disk_leaves_earlier_results_alone(data):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_a_result_that_is_open_elsewhere_stops_the_run_in_one_line(data, monkeypatch, capsys):
+    """As on Windows, where a table that a spreadsheet shows cannot be replaced."""
+    out, replace, calls = data.parent / "out", lc.Path.replace, []
+
+    def replace_unless_open(path, target):
+        calls.append(target)
+        if target == out / "training_history.csv" and calls.count(target) == 2:
+            raise PermissionError(13, "Access is denied", str(path), 5, str(target))
+        return replace(path, target)
+
+    monkeypatch.setattr(lc.Path, "replace", replace_unless_open)
+    assert lc.main(flags(data)) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: {out / 'training_history.csv'}: Access is denied; close what has it open")
+    assert lc.main([*flags(data), "--resume"]) == 0
+    assert [row["epoch"] for row in history(out)] == ["1", "2"]
+
+
 def test_resuming_a_mixture_of_two_runs_is_refused(data, capsys):
     out = data.parent / "out"
     assert lc.main(flags(data)) == 0
