@@ -334,6 +334,26 @@ def switches_table() -> str:
     return markdown(header, [line for _, line in body])
 
 
+def across_table() -> str:
+    """How far each network leads over the random forest in scenes never seen, the furthest first."""
+    body = []
+    for setup, points in ((SETUPS[name], points) for name in ("scenes", "scenes256") for points in ("100", "all")):
+        found = study_rows(setup)
+        forest = pick(found, variant="forest", points="100")
+        predicted = rows("inference.csv", **setup, points=points)
+        tries = [(row["variant"], "") for row in pick(found, points=points) if row not in forest]
+        tries += [(row["variant"], row["way"]) for row in predicted if row["way"] != "plain"]
+        for name, way in dict.fromkeys(tries):
+            own = pick(predicted, variant=name, way=way) if way else pick(found, variant=name, points=points)
+            if lead := gains(own, forest):
+                where = setup_title(setup, points)
+                line = [f"`{name}`", way, where, counted(column(own)), spread(column(forest)), counted(lead, sign="+")]
+                body.append((statistics.mean(lead), line))
+    body.sort(key=lambda entry: -entry[0])
+    header = ["network", "prediction", "set-up", "mIoU", "forest, 100 points", "lead, seed by seed"]
+    return markdown(header, [line for _, line in body])
+
+
 def active_table() -> str:
     """Rounds of labelling, of tools/active_learning.py simulate."""
     found, body = rows("active_learning.csv"), []
@@ -422,6 +442,7 @@ TABLES = {
     **{f"{name}_classes": lambda setup=setup: classes_table(setup) for name, setup in COMPARED.items()},
     **{kind: lambda kind=kind: variants_table(kind) for kind in ("parts", "methods", *KINDS)},
     "switches": switches_table,
+    "across": across_table,
     "active": active_table,
     "labels": labels_table,
     "inference": inference_table,

@@ -227,6 +227,22 @@ def test_tables_and_values_are_computed_from_their_rows(results):
     assert report.fill("<!-- run:iou_per_class.built-up -->0.12") == "<!-- run:iou_per_class.built-up -->0.46"
 
 
+def test_leads_over_the_forest_are_those_of_the_same_seeds(results):
+    lines = ["split,variant,points,seed,epochs,size,every,miou"]
+    lines += [f"scenes,forest,100,{seed},0,128,3,{0.4 + seed / 10}" for seed in range(2)]
+    lines += ["scenes,default,100,1,24,128,3,0.6", "scenes,dense,all,0,24,128,3,0.55", "val,default,100,0,24,128,3,0.9"]
+    (results / "study.csv").write_text("\n".join(lines) + "\n")
+    lines = ["split,variant,points,epochs,size,every,way,seed,miou", "scenes,default,100,24,128,3,plain,1,0.6"]
+    lines += ["scenes,default,100,24,128,3,ensemble of 2,0 1,0.7"]
+    (results / "inference.csv").write_text("\n".join(lines) + "\n")
+    table = [line.split(" | ") for line in report.across_table().splitlines()[2:]]
+    assert [(line[0], line[1], line[3], line[5]) for line in table] == [
+        ("| `default`", "ensemble of 2", "0.700 (1)", "+0.250 (1) |"),
+        ("| `dense`", "", "0.550 (1)", "+0.150 (1) |"),
+        ("| `default`", "", "0.600 (1)", "+0.100 (1) |"),
+    ]
+
+
 def test_a_figure_that_does_not_show_the_rows_is_found(results):
     assert report.stale_figures() == ["points", "cost"]
     report.draw_figures()
