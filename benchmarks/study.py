@@ -87,6 +87,7 @@ VARIANTS = {
     "teacher": TEACHER,
     "labels": LABELS,
     "plain+cut_mix": OFF | {"cut_mix": DEFAULT["cut_mix"]},
+    "teacher+cut_mix": TEACHER | {"cut_mix": DEFAULT["cut_mix"]},  # the default but for what it learns from unlabelled pixels
     "dense+teacher": TEACHER | {"num_points": None},
     "dense+teacher+cut_mix": TEACHER | {"num_points": None, "cut_mix": DEFAULT["cut_mix"]},
     # one part more, less or other
@@ -97,6 +98,7 @@ VARIANTS = {
     "labels+pairwise": LABELS | {"pairwise_weight": 0.01},
     "labels+multi_scale": LABELS | {"multi_scale": 1.4},
     "confident": LABELS | {"pseudo_label_threshold": 0.9, "point_evidence": False, "teacher_views": 1},
+    "confident+cut_mix": DEFAULT | {"pseudo_label_threshold": 0.9, "point_evidence": False, "teacher_views": 1},
     "pairwise": TEACHER | {"pairwise_weight": 0.01},
     "regions": TEACHER | {"region_weight": 0.5},
     "multi_scale": TEACHER | {"multi_scale": 1.4},
