@@ -15,4 +15,15 @@ python="${PYTHON:-python}"
     --num-classes 5 --class-names land,water,building,vegetation,road --class-colors none --crop-size 128 \
     --backbone efficientnet_lite0 --weights imagenet --learning-rate 1e-3 --num-workers 0 \
     --output-dir "$work/active_learning"
-cp "$work/active_learning/active_learning.csv" benchmarks/results/
+PYTHONPATH=benchmarks "$python" - "$work/active_learning/active_learning.csv" <<'END'
+import csv, sys
+from study import provenance
+
+rows = list(csv.DictReader(open(sys.argv[1])))
+source = provenance("bash benchmarks/active.sh DATA WORK")
+rows = [row | source for row in rows]
+with open("benchmarks/results/active_learning.csv", "w") as file:
+    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+END

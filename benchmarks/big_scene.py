@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 import torch
-from study import append, provenance
+from study import append, command, provenance
 from torch import nn
 
 import landcover_segmentation as lc
@@ -76,13 +76,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scene = Path(folder) / "scene.tif"
         write_scene(scene, args.side)
-        command = [sys.executable, __file__, "--network", args.network, "--threads", str(args.threads)]
+        worker = [sys.executable, __file__, "--network", args.network, "--threads", str(args.threads)]
         start = time.perf_counter()
-        done = subprocess.run([*command, "--predict", scene, folder], stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run([*worker, "--predict", scene, folder], stdout=subprocess.PIPE, text=True, check=True)
         seconds = time.perf_counter() - start
     torch.set_num_threads(args.threads)
     row = {"side": args.side, "network": args.network, "peak_mib": round(float(done.stdout)), "seconds": round(seconds)}
-    append(args.csv, row | provenance(torch.device("cpu")))
+    how = command("big_scene.py", side=args.side, network=args.network, threads=args.threads)
+    append(args.csv, row | {"weights": "random initialisation"} | provenance(how))
     print(row)
 
 

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from speed import append, provenance
+from study import append, command, provenance
 from torch import nn
 
 import landcover_segmentation as lc
@@ -407,7 +407,8 @@ def measure(change: Change, rounds: int) -> dict:
     ratio = statistics.median(one / other for one, other in times)
     precision = str(lc.pick_precision("auto", CPU)).removeprefix("torch.")
     return {"change": change.what, "unit": change.unit, "before": f"{before:.4g}", "after": f"{after:.4g}", "ratio": f"{ratio:.4g}",
-            "kept": "yes" if change.kept else "no", "device": "cpu", "precision": precision, "rounds": rounds, **provenance(CPU)}  # fmt: skip
+            "kept": "yes" if change.kept else "no", "device": "cpu", "precision": precision, "rounds": rounds, "weights": "random initialisation",
+            **provenance(command("changes.py", only=change.what, rounds=rounds))}  # fmt: skip
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 import cv2
 import torch
-from study import CLASSES, append, choose_tiles, in_csv, iou_columns, prepare
+from study import CLASSES, append, choose_tiles, command, in_csv, iou_columns, prepare, provenance
 from tqdm import tqdm
 
 import landcover_segmentation as lc
@@ -75,6 +75,13 @@ def measure(predict, tiles: list[tuple[Path, Path]]) -> tuple[dict, float]:
     return lc.score(confusion), seconds / len(tiles)
 
 
+def command_of(cell: dict) -> str:
+    """The command that scores this way of predicting; an ensemble comes of itself beside a way of several seeds."""
+    flags = {name: cell[name] for name in ("split", "variant", "points", "epochs", "size", "every")}
+    way = "8 views" if "8 views" in cell["way"] else "plain" if "ensemble" in cell["way"] else cell["way"]
+    return command("inference.py", data="DATA", **flags, ways=way, seeds=str(cell["seed"]).split())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -122,7 +129,7 @@ def main() -> None:
         if not in_csv(args.csv, cell):
             scores, seconds = measure(predict, tiles)
             append(args.csv, cell | {"miou": round(scores["miou"], 4), **iou_columns(scores), "seconds_per_tile": round(seconds, 5),
-                                     "hardware": lc.environment(torch.device("cpu"))["cpu"]})  # fmt: skip
+                                     "weights": models[args.seeds[0]].starting_weights, **provenance(command_of(cell))})  # fmt: skip
             print(f"{way}, seed {seed}: mIoU {scores['miou']:.3f}, {1000 * seconds:.1f} ms per tile", flush=True)
 
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 import cv2
 import torch
-from study import CLASSES, append, choose_tiles, in_csv, prepare
+from study import CLASSES, append, choose_tiles, command, in_csv, prepare, provenance
 from torch import Tensor
 from tqdm import tqdm
 
@@ -76,7 +76,9 @@ def main() -> None:
             scores = lc.score(confusion)
             append(args.csv, {"way": way, "points": args.points, "seed": seed, "tiles": len(data),
                               "coverage": round(int(confusion.sum()) / asked, 4),
-                              "accuracy": round(scores["pixel_accuracy"], 4), "miou": round(scores["miou"], 4)})  # fmt: skip
+                              "accuracy": round(scores["pixel_accuracy"], 4), "miou": round(scores["miou"], 4),
+                              "weights": model.starting_weights,
+                              **provenance(command("labels.py", data="DATA", points=args.points, seeds=seed))})  # fmt: skip
             print(
                 f"{way}, seed {seed}: {int(confusion.sum()) / asked:.0%} of the pixels, {scores['pixel_accuracy']:.1%} right, mIoU {scores['miou']:.3f}"
             )

@@ -21,7 +21,7 @@ import report
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from study import CLASSES
+from study import CLASSES, command, provenance
 from tqdm import tqdm
 
 import landcover_segmentation as lc
@@ -87,7 +87,8 @@ def main() -> None:
     models = {name: lc.load_model(args.models / f"val-{cell}-24-128-3.pth", "cpu") for name, cell in MODELS.items()}
     chosen = choose(models["default"], lc.list_tiles(folder / "images", folder / "masks"))
     figure = Figure(layout="constrained")
-    found = draw(figure, models, chosen, args.with_images)
+    source = {"weights": models["default"].starting_weights, **provenance(command("pictures.py", models="WORK/models"))}
+    found = [row | source for row in draw(figure, models, chosen, args.with_images)]
     with (report.ROOT / "benchmarks/results/pictures.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=found[0], lineterminator="\n")
         writer.writeheader()

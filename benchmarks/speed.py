@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from albumentations.pytorch import ToTensorV2
 from PIL import Image
-from study import append, hsv_jitter, provenance
+from study import append, command, hsv_jitter, provenance
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torch.utils.flop_counter import FlopCounterMode
@@ -427,8 +427,10 @@ def main() -> None:
             dtype = lc.pick_precision(args.precision, device)
             cell = {"backbone": backbone, "device": device.type, "precision": str(dtype).removeprefix("torch."),
                     "batch": args.batch, "size": args.size, "threads": args.threads, "rounds": args.rounds}  # fmt: skip
+            flags = {name: cell[name] for name in ("batch", "size", "threads", "rounds")}
+            how = command("speed.py", backbones=backbone, devices=device.type, precision=args.precision, **flags)
             for found in chain.from_iterable(PARTS[part](args, backbone, device) for part in args.parts):
-                append(args.csv, cell | found | provenance(device))
+                append(args.csv, cell | found | {"weights": "random initialisation"} | provenance(how, device))
                 print(*(f"{key} {value}" for key, value in (cell | found).items() if value != ""), sep=", ", flush=True)
 
 

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib.metadata
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -39,6 +41,7 @@ from tqdm import tqdm
 import landcover_segmentation as lc
 
 CLASSES = ["land", "water", "building", "vegetation", "road"]
+CPU = torch.device("cpu")
 
 
 def sample_wrong_points(percent: int, mask: np.ndarray, num_points: int, rng: np.random.Generator) -> np.ndarray:
@@ -326,17 +329,41 @@ def run_cell(args: argparse.Namespace, work: Path, cell: dict, model_path: Path)
         "seconds": round(seconds),
         "train_miou": train_miou and round(train_miou, 4),
         "precision": precision_of(args, cell["variant"]),
-        **provenance(lc.pick_device(config.device)),
+        **provenance(command_of(cell, precision_of(args, cell["variant"])), lc.pick_device(config.device)),
     }
 
 
-def provenance(device: torch.device) -> dict:
-    """Where a figure comes from: the machine, and the versions of torch and of this program."""
+def command_of(cell: dict, precision: str) -> str:
+    """The command that trains and scores this cell alone."""
+    budget = {} if cell["points"] == "all" else {"points": cell["points"]}
+    tiles = {name: cell[name] for name in ("size", "every")}
+    length = {} if cell["variant"] == "forest" else {"epochs": cell["epochs"], "precision": precision}
+    what = {"split": cell["split"], "variants": cell["variant"], "seeds": cell["seed"]}
+    return command("study.py", data="DATA", **what, **budget, **tiles, **length)
+
+
+def command(program: str, **flags) -> str:
+    """A command line in benchmarks/; values may be lists. DATA stands for the tiles, wherever they are."""
+    words = [f"benchmarks/{program}"]
+    for name, value in flags.items():
+        words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, (list, tuple)) else [value])]
+    return shlex.join(words)
+
+
+def provenance(how: str, device: torch.device = CPU) -> dict:
+    """Where a figure comes from: the command that gives it again, the machine, the versions of libraries and of this program."""
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     machine = lc.environment(device)
+    versions = [f"{name} {machine[name]}" for name in ("python", "torch", "torchvision", "albumentations", "numpy")]
+    for name in ("scikit-learn", "scikit-image", "segmentation-models-pytorch"):
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
     return {
+        "command": how,
         "hardware": f"{machine['device']}, {machine['cpu']}",
-        "torch": machine["torch"],
+        "versions": "; ".join(versions),
         "commit": commit.stdout.strip(),
     }
 

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from conftest import REAL_DATA, ROOT, write_tiles
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import inference
 import pictures
 import report
 import study
@@ -171,6 +173,30 @@ def test_documents_and_figures_are_those_of_the_results():
         text = (ROOT / name).read_text(encoding="utf-8")
         assert report.fill(text) == text, f"{name}: run python benchmarks/report.py"
     assert report.stale_figures() == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/results").glob("*.csv")), ids=lambda path: path.name)
+def test_every_row_says_where_it_comes_from(path):
+    """The start, the command that gives it again, machine, versions and commit; and nothing of where its data lay."""
+    for row in report.rows(path.name):
+        program = row["command"].removeprefix("bash ").split()[0]
+        assert (ROOT / program).is_file()
+        assert row.get("weights") or row["starting_weights"]
+        assert row["hardware"] and row["versions"] and re.match("[0-9a-f]{7}", row["commit"])
+        assert not re.search("/(home|root|work|tmp|Users)/", " ".join(row.values()))
+        if path.name == "study.csv":
+            assert row["command"] == study.command_of(row, row["precision"])
+
+
+def test_a_command_of_a_row_is_understood_by_its_program(tmp_path, monkeypatch):
+    for row in [*report.rows("study.csv")[-3:], *report.rows("inference.csv")[-3:]]:
+        program, *flags = shlex.split(row["command"].replace("DATA", str(tmp_path)))
+        module = {"study.py": study, "inference.py": inference}[Path(program).name]
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", [program, *flags])
+            patch.setattr(module, "prepare", lambda *args: sys.exit("understood"))  # the first that it does
+            with pytest.raises(SystemExit, match="understood"):
+                module.main()
 
 
 def test_no_cell_of_the_study_is_left_out_of_the_report():
