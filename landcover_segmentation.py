@@ -8,7 +8,8 @@
 
 A DeepLabV3 (Chen et al. 2017, https://arxiv.org/abs/1706.05587) learns from sparse points (Bearman et al.
 2016, https://arxiv.org/abs/1506.02106) with partial cross-entropy, starting from ImageNet weights.
-Twenty points per tile reached what dense masks reach under plain cross-entropy, on tiles of Dubai (technical_report.md).
+Twenty points per tile reached what dense masks reach under plain cross-entropy, with a small backbone on tiles of Dubai at half
+resolution (technical_report.md).
 The file reads in the order of the data's way: files, points, augmentation, model, loss, metrics, training,
 checkpoints, pictures, prediction, command line. Importing it does nothing; only `main` reads the constants.
 """
@@ -81,7 +82,7 @@ VAL_MASK_DIR: str = "dataset/val/masks"  # as densely labelled as you can get th
 BANDS: list[int] = [1, 2, 3]  # the bands of an image that the network sees as red, green and blue, counted from 1
 # ---- Points
 NUM_POINTS: int | None = 100  # labelled pixels per tile that training may see; None takes every one (dense masks, or masks that are sparse already)
-POINT_SAMPLING: str = "random"  # where they are drawn: random, grid, stratified (classes share equally: favours rare ones), boundary
+POINT_SAMPLING: str = "random"  # where they are drawn: random, grid, stratified (classes share equally: favours rare ones), boundary; where a model is unsure: tools/active_learning.py
 # ---- Model
 ARCHITECTURE: str = "deeplabv3"  # deeplabv3; by segmentation_models_pytorch: unet, segformer (with BACKBONE mit_b0 to mit_b5)
 BACKBONE: str = "resnet50"  # resnet34 (smp), resnet50, resnet101; several times faster on a CPU: mobilenet_v3_large, efficientnet_lite0
@@ -657,7 +658,8 @@ def sample_random_points(mask: np.ndarray, num_points: int, rng: np.random.Gener
 
 
 def sample_stratified_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Shares num_points equally over the classes in a mask (H, W); what a rare class cannot fill goes to the others.
+    """Shares num_points equally over the classes in a mask (H, W); what a rare class cannot fill goes to the others (equal
+    allocation to strata, compare Olofsson et al. 2014, https://doi.org/10.1016/j.rse.2014.02.015).
 
     With fewer points than classes, the classes that get one are drawn too. Returns a sparse mask (H, W).
     """
@@ -675,8 +677,8 @@ def sample_stratified_points(mask: np.ndarray, num_points: int, rng: np.random.G
 
 
 def sample_boundary_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Keeps num_points labelled pixels of a mask (H, W) of class ids on the edges between classes (Canny 1986); if those are too
-    few, others fill up. Returns a sparse mask (H, W)."""
+    """Keeps num_points labelled pixels of a mask (H, W) of class ids on the edges between classes (Canny 1986,
+    https://doi.org/10.1109/TPAMI.1986.4767851); if those are too few, others fill up. Returns a sparse mask (H, W)."""
     ids, near = mask.astype(np.uint8), np.ones((3, 3), np.uint8)
     edges = cv2.Canny(ids, 1, 1) > 0  # thresholds of 1 find any step between ids, and those to unlabelled pixels
     edges &= cv2.dilate(np.where(ids == IGNORE_INDEX, 0, ids), near) > cv2.erode(ids, near)  # two classes meet
@@ -684,7 +686,8 @@ def sample_boundary_points(mask: np.ndarray, num_points: int, rng: np.random.Gen
 
 
 def sample_grid_points(mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Keeps num_points labelled pixels of a mask (H, W) on a regular grid with a random start, as field surveys lay them out.
+    """Keeps num_points labelled pixels of a mask (H, W) on a regular grid with a random start, as field surveys lay them out
+    (systematic sampling: Cochran, Sampling Techniques, 1977, chapter 8).
 
     Nodes on unlabelled pixels, and those too many for the budget, are replaced or dropped at random. Returns a sparse mask (H, W).
     """
@@ -707,7 +710,8 @@ def select_informative_points(
     predictions: probabilities (B, C, H, W). The uncertainty is their entropy as a share of log C, in 0..1; only pixels
     above uncertainty_threshold are chosen, at most num_points per tile. Around each, and around every pixel of labelled
     (B, H, W) bool, no other is chosen within half the spacing of an even grid of them all: a hundred points on one
-    border would all teach the same. Returns for each tile positions (N, 2), (row, column), most uncertain first.
+    border would all teach the same (uncertainty sampling: Settles 2009, http://digital.library.wisc.edu/1793/60660; for pixels
+    Shin et al. 2021, https://arxiv.org/abs/2104.06394). Returns for each tile positions (N, 2), (row, column), most uncertain first.
     """
     uncertainties = entropy_map(predictions).cpu().numpy()
     height, width = uncertainties.shape[-2:]
@@ -1414,7 +1418,8 @@ def balance_classes(labels_per_class: np.ndarray, balance: float) -> Tensor:
     """Weights of the classes, (C,) float32, for `PartialCrossEntropyLoss`: their shares of the labels to the power -balance.
 
     labels_per_class: (C,) counts. 0 makes every label count alike, 1 every class. The mean over the labels is 1, so that the learning
-    rate need not change, and the mean loss stays one over labelled pixels; a class without labels weighs 0.
+    rate need not change, and the mean loss stays one over labelled pixels; a class without labels weighs 0. Compare the weights by
+    frequency of Eigen & Fergus 2015, https://arxiv.org/abs/1411.4734.
     """
     shares = labels_per_class / labels_per_class.sum()
     weights = np.where(shares > 0, np.maximum(shares, 1e-12) ** -balance, 0)
@@ -1427,8 +1432,8 @@ def balance_classes(labels_per_class: np.ndarray, balance: float) -> Tensor:
 
 
 def generate_pseudo_labels(predictions: Tensor, confidence_threshold: float = 0.9) -> tuple[Tensor, Tensor]:
-    """The classes of which a model is sure, to learn from as if they were labels (Lee 2013; for pixels and a mean
-    teacher French et al. 2019, https://arxiv.org/abs/1906.01916).
+    """The classes of which a model is sure, to learn from as if they were labels (with a threshold Sohn et al. 2020,
+    https://arxiv.org/abs/2001.07685; for pixels and a mean teacher French et al. 2019, https://arxiv.org/abs/1906.01916).
 
     predictions: logits (B, C, H, W). Returns pseudo_labels (B, H, W) int64, 255 where the highest probability is below
     confidence_threshold, and confident_mask (B, H, W) bool.
@@ -1508,7 +1513,8 @@ def point_evidence(
     Points are looked up where the targets are: with these on the host, nothing waits for the GPU. A kernel estimate: the mean, over the points of a class, of exp(-|difference|² / 2) in colour (smoothed, RGB in 0..1), position
     (sides of the tile) and opinion, each divided by its sigma. The mean and not the sum, for a sum would favour frequent
     classes, whom the opinion favours already. Points that the model mistakes so correct it where it is mistaken alike. Of a tile
-    with more than most_points, every class keeps its share of that number at most.
+    with more than most_points, every class keeps its share of that number at most. Our own; compare the region growing of CRGNet
+    (Xu & Ghamisi 2022, https://arxiv.org/abs/2202.03740).
     """
     (height, width), num_classes = images.shape[-2:], probabilities.shape[1]
     colors = unnormalised(images)
@@ -1544,7 +1550,8 @@ def thin_points(points: Tensor, labels: Tensor, most_each: int) -> Tensor:
 
 
 def find_superpixels(image: np.ndarray, pixels_each: int = 100) -> np.ndarray:
-    """Regions of like colour, (H, W) ids, of about pixels_each pixels (SLIC, Achanta et al. 2012, by scikit-image).
+    """Regions of like colour, (H, W) ids, of about pixels_each pixels (SLIC, Achanta et al. 2012,
+    https://doi.org/10.1109/TPAMI.2012.120, by scikit-image).
 
     image: (H, W, 3) uint8 RGB. Raises InputError without scikit-image.
     """
@@ -1982,7 +1989,7 @@ def train_epoch(
 
     model: in a `process_group` that of `spread_over_ranks`, and the loader gives this rank's part of each batch. criterion: called with
     (logits, targets), the mean over labelled pixels; or an `UnlabelledPixels` objective. multi_scale: batches are seen at a random
-    scale between 1 / multi_scale and multi_scale; their logits are scaled back, so that no point moves. The gradients of
+    scale between 1 / multi_scale and multi_scale (as in Chen et al. 2016, https://arxiv.org/abs/1606.00915); their logits are scaled back, so that no point moves. The gradients of
     accumulation_steps batches are averaged before each step. progress: a tqdm bar to move on.
     """
     model.train()
@@ -2395,8 +2402,9 @@ def load_and_preprocess_image(path: str | Path, **reading) -> Tensor:
 def predict_probabilities(model: nn.Module, images: Tensor, views: int = 1, scales: Sequence[float] = (1.0,)) -> Tensor:
     """Class probabilities (B, C, H, W) of images (B, 3, H, W) on the model's device.
 
-    Test-time augmentation: the mean over several views (1 to 8) of the tile turned by quarters and mirrored, each a forward
-    pass, and over the tile resized by each of the scales. Only the scales cost sharpness.
+    Test-time augmentation (Wang et al. 2019, https://arxiv.org/abs/1807.07356): the mean over several views (1 to 8) of the tile
+    turned by quarters and mirrored, each a forward pass, and over the tile resized by each of the scales. Only the scales cost
+    sharpness.
     """
     if not 1 <= views <= len(SYMMETRIES):
         raise InputError(f"views = {views!r}: must lie between 1 and {len(SYMMETRIES)}")

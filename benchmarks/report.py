@@ -3,8 +3,8 @@
     python benchmarks/report.py            draw the figures, write tables and single values between their marks
     python benchmarks/report.py --check    say which differ from the CSVs, exit 1 if any does
 
-A table stands between <!-- table:NAME --> and <!-- end -->, a single value after <!-- study:SET-UP/VARIANT/POINTS:COLUMN -->
-or, of a run of its own, <!-- RUN:KEY -->. A figure in benchmarks/results/figures carries a hash of the rows that it shows.
+A table stands between <!-- table:NAME --> and <!-- end -->, a single value after <!-- study:SET-UP/VARIANT/POINTS:COLUMN -->,
+<!-- inference:SET-UP/VARIANT/POINTS/WAY:COLUMN --> or, of a run of its own, <!-- RUN:KEY --> (see `value`). A figure in benchmarks/results/figures carries a hash of the rows that it shows.
 Everything takes the rows that are there. Values are the mean over seeds, ± their standard deviation, (their number).
 """
 
@@ -17,6 +17,7 @@ import json
 import re
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,41 +34,80 @@ SETUPS = COMPARED | {
     "choose_short": {"split": "choose", "size": "128", "epochs": "12", "every": "4"},
     "choose_scenes": {"split": "choose_scenes", "size": "128", "epochs": "12", "every": "2"},
 }
+CLASSWISE = ("5", "20", "100")  # budgets for which every class is shown
 METHODS = {"forest": "random forest", "plain": "plain", "default": "default"}  # compared at every budget of points
 WITH_MASKS = {"plain": "dense", "default": "dense+teacher+cut_mix"}  # the same with every pixel labelled
+BESIDE_TEACHER = (
+    "labels",
+    "confident",
+    "confident+cut_mix",
+    "pairwise",
+    "regions",
+    "multi_scale",
+)  # that is in each of them
 KINDS = {  # what sets a variant apart from the one that its name begins with; "" is that one. All others are `parts`.
     "augmentation": ("_none", "_weak", "", "_strong", "_hsv"),
     "where": ("", "_stratified", "_grid", "_boundary"),
     "noise": ("", "@wrong5", "@wrong10", "@wrong20", "@shift1", "@shift3", "@shift5"),
     "networks": ("", "_unet", *(f"{network}_random_weights" for network in ("", "_mobilenet", "_resnet34", "_resnet50", "_unet", "_segformer"))),
 }  # fmt: skip
-# What one may change in training, and the cell that shows it: set-up, variant, points, and whether it may change the time.
+# What one may change: set-up, points and the variant that has it as it was -> the change, and the variant that shows it.
 SWITCHES = {
-    "the default in place of plain training, 20 points": ("val", "default", "20", True),
-    "the default in place of plain training, 100 points": ("val", "default", "100", True),
-    "the default in place of plain training, 100 points, full size": ("val256", "default", "100", True),
-    "`ARCHITECTURE = unet`, short training": ("choose_short", "default_unet", "20", True),
-    "`ARCHITECTURE = unet`, long training": ("val", "default_unet", "100", True),
-    "`ARCHITECTURE = unet` at full size": ("val256", "default_unet", "100", True),
-    "random weights in place of ImageNet's": ("choose_short", "default_random_weights", "20", False),
-    "`CLASS_BALANCE = 0.5`, short training": ("choose_short", "default+balanced", "20", False),
-    "`CLASS_BALANCE = 0.5`, long training": ("choose24", "default+balanced", "20", False),
-    "`AUGMENTATION = strong`": ("choose_short", "default_strong", "20", False),
-    "no augmentation": ("choose_short", "default_none", "20", False),
-    "points on a grid": ("choose_short", "default_grid", "20", False),
-    "points shared over the classes": ("choose_short", "default_stratified", "20", False),
-    "points on edges": ("choose_short", "default_boundary", "20", False),
-    "a tenth of the points wrong": ("choose_short", "default@wrong10", "20", False),
-    "a fifth of the points wrong": ("choose_short", "default@wrong20", "20", False),
-    "points six pixels off their place": ("choose_short", "default@shift3", "20", False),
-    "points ten pixels off their place": ("choose_short", "default@shift5", "20", False),
+    ("val", "20", "plain"): {"the default in place of plain training": "default"},
+    ("val", "100", "plain"): {"the default in place of plain training": "default"},
+    ("val256", "20", "plain"): {"the default in place of plain training": "default"},
+    ("val256", "100", "plain"): {"the default in place of plain training": "default"},
+    ("val", "100", "default"): {"`ARCHITECTURE = unet`": "default_unet"},
+    ("val256", "100", "default"): {"`ARCHITECTURE = unet`": "default_unet"},
+    ("choose24", "20", "default"): {
+        "`PSEUDO_LABEL_WEIGHT = 0`: no soft labels": "teacher+cut_mix",
+        "`CUT_MIX = 0`": "labels",
+        "`CLASS_BALANCE = 0.5`": "default+balanced",
+        "no augmentation": "default_none",
+        "`AUGMENTATION = strong`": "default_strong",
+    },
+    ("choose", "20", "labels"): {
+        "`POINT_EVIDENCE = False`": "labels-evidence",
+        "`TEACHER_VIEWS = 1`": "labels-views",
+        "`TEACHER_VIEWS = 4`": "labels+views",
+        "`PSEUDO_LABEL_THRESHOLD = 0.9`": "labels+threshold",
+        "`PAIRWISE_WEIGHT = 0.01`": "labels+pairwise",
+        "`MULTI_SCALE = 1.4`": "labels+multi_scale",
+    },
+    ("choose", "20", "teacher"): {
+        "`PAIRWISE_WEIGHT = 0.01`": "pairwise",
+        "`REGION_WEIGHT = 0.5`": "regions",
+        "`MULTI_SCALE = 1.4`": "multi_scale",
+        "confident pseudo-labels in place of soft ones": "confident",
+        "the same with `CUT_MIX = 0.5`": "confident+cut_mix",
+    },
+    ("choose", "20", "plain"): {"`TEACHER_DECAY = 0.99`: the mean model": "teacher"},
+    ("choose_short", "20", "plain"): {"the default in place of plain training": "default"},
+    ("choose_short", "20", "default"): {
+        "`ARCHITECTURE = unet`": "default_unet",
+        "random weights in place of ImageNet's": "default_random_weights",
+        "`CLASS_BALANCE = 0.5`": "default+balanced",
+        "no augmentation": "default_none",
+        "`AUGMENTATION = strong`": "default_strong",
+        "`POINT_SAMPLING = grid`": "default_grid",
+        "`POINT_SAMPLING = stratified`": "default_stratified",
+        "`POINT_SAMPLING = boundary`": "default_boundary",
+    },
 }
-AT_PREDICTION = {  # set-up, variant and points of the models, and the way of benchmarks/inference.py
-    "`--tta`: eight views at prediction": ("choose_short", "default", "20", "8 views"),
-    "three scales at prediction": ("choose_short", "default", "20", "3 scales"),
-    "dense CRF at prediction": ("choose_short", "default", "20", "CRF"),
-    "ensemble of three trainings": ("choose_short", "default", "20", "ensemble of 3"),
+AT_PREDICTION = {  # the same of benchmarks/inference.py: the change, and the way of predicting
+    ("choose_short", "20", "default"): {
+        "`--tta`: eight views at prediction": "8 views",
+        "three scales at prediction": "3 scales",
+        "local CRF at prediction": "CRF",
+        "ensemble of three trainings": "ensemble of 3",
+    },
+    ("scenes256", "100", "default_unet"): {
+        "`--tta`: eight views at prediction": "8 views",
+        "ensemble of three trainings": "ensemble of 3",
+        "both": "ensemble of 3, 8 views",
+    },
 }
+MIXED = " ‡"
 NOT_RUN = "*Not run yet.*"
 
 # =====================================================================================================
@@ -148,18 +188,29 @@ def family_of(name: str) -> str:
     return family if family != name and family in ("plain", "dense", "labels", "default") else "plain"
 
 
-def base_of(name: str) -> str:
-    """The variant that this one is compared with: its family, or for another network without ImageNet the family without it."""
+def base_of(name: str, named: dict[str, list[dict]]) -> str:
+    """Which of these variants this one is compared with: what it adds one part to, where that was run, else its family.
+
+    Another network without ImageNet is compared with the family without it.
+    """
     family = family_of(name)
-    same_start = f"{family}_random_weights"
-    return same_start if name.endswith("_random_weights") and name != same_start else family
+    nearest = (
+        f"{family}_random_weights"
+        if name.endswith("_random_weights")
+        else "teacher"
+        if name in BESIDE_TEACHER
+        else family
+    )
+    return nearest if nearest != name and named.get(nearest) else family
 
 
 def cell_and_base(setup: str, name: str, points: str) -> tuple[list[dict], list[dict]]:
     """The rows of a cell, and of the variant that it is compared with; dense masks with that of any budget."""
     found = study_rows(SETUPS[setup])
-    base = pick(found, variant=base_of(name), **({} if points == "all" else {"points": points}))
-    return pick(found, variant=name, points=points), base
+    own = pick(found, variant=name, points=points)
+    if points != "all":
+        found = pick(found, points=points)
+    return own, pick(found, variant=base_of(name, {row["variant"]: [row] for row in found}))
 
 
 def kind_of(name: str) -> str:
@@ -220,8 +271,25 @@ def counted(values: list[float], digits: int = 3, sign: str = "") -> str:
     return f"{spread(values, digits, sign)} ({len(values)})" if values else "-"
 
 
+def gained(own: list[dict], base: list[dict]) -> str:
+    """The gain, seed by seed; marked where a seed has its base in the other precision alone."""
+    alike = {(row["seed"], row.get("precision")) for row in base}
+    seeds = {row["seed"] for row in base}
+    networks = (row for row in own if row.get("variant") != "forest")  # which knows one precision alone
+    mixed = any(row["seed"] in seeds and (row["seed"], row.get("precision")) not in alike for row in networks)
+    return counted(gains(own, base), sign="+") + (MIXED if mixed else "")
+
+
 def markdown(header: list[str], body: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *body)) if body else NOT_RUN
+    """A table without the columns that hold nothing."""
+    lines = [
+        list(line)
+        for line in zip(
+            *(column for column in zip(header, *body, strict=True) if set(column[1:]) - {"-", ""}), strict=True
+        )
+    ]
+    lines[1:1] = [["---"] * len(lines[0])] if body else []
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if body else NOT_RUN
 
 
 def points_table(setup: dict) -> str:
@@ -239,13 +307,22 @@ def points_table(setup: dict) -> str:
             if dense and own["default"]
             else "-"
         )
-        gain = counted(gains(own["default"], own["plain"]), sign="+")
-        times = [spread(costs(own[name], own["plain"]), 2) for name in ("forest", "default")]
-        one_machine = pick(own["plain"], hardware=own["plain"][0].get("hardware")) if own["plain"] else []
-        minutes = spread([seconds / 60 for seconds in column(one_machine, "seconds")], 1)
-        body.append([points, *mious, gain, share, minutes, *times])
+        gain = gained(own["default"], own["plain"])
+        minutes = [in_minutes(column(on_one_machine(own[name]), "seconds")) for name in METHODS]
+        body.append([points, *mious, gain, share, *minutes, spread(costs(own["default"], own["plain"]), 2)])
     header = ["points per tile", *METHODS.values(), "default over plain, seed by seed", "default, of dense masks"]
-    return markdown([*header, "minutes of plain", "time of the forest, plain = 1", "of default"], body)
+    return markdown([*header, *(f"minutes of {name}" for name in METHODS.values()), "time of default, plain = 1"], body)
+
+
+def in_minutes(seconds: list[float]) -> str:
+    digits = 1 if seconds and statistics.mean(seconds) >= 60 else 2
+    return spread([value / 60 for value in seconds], digits)
+
+
+def on_one_machine(found: list[dict]) -> list[dict]:
+    """The rows of the machine that most of them were measured on, for times to be alike."""
+    kinds = [row.get("hardware") for row in found]
+    return pick(found, hardware=max(kinds, key=kinds.count)) if found else []
 
 
 def class_columns(found: list[dict]) -> dict:
@@ -255,10 +332,10 @@ def class_columns(found: list[dict]) -> dict:
 
 
 def classes_table(setup: dict) -> str:
-    """IoU of each class for the methods at each budget."""
+    """IoU of each class for the methods at some budgets."""
     found, body = study_rows(setup), []
     columns = class_columns(found)
-    for points in [*budgets(found), "all"]:
+    for points in [*(points for points in budgets(found) if points in CLASSWISE), "all"]:
         for name in METHODS:
             if own := pick(found, variant=WITH_MASKS.get(name) if points == "all" else name, points=points):
                 body.append([points, METHODS[name], str(len(own)), *(show(own) for show in columns.values())])
@@ -277,8 +354,9 @@ def variants_table(kind: str) -> str:
         extra |= class_columns(cells[0] if cells else [])
     for title, named in together:
         for name, own in named.items():
-            gain = gains(own, named.get(base_of(name), [])) if name != "plain" else []
-            against = f"{counted(gain, sign='+')} over {base_of(name)}" if gain else "-"
+            base = base_of(name, named)
+            gain = gained(own, named.get(base, [])) if name != "plain" else "-"
+            against = f"{gain} over {base}" if gain != "-" else gain
             cost = spread(costs(own, named.get("plain", [])), 2)
             body.append(
                 [title, f"`{name}`", counted(column(own)), against, cost, *(show(own) for show in extra.values())]
@@ -313,25 +391,25 @@ def inference_table() -> str:
 
 
 def switches_table() -> str:
-    """What single changes bring, the most first."""
+    """What single changes bring, those of one set-up together, the most first."""
     body = []
-
-    def add(change: str, setup: str, points: str, own: list[dict], base: list[dict], times: str) -> None:
-        if gain := gains(own, base):
-            where = setup_title(SETUPS[setup], points)
-            line = [change, counted(gain, sign="+"), spread(column(base)), times, where]
-            body.append((statistics.mean(gain), line))
-
-    for change, (setup, name, points, slower) in SWITCHES.items():
-        own, base = cell_and_base(setup, name, points)
-        add(change, setup, points, own, base, spread(costs(own, base), 2) if slower else "")
-    for change, (setup, name, points, way) in AT_PREDICTION.items():
-        found = rows("inference.csv", **SETUPS[setup], variant=name, points=points)
-        own, base = pick(found, way=way), pick(found, way="plain")
-        add(change, setup, points, own, base, f"prediction {spread(costs(own, base, 'seconds_per_tile'), 1)}")
-    body.sort(key=lambda entry: -entry[0])
-    header = ["change", "gain, seed by seed", "mIoU without it", "time, factor", "measured on"]
-    return markdown(header, [line for _, line in body])
+    for place in dict.fromkeys((*SWITCHES, *AT_PREDICTION)):
+        setup, points, base = place
+        found = pick(study_rows(SETUPS[setup]), points=points)
+        predicted = rows("inference.csv", **SETUPS[setup], variant=base, points=points)
+        without, plainly, lines = pick(found, variant=base), pick(predicted, way="plain"), []
+        for change, name in SWITCHES.get(place, {}).items():
+            own = pick(found, variant=name)
+            lines.append((gains(own, without), [change, gained(own, without), spread(costs(own, without), 2)]))
+        for change, way in AT_PREDICTION.get(place, {}).items():
+            own = pick(predicted, way=way)
+            times = f"{spread(costs(own, plainly, 'seconds_per_tile'), 1)} in prediction"
+            lines.append((gains(own, plainly), [change, gained(own, plainly), times]))
+        lines = sorted((line for line in lines if line[0]), key=lambda line: -statistics.mean(line[0]))
+        if lines:
+            where = f"*{setup_title(SETUPS[setup], points)}: `{base}`, mIoU {spread(column(without))}*"
+            body += [[where, "", ""], *(line for _, line in lines)]
+    return markdown(["change", "gain, seed by seed", "time, factor"], body)
 
 
 def across_table() -> str:
@@ -469,11 +547,12 @@ def subplots(figure, count: int, width: float) -> list:
 
 
 def points_panels() -> list[tuple[str, list[dict]]]:
-    """A title and the rows of the methods, for the set-ups that have at least two budgets of points."""
+    """A title and the rows of the methods, for the set-ups in which two budgets of points or more have several seeds."""
     panels = []
     for setup in COMPARED.values():
         found = [row for row in study_rows(setup) if kind_of(row["variant"]) == "methods"]
-        if len(budgets(pick(found, variant="default"))) > 1:
+        own = pick(found, variant="default")
+        if sum(len(column(pick(own, points=points))) > 1 for points in budgets(own)) > 1:
             panels.append((f"{setup['split']}: {PLACES[setup['split']]}, {setup['size']} px", found))
     return panels
 
@@ -492,7 +571,12 @@ def draw_points(figure, panels: list[tuple[str, list[dict]]]) -> None:
         for name, style in zip(WITH_MASKS.values(), ("-", "--"), strict=True):
             if values := column(pick(found, variant=name)):
                 mean, deviation = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0
-                label = "dense masks, plain" if name == "dense" else "dense masks, with default's teacher and CutMix"
+                trained = "plain" if name == "dense" else "with default's teacher and CutMix"
+                label = (
+                    f"dense masks, {trained} ({len(values)} seeds)"
+                    if len(values) > 1
+                    else f"dense masks, {trained} (one seed)"
+                )
                 axes.axhline(mean, color="black", linestyle=style, linewidth=1.2, label=label)
                 axes.axhspan(mean - deviation, mean + deviation, color="black", alpha=0.1, linewidth=0)
         axes.set(xscale="log", xlabel="labelled points per tile", ylabel="mIoU")
@@ -501,8 +585,9 @@ def draw_points(figure, panels: list[tuple[str, list[dict]]]) -> None:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     lines = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    lines["mean ± standard deviation of several seeds"] = axes.errorbar([], [], [], color="grey", marker="o", capsize=4)
-    lines["one seed alone"] = axes.plot([], [], "o", color="grey", markerfacecolor="white")[0]
+    lines["bars and grey bands: ± standard deviation over seeds"] = axes.errorbar(
+        [], [], [], color="grey", capsize=4, linestyle="none"
+    )
     figure.legend(lines.values(), lines, loc="outside lower center", frameon=False, ncols=2)
 
 
@@ -513,36 +598,44 @@ def draw_mark(axes, at: float, values: list[float], color: str, marker: str = "o
                   markerfacecolor=color if several else "white", capsize=4, linestyle="none")  # fmt: skip
 
 
-def cost_panels() -> list[tuple[str, str, str, dict[str, list[dict]]]]:
-    """Title, what the time is of, its column, and the rows by variant or way of predicting."""
-    training = [("training", "seconds", group) for group in groups("parts")]
-    prediction = [("prediction", "seconds_per_tile", group) for group in inference_groups()]
-    return [(title, what, key, named) for what, key, (title, named) in training + prediction if "plain" in named]
+def cost_panels() -> list[tuple[str, dict[str, list[dict]]]]:
+    """Title and rows by variant, of the set-ups in which parts were compared."""
+    return [(title, named) for title, named in groups("parts") if "plain" in named]
 
 
-def draw_cost(figure, panels: list[tuple[str, str, str, dict[str, list[dict]]]]) -> None:
-    """Gain in mIoU over plain against the time it takes."""
-    for axes, (title, what, key, named) in zip(subplots(figure, len(panels), width=11), panels, strict=True):
+def prediction_panels() -> list[tuple[str, dict[str, list[dict]]]]:
+    """The same by way of predicting, for the models of three seeds."""
+    return [(title, ways) for title, ways in inference_groups() if len(ways["plain"]) > 2]
+
+
+def draw_cost(
+    figure, panels: list[tuple[str, dict[str, list[dict]]]], what: str = "training", key: str = "seconds"
+) -> None:
+    """Gain in mIoU over plain against the time it takes; what one seed alone has shown is left out."""
+    for axes, (title, named) in zip(subplots(figure, len(panels), width=11), panels, strict=True):
         base = named["plain"]
         hidden = ("plain", "forest", *WITH_MASKS.values())
-        shown = [name for name in named if name not in hidden and costs(named[name], base, key)]
+        several = [name for name in named if len(column(named[name])) > 1 or name.startswith("ensemble")]
+        shown = [name for name in several if name not in hidden and costs(named[name], base, key)]
         for index, name in enumerate(sorted(shown, key=lambda name: statistics.mean(gains(named[name], base)))):
             cost, gain = statistics.mean(costs(named[name], base, key)), gains(named[name], base)
             draw_mark(axes, cost, gain, "#0072b2")
             # names stand in the margin, in the order of the marks, lest they overlap
             axes.annotate(name, (cost, statistics.mean(gain)), (1.06, (index + 0.5) / len(shown)), "data", "axes fraction",
                           {"arrowstyle": "-", "color": "grey", "linewidth": 0.5, "relpos": (0, 0.5)}, va="center", fontsize=9)  # fmt: skip
-        for label, own, color in (("plain", base, "#d55e00"), ("dense masks", named.get("dense", []), "black")):
+        simple = "plain" if what == "training" else "one view"
+        for label, own, color in ((simple, base, "#d55e00"), ("dense masks", named.get("dense", []), "black")):
             if gain := gains(own, base):
                 axes.axhline(statistics.mean(gain), color=color, linewidth=1, linestyle="--")
                 right = axes.get_yaxis_transform(), "offset points"
                 axes.annotate(label, (0.98, statistics.mean(gain)), (0, 3), *right, ha="right", fontsize=9, color=color)
         axes.plot(1, 0, "s", color="#d55e00")
-        axes.set(xlabel=f"time of {what}, plain = 1", ylabel="gain in mIoU over plain")
-        lines = f"{what}: {title}".replace("`", "").replace(" tile, ", " tile,\n")
+        axes.set(xlabel=f"time of {what}, {simple} = 1", ylabel=f"gain in mIoU over {simple}")
+        lines = title.replace("`", "").replace(" tile, ", " tile,\n")
         axes.set_title(lines, fontsize=10, loc="left")
         axes.grid(alpha=0.3)
-    figure.supxlabel("bars: standard deviation of the gain, seed by seed; hollow: one seed alone", fontsize=9)
+    hollow = "; hollow: one ensemble of three seeds" if what == "prediction" else ""
+    figure.supxlabel(f"bars: standard deviation of the gain, seed by seed{hollow}", fontsize=9)
 
 
 def draw_rounds(figure, found: list[dict]) -> None:
@@ -557,6 +650,7 @@ def draw_rounds(figure, found: list[dict]) -> None:
 FIGURES = {
     "points": (points_panels, draw_points),
     "cost": (cost_panels, draw_cost),
+    "prediction": (prediction_panels, partial(draw_cost, what="prediction", key="seconds_per_tile")),
     "rounds": (lambda: rows("active_learning.csv"), draw_rounds),
     "pictures": (lambda: rows("pictures.csv"), None),  # drawn by benchmarks/pictures.py, which needs the models
 }
@@ -604,19 +698,35 @@ def draw_figures() -> None:
 
 
 def value(source: str, key: str) -> float:
-    """A single value: of a study's cell (set-up/variant/points) a column's mean, `gain`, `cost` or `seeds`; of a run of its own, a
-    path into its metrics.json."""
-    if not source.startswith("study:"):
-        found = json.loads((ROOT / "benchmarks/results" / source / "metrics.json").read_text(encoding="utf-8"))
-        for part in key.split("."):
-            found = found[part]
-        return float(found)
-    own, base = cell_and_base(*source.removeprefix("study:").split("/"))
-    if key == "seeds":
-        return len(by_seed(own, "miou"))
-    values = gains(own, base) if key == "gain" else costs(own, base) if key == "cost" else column(own, key)
+    """A single value: of a cell (see `cell_value`), or of a run of its own, a path into its metrics.json."""
+    kind, _, cell = source.partition(":")
+    if cell:
+        return cell_value(kind, *cell.split("/"), key=key)
+    found = json.loads((ROOT / "benchmarks/results" / source / "metrics.json").read_text(encoding="utf-8"))
+    for part in key.split("."):
+        found = found[part]
+    return float(found)
+
+
+def cell_value(kind: str, setup: str, name: str, points: str, way: str = "", *, key: str) -> float:
+    """Of a study's cell, or of a way of predicting with its models (spaces as _): the mean of a column; `seeds`; gain and cost over its base;
+    `lead` over the forest in points of mIoU; `gap`, the share of the way from plain training to dense masks that it goes."""
+    found = study_rows(SETUPS[setup])
+    own, base = cell_and_base(setup, name, points)
+    if kind == "inference":
+        predicted = rows("inference.csv", **SETUPS[setup], variant=name, points=points)
+        own, base = pick(predicted, way=way.replace("_", " ")), pick(predicted, way="plain")
+    forest = pick(found, variant="forest", points=points)
+    to_dense = gains(pick(found, variant="dense"), pick(found, variant="plain", points=points))
+    values = {
+        "seeds": lambda: [len(column(own))],
+        "gain": lambda: gains(own, base),
+        "cost": lambda: costs(own, base),
+        "lead": lambda: [100 * lead for lead in gains(own, forest)],
+        "gap": lambda: [statistics.mean(gains(own, base)) / statistics.mean(to_dense)],
+    }.get(key, lambda: column(own, key))()
     if not values:
-        raise ValueError(f"<!-- {source}:{key} -->: benchmarks/results/study.csv has no such rows")
+        raise ValueError(f"{kind}:{setup}/{name}/{points}/{way}:{key}: benchmarks/results has no such rows")
     return statistics.mean(values)
 
 
@@ -626,7 +736,7 @@ def fill(text: str) -> str:
         r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text, flags=re.DOTALL
     )
     return re.sub(
-        r"(<!-- ((?:study:)?[\w+@/-]+):([\w.-]+) -->)-?\d+(?:\.(\d+))?",
+        r"(<!-- ((?:study:|inference:)?[\w+@/,-]+):([\w.-]+) -->)-?\d+(?:\.(\d+))?",
         lambda m: f"{m[1]}{value(m[2], m[3]):.{len(m[4] or '')}f}",
         text,
     )

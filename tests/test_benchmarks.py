@@ -230,7 +230,7 @@ def results(tmp_path, monkeypatch):
 def test_tables_and_values_are_computed_from_their_rows(results):
     text = report.fill("<!-- table:val -->\nold\n<!-- end -->")
     assert (
-        "| 20 | - | 0.550 ± 0.071 (2) | 0.650 ± 0.071 (2) | +0.100 ± 0.000 (2) | 92.9% | 1.7 ± 0.0 | - | 1.50 ± 0.00 |"
+        "| 20 | 0.550 ± 0.071 (2) | 0.650 ± 0.071 (2) | +0.100 ± 0.000 (2) | 92.9% | 1.7 ± 0.0 | 2.5 ± 0.0 | 1.50 ± 0.00 |"
         in text
     )
     assert "old" not in text and report.fill(text) == text
@@ -241,11 +241,13 @@ def test_tables_and_values_are_computed_from_their_rows(results):
         "| `default` | 0.650 ± 0.071 (2) | +0.100 ± 0.000 (2) over plain | 1.50 ± 0.00 | 0.250 ± 0.071 |"
         in report.variants_table("parts")
     )
-    only = "| the default in place of plain training, 20 points | +0.100 ± 0.000 (2) | 0.550 ± 0.071 | 1.50 ± 0.00 | `val`, every 3rd tile, 128 px, 24 epochs, 20 points |"
-    assert report.switches_table().splitlines()[2:] == [only]
+    assert report.switches_table().splitlines()[2:] == [
+        "| *`val`, every 3rd tile, 128 px, 24 epochs, 20 points: `plain`, mIoU 0.550 ± 0.071* |  |  |",
+        "| the default in place of plain training | +0.100 ± 0.000 (2) | 1.50 ± 0.00 |",
+    ]
     assert report.TABLES["scenes"]() == report.NOT_RUN
-    marks = "<!-- study:val/default/20:miou -->1 <!-- study:val/default/20:gain -->9.99. <!-- study:val/default/20:seeds -->0"
-    assert re.findall(r"->([\d.]+)", report.fill(marks)) == ["1", "0.10.", "2"]
+    marks = "<!-- study:val/default/20:miou -->1 <!-- study:val/default/20:gain -->9.99. <!-- study:val/default/20:seeds -->0 <!-- study:val/default/20:gap -->9.9"
+    assert re.findall(r"->([\d.]+)", report.fill(marks)) == ["1", "0.10.", "2", "0.7"]
     with pytest.raises(ValueError, match="default/500"):
         report.fill("<!-- study:val/default/500:miou -->0.5")
     (results / "run").mkdir()
@@ -259,6 +261,7 @@ def test_leads_over_the_forest_are_those_of_the_same_seeds(results):
     lines += ["scenes,default,100,1,24,128,3,0.6", "scenes,dense,all,0,24,128,3,0.55", "val,default,100,0,24,128,3,0.9"]
     (results / "study.csv").write_text("\n".join(lines) + "\n")
     lines = ["split,variant,points,epochs,size,every,way,seed,miou", "scenes,default,100,24,128,3,plain,1,0.6"]
+    lines += ["scenes,default,100,24,128,3,plain,0,0.5"]
     lines += ["scenes,default,100,24,128,3,ensemble of 2,0 1,0.7"]
     (results / "inference.csv").write_text("\n".join(lines) + "\n")
     table = [line.split(" | ") for line in report.across_table().splitlines()[2:]]
@@ -267,6 +270,8 @@ def test_leads_over_the_forest_are_those_of_the_same_seeds(results):
         ("| `dense`", "", "0.550 (1)", "+0.150 (1) |"),
         ("| `default`", "", "0.600 (1)", "+0.100 (1) |"),
     ]
+    marks = "<!-- study:scenes/default/100:lead -->1 <!-- inference:scenes/default/100/ensemble_of_2:lead -->1 <!-- inference:scenes/default/100/ensemble_of_2:gain -->0.11"
+    assert re.findall(r"->([\d.]+)", report.fill(marks)) == ["10", "25", "0.15"]
 
 
 def test_a_figure_that_does_not_show_the_rows_is_found(results):
