@@ -57,6 +57,7 @@ import torch.nn.functional as F
 import torchvision
 from albumentations.pytorch import ToTensorV2
 from PIL import Image, UnidentifiedImageError
+from scipy.special import stdtrit
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -1795,9 +1796,7 @@ def point_accuracy(tallies: Tensor) -> tuple[float, float, float]:
     between = tiles / max(1, tiles - 1) * (right - share * points).square().sum().item() / total**2
     spread = share * (1 - share)
     effective = min(total, spread / between) if between > 0 else total if tiles > 1 and spread else tiles
-    df = max(1, tiles - 1)
-    quantile = 1.960 + 2.372 / df + 2.822 / df**2 + 2.556 / df**3  # of Student's t: Abramowitz & Stegun 26.7.5
-    r = quantile**2 / effective
+    r = stdtrit(max(1, tiles - 1), 0.975).item() ** 2 / effective  # Student's quantile
     middle, half = share + r / 2, math.sqrt(r * spread + r**2 / 4)
     return share, max(0.0, (middle - half) / (1 + r)), min(1.0, (middle + half) / (1 + r))
 
