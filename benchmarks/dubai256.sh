@@ -1,25 +1,12 @@
 #!/usr/bin/env bash
 # What the report lacks, for a machine with a GPU and a network: DeepLabV3-ResNet50 from torchvision's ImageNet weights, on all
-# Dubai tiles in their full size, by the program as it stands (50 epochs) and by plain partial cross-entropy.
-#   benchmarks/dubai256.sh DATA [POINTS ...]
-# DATA, made by dubai_tiles.py, holds {train,val}/{images,masks} of the Dubai tiles; POINTS are per tile (default: 20 100 none;
-# none = dense masks).
-# Interrupted, a run goes on where it stopped. Results go to benchmarks/results/dubai256_METHOD_POINTS.
+# Dubai tiles in their full size, 50 epochs, three seeds; the program as it stands, plain partial cross-entropy and dense masks.
+#   benchmarks/dubai256.sh DATA [HOURS]
+# DATA, made by dubai_tiles.py, holds {train,val}/{images,masks} of the Dubai tiles. One seed of everything comes before the next. After so many
+# HOURS (default: no limit) it stops; started again, it goes on with the cell that it was in. Rows go to benchmarks/results/study.csv, and
+# benchmarks/report.py puts them into the report's table of networks.
 set -euo pipefail
-root=$(dirname "$(realpath "$0")")/..
-data=$(realpath --relative-to="$root" "${1:?usage: benchmarks/dubai256.sh DATA [POINTS ...]}") # no machine's path in the results
-shift
-cd "$root"
-[ $# -gt 0 ] || set -- 20 100 none
-
-for points in "$@"; do
-    for method in default plain; do
-        flags=()
-        [ $method = default ] || flags=(--teacher-decay 0 --cut-mix 0 --pseudo-label-weight 0)
-        "${PYTHON:-python}" landcover_segmentation.py --resume --output-dir "benchmarks/results/dubai256_${method}_$points" \
-            --weights imagenet --num-points "$points" --num-classes 5 --class-names land,water,building,vegetation,road \
-            --class-colors '#d9c79e,#3b78d8,#c0392b,#2e8b3d,#4d4d4d' \
-            --train-image-dir "$data/train/images" --train-mask-dir "$data/train/masks" \
-            --val-image-dir "$data/val/images" --val-mask-dir "$data/val/masks" ${flags[@]+"${flags[@]}"}
-    done
-done
+data=$(realpath "${1:?usage: benchmarks/dubai256.sh DATA [HOURS]}")
+cd "$(dirname "$(realpath "$0")")/.."
+timeout "${2:-0}h" "${PYTHON:-python}" benchmarks/study.py --data "$data" --device auto --split val --every 1 --size 256 --epochs 50 \
+    --variants default_resnet50 plain_resnet50 dense_resnet50 --points 100 20 --seeds 0 1 2

@@ -49,7 +49,7 @@ KINDS = {  # what sets a variant apart from the one that its name begins with; "
     "augmentation": ("_none", "_weak", "", "_strong", "_hsv"),
     "where": ("", "_stratified", "_grid", "_boundary"),
     "noise": ("", "@wrong5", "@wrong10", "@wrong20", "@shift1", "@shift3", "@shift5"),
-    "networks": ("", "_unet", *(f"{network}_random_weights" for network in ("", "_mobilenet", "_resnet34", "_resnet50", "_unet", "_segformer"))),
+    "networks": ("", "_unet", "_resnet50", *(f"{network}_random_weights" for network in ("", "_mobilenet", "_resnet34", "_resnet50", "_unet", "_segformer"))),
 }  # fmt: skip
 # What one may change: set-up, points and the variant that has it as it was -> the change, and the variant that shows it.
 SWITCHES = {

@@ -4,7 +4,8 @@
     python benchmarks/study.py --data ... --variants plain default --points 20 100 --seeds 0 1 2
     python benchmarks/study.py --data ... --split choose                           the split on which settings are chosen
 
-DATA, made by dubai_tiles.py, holds {train,val}/{images,masks} of the Dubai tiles. A variant is a set of the module's own
+DATA, made by dubai_tiles.py, holds {train,val}/{images,masks} of the Dubai tiles; or it is any other data set in that layout, with
+its --class-names, a --csv of its own and the split `val`, which alone needs no scenes and parts in the tiles' names. A variant is a set of the module's own
 settings, or `forest`, the random forest that practitioners train on points. Cells that are in the CSV already are passed over,
 so that a stopped study goes on where it was, and several processes may share it: each claims its cell first. Scores are those
 of the last epoch on dense masks: no epoch is chosen. `plain`, `forest` and `default` see the very same points.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import fcntl
 import importlib.metadata
 import re
 import shlex
@@ -44,12 +46,14 @@ CLASSES = ["land", "water", "building", "vegetation", "road"]
 CPU = torch.device("cpu")
 
 
-def sample_wrong_points(percent: int, mask: np.ndarray, num_points: int, rng: np.random.Generator) -> np.ndarray:
+def sample_wrong_points(
+    percent: int, mask: np.ndarray, num_points: int, rng: np.random.Generator, num_classes: int = len(CLASSES)
+) -> np.ndarray:
     """Random points, so many percent of which are of some other class, each as likely."""
     points = lc.sample_random_points(mask, num_points, rng)
     labelled = np.argwhere(points != lc.IGNORE_INDEX)
     rows, columns = rng.permutation(labelled)[: round(percent / 100 * len(labelled))].T
-    points[rows, columns] = (points[rows, columns] + rng.integers(1, len(CLASSES), len(rows))) % len(CLASSES)
+    points[rows, columns] = (points[rows, columns] + rng.integers(1, num_classes, len(rows))) % num_classes
     return points
 
 
@@ -72,11 +76,12 @@ class FocalLoss(nn.Module):
         return (losses * (1 - (-losses).exp()) ** 2).sum() / (targets != lc.IGNORE_INDEX).sum().clamp(min=1)
 
 
-BASE = {"backbone": "efficientnet_lite0", "weights": "imagenet", "learning_rate": 1e-3, "num_classes": 5}
+BASE = {"backbone": "efficientnet_lite0", "weights": "imagenet", "learning_rate": 1e-3}
 OFF = {"teacher_decay": 0.0, "pseudo_label_weight": 0.0, "cut_mix": 0.0, "pairwise_weight": 0.0, "region_weight": 0.0,
        "multi_scale": 1.0, "point_sampling": "random"}  # fmt: skip
 TEACHER = OFF | {"teacher_decay": 0.99}
 NO_IMAGENET = {"weights": None}
+RESNET50 = {"backbone": "resnet50", "learning_rate": lc.LEARNING_RATE}
 UNLABELLED = ("teacher_decay", "pseudo_label_weight", "pseudo_label_threshold", "point_evidence", "teacher_views", "cut_mix",
               "pairwise_weight", "region_weight", "multi_scale")  # fmt: skip
 DEFAULT = {name: getattr(lc, name.upper()) for name in UNLABELLED} | {"point_sampling": "random"}
@@ -125,6 +130,9 @@ VARIANTS = {
     "plain_unet": OFF | {"architecture": "unet"},
     "default_unet": DEFAULT | {"architecture": "unet"},
     "dense_unet": OFF | {"num_points": None, "architecture": "unet"},
+    "plain_resnet50": OFF | RESNET50,
+    "default_resnet50": DEFAULT | RESNET50,
+    "dense_resnet50": OFF | RESNET50 | {"num_points": None},
     "plain_random_weights": OFF | NO_IMAGENET,
     "default_random_weights": DEFAULT | NO_IMAGENET,
     "default_mobilenet_random_weights": DEFAULT | NO_IMAGENET | {"backbone": "mobilenet_v3_large"},
@@ -200,7 +208,9 @@ def settings(args: argparse.Namespace, work: Path, cell: dict) -> argparse.Names
     }
     for name, value in (BASE | changes | {"precision": args.precision} | VARIANTS[cell["variant"]]).items():
         setattr(config, name, value)
-    config.class_names, config.class_colors = CLASSES, None
+    config.class_names, config.class_colors, config.num_classes = args.class_names, None, len(args.class_names)
+    if getattr(config.point_sampling, "func", None) is sample_wrong_points:
+        config.point_sampling = partial(config.point_sampling, num_classes=config.num_classes)
     for split in ("train", "val"):
         for kind in ("image", "mask"):
             setattr(config, f"{split}_{kind}_dir", str(work / split / f"{kind}s"))
@@ -320,7 +330,7 @@ def run_cell(args: argparse.Namespace, work: Path, cell: dict, model_path: Path)
     scores = lc.score(confusion)
     return {
         "miou": round(scores["miou"], 4),
-        **iou_columns(scores),
+        **iou_columns(scores, args.class_names),
         "pixel_accuracy": round(scores["pixel_accuracy"], 4),
         "train_tiles": len(train_set),
         "val_tiles": len(val_set),
@@ -368,9 +378,9 @@ def provenance(how: str, device: torch.device = CPU) -> dict:
     }
 
 
-def iou_columns(scores: dict) -> dict:
+def iou_columns(scores: dict, class_names: list[str] = CLASSES) -> dict:
     """IoU per class, rounded; empty for a class that is neither in the masks nor in the predictions."""
-    values = zip(CLASSES, scores["iou_per_class"], strict=True)
+    values = zip(class_names, scores["iou_per_class"], strict=True)
     return {f"iou_{name}": "" if iou is None else round(iou, 4) for name, iou in values}
 
 
@@ -404,7 +414,8 @@ def main() -> None:
     parser.add_argument(
         "--link", type=Path, metavar="FOLDER", help="only lay the split's tiles out there, for other programs"
     )
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--class-names", type=lambda text: text.split(","), default=CLASSES, metavar="A,B,...")
+    parser.add_argument("--device", default="cpu", help="auto takes a GPU if there is one")
     parser.add_argument("--precision", default="auto")
     parser.add_argument(
         "--threads", type=int, default=1, help="two processes of one thread get more done than one of two"
@@ -427,19 +438,18 @@ def main() -> None:
                 cell = {"split": args.split, "variant": name, "points": budget, "seed": seed,
                         "epochs": 0 if name == "forest" else args.epochs, "size": args.size, "every": args.every}  # fmt: skip
                 key = "-".join(map(str, cell.values()))
-                claim = claims / key
-                try:
-                    claim.touch(exist_ok=False)
-                except FileExistsError:
-                    print(f"{claim}: another process has this cell; remove the file if none is running")
-                    continue
-                try:
+                with (claims / key).open("w") as claim:
+                    try:
+                        fcntl.flock(
+                            claim, fcntl.LOCK_EX | fcntl.LOCK_NB
+                        )  # the system lets go of it however the process ends
+                    except BlockingIOError:
+                        print(f"{key}: another process has this cell")
+                        continue
                     if in_csv(args.csv, cell | {"precision": precision_of(args, name)}):
                         continue
                     row = cell | run_cell(args, tiles, cell, args.work / "models" / f"{key}.pth")
                     append(args.csv, row)
-                finally:
-                    claim.unlink()
                 print(f"{name}, {budget} points, seed {seed}: mIoU {row['miou']:.3f} in {row['seconds']} s", flush=True)
 
 

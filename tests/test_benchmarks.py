@@ -81,11 +81,10 @@ def test_focal_loss():
 
 
 def test_a_study_writes_each_cell_once(tmp_path):
-    for split, part in (("train", 1), ("val", 3)):
-        write_tiles(tmp_path / split, 4, 64, num_classes=5)
-        for kind in ("images", "masks"):
-            for index, path in enumerate(sorted((tmp_path / split / kind).iterdir())):
-                path.rename(path.with_name(f"scene{index + 1}_part{part}_r0_c0.png"))
+    for split in ("train", "val"):
+        write_tiles(tmp_path / split, 4, 64)
+    (tmp_path / "work/claims").mkdir(parents=True)
+    (tmp_path / "work/claims/val-plain-10-0-1-32-1").touch()  # of a process that was killed
 
     def run() -> list[dict]:
         command = [sys.executable, ROOT / "benchmarks/study.py", "--data", tmp_path, "--csv", tmp_path / "study.csv"]
@@ -97,6 +96,9 @@ def test_a_study_writes_each_cell_once(tmp_path):
             "plain",
             "dense",
             "plain_none",
+            "plain@wrong20",
+            "--class-names",
+            "low,middle,high",
             "--points",
             "10",
             "20",
@@ -108,8 +110,9 @@ def test_a_study_writes_each_cell_once(tmp_path):
 
     first = run()
     cells = [(row["variant"], row["points"]) for row in first]
-    assert cells == [("forest", "10"), ("plain", "10"), ("dense", "all"), ("plain_none", "10"),
-                     ("forest", "20"), ("plain", "20"), ("plain_none", "20")]  # fmt: skip
+    assert cells == [("forest", "10"), ("plain", "10"), ("dense", "all"), ("plain_none", "10"), ("plain@wrong20", "10"),
+                     ("forest", "20"), ("plain", "20"), ("plain_none", "20"), ("plain@wrong20", "20")]  # fmt: skip
+    assert [name for name in first[0] if name.startswith("iou_")] == ["iou_low", "iou_middle", "iou_high"]
     assert all((row["train_miou"] == "") == (row["variant"] == "forest") for row in first)
     assert all(0 <= float(row["miou"]) <= 1 and row["train_tiles"] == row["val_tiles"] == "4" for row in first)
     assert {row["weights"] for row in first} == {"none", "ImageNet"}
