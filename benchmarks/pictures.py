@@ -65,14 +65,13 @@ def draw(figure: Figure, models: dict, chosen: list[tuple[int, Path, Path]], wit
         scores = {name: round(accuracy(class_ids, truth), 4) for name, class_ids in maps.items()}
         for axes, score in zip(line[-3:], scores.values(), strict=True):
             axes.set_xlabel(f"{score:.0%} right", fontsize=9)
-        line[0].set_ylabel(f"percentile {percentile}" if percentile else "lowest", fontsize=9)
+        line[0].set_ylabel(f"{report.ordinal(str(percentile))} percentile" if percentile else "lowest", fontsize=9)
         found.append({"percentile": percentile, "tile": image_path.stem, **scores})
     for axes in figure.axes:
         axes.set(xticks=[], yticks=[])
     for axes, heading in zip(figure.axes, headings, strict=False):
         axes.set_title(heading, fontsize=10)
     handles = [Patch(color=color, label=name) for color, name in zip(COLORS, CLASSES, strict=True)]
-    handles.append(Patch(facecolor="white", edgecolor="grey", label="unlabelled"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     return found
 
