@@ -2384,6 +2384,37 @@ def load_model(path: str | Path, device: str = "auto") -> DeepLabV3Segmentation:
     return model.to(pick_device(device), memory_format=torch.channels_last).eval()
 
 
+class Ensemble(nn.Module):
+    """Several models as one, which gives the log of their mean probability (Lakshminarayanan et al. 2017,
+    https://arxiv.org/abs/1612.01474). They need not be alike."""
+
+    def __init__(self, models: Iterable[nn.Module]):
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W) -> logits (B, C, H, W)."""
+        total = sum(model(images).float().softmax(1) for model in self.models)
+        return (total / len(self.models)).clamp(min=1e-9).log()
+
+
+def load_ensemble(paths: Sequence[str | Path], device: str = "auto") -> nn.Module:
+    """As `load_model`, of one checkpoint or of several as one model. Raises InputError if these differ in classes or bands."""
+    models = [load_model(path, device) for path in paths]
+    first = models[0]
+    for path, model in zip(paths, models, strict=True):
+        if (model.class_names, model.reading) != (first.class_names, first.reading):
+            raise InputError(
+                f"{path}: has other classes or bands than {paths[0]}; an ensemble is of models of the same data"
+            )
+    if len(models) == 1:
+        return first
+    ensemble = Ensemble(models).eval()
+    for name in ("num_classes", "class_names", "class_colors", "reading"):
+        setattr(ensemble, name, getattr(first, name))
+    return ensemble
+
+
 def preprocess_image(image: np.ndarray) -> Tensor:
     """(H, W, 3) uint8 RGB to a batch of one, (1, 3, H, W) float32, normalised as in training."""
     return get_transforms("val")(image=image)["image"].unsqueeze(0)
@@ -2422,9 +2453,9 @@ SYMMETRIES = [*zip((0, 1, 2, 3), (False, True) * 2), *zip((1, 0, 3, 2), (False, 
 
 
 def ensemble_predict(models: Iterable[nn.Module], image: Tensor, **augmentation) -> Tensor:
-    """Class ids (B, H, W) int64 of image (B, 3, H, W) by the mean probability of several models (Lakshminarayanan et al.
-    2017, https://arxiv.org/abs/1612.01474), which need not be alike. augmentation: as for `predict_probabilities`."""
-    return sum(predict_probabilities(model, image, **augmentation) for model in models).argmax(1)
+    """Class ids (B, H, W) int64 of image (B, 3, H, W) by the mean probability of several models, see `Ensemble`. augmentation: as for
+    `predict_probabilities`."""
+    return predict_probabilities(Ensemble(models), image, **augmentation).argmax(1)
 
 
 def refine_with_crf(
@@ -3230,13 +3261,15 @@ def predict_command(argv: list[str]) -> int:
         description="Map images of any size with a trained model: class ids, overlay, area per class.",
     )
     flag = parser.add_argument
-    flag("--checkpoint", metavar="FILE", default="best_model.pth", help="the trained model (default: best_model.pth)")
+    flag("--checkpoint", metavar="FILE", nargs="+", default=["best_model.pth"],
+         help="the trained model (default: best_model.pth); of several the mean, as of runs with other SEEDs")  # fmt: skip
     flag("--input", metavar="PATH", required=True, help="an image or a folder of them; GeoTIFFs: pip install rasterio")
     flag("--output", metavar="DIR", required=True, help="folder for the results")
     flag("--tile", metavar="N", type=int, default=512, help="side of the sliding window in pixels (default: 512)")
     flag("--overlap", metavar="N", type=int, help="of neighbouring windows in pixels (default: a quarter of the tile)")
     flag("--device", metavar="NAME", default=DEVICE, help=f"auto, cpu, cuda or another of PyTorch (default: {DEVICE})")
     flag("--tta", action="store_true", help="mean over the eight flips and quarter turns, eight times slower")
+    flag("--scales", metavar="X", nargs="+", type=float, default=[1.0], help="mean over these sizes, as 0.8 1 1.25")
     flag("--confidence", action="store_true", help="write the probability of the class too, in percent")
     with together():
         config, notes = parser.parse_args(argv), []
@@ -3244,7 +3277,9 @@ def predict_command(argv: list[str]) -> int:
         paths = list(list_images(source).values()) if source.is_dir() else [source]
         if output.resolve() == source.resolve():
             raise InputError(f"--output {output}: is the input; name another folder")
-        model = load_model(config.checkpoint, config.device)
+        if not all(0.25 <= scale <= 4 for scale in config.scales):
+            raise InputError(f"--scales {' '.join(map(str, config.scales))}: must lie between 0.25 and 4")
+        model = load_ensemble(config.checkpoint, config.device)
         lay_windows(1, config.tile, config.overlap)
         paths = paths[rank() :: world_size()]
         for path in paths:
@@ -3260,7 +3295,7 @@ def predict_command(argv: list[str]) -> int:
     for path in paths:
         written = predict_scene(
             model, path, output, confidence=config.confidence, tile=config.tile, overlap=config.overlap,
-            views=8 if config.tta else 1, dtype=dtype, progress=None if rank() else path.name,
+            views=8 if config.tta else 1, scales=config.scales, dtype=dtype, progress=None if rank() else path.name,
         )  # fmt: skip
         print("wrote " + ", ".join(map(str, written)))
     return 0

@@ -530,6 +530,24 @@ def test_the_command_maps_a_folder(tmp_path, checkpoint):
     assert (lc.read_mask(tmp_path / "maps/scene_1_classes.png") == expected).mean() > 0.95, "up to the precision"
 
 
+def test_the_command_takes_several_models_as_one(tmp_path, checkpoint):
+    torch.manual_seed(1)
+    other = lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", None)
+    lc.save_checkpoint(tmp_path / "other.pth", other, NAMES, COLORS)
+    Image.fromarray(picture(64, 96)).save(tmp_path / "scene.png")
+    files = [checkpoint, tmp_path / "other.pth"]
+    arguments = ["--checkpoint", *files, "--input", tmp_path / "scene.png", "--output", tmp_path / "out"]
+    assert lc.main(["predict", *map(str, arguments), "--tile", "96", "--scales", "0.75", "1", "--device", "cpu"]) == 0
+    models = [lc.load_model(path, "cpu") for path in files]
+    image = lc.load_and_preprocess_image(tmp_path / "scene.png")
+    expected = lc.ensemble_predict(models, image, scales=(0.75, 1))[0].numpy()
+    assert (lc.read_mask(tmp_path / "out/scene_classes.png") == expected).mean() > 0.95, "up to the precision"
+    assert (lc.predict_class_ids(models[0], lc.read_image(tmp_path / "scene.png")) != expected).mean() > 0.05
+
+    mean = sum(lc.predict_probabilities(model, image) for model in models) / 2
+    assert torch.allclose(lc.predict_probabilities(lc.Ensemble(models), image), mean, atol=1e-5)
+
+
 def test_the_command_warns_once_where_rasterio_is_missing(tmp_path, checkpoint, monkeypatch, capsys):
     save_tif(tmp_path / "scene.tif", picture(64, 64))
     monkeypatch.setitem(sys.modules, "rasterio", None)
@@ -561,6 +579,11 @@ BAD = {
     "a bad file among good ones": (["--input", "."], r"deep.*more than 8 bits"),
     "no checkpoint": (["--checkpoint", "nowhere.pth"], r"nowhere.pth: no such file"),
     "not a checkpoint": (["--checkpoint", "good.png"], r"good.png: is not a checkpoint"),
+    "models of other classes": (
+        ["--checkpoint", "best_model.pth", "foreign.pth"],
+        r"foreign.pth: has other classes or bands",
+    ),
+    "odd scales": (["--scales", "1", "0"], r"--scales 1.0 0.0: must lie between"),
     "odd tile": (["--tile", "100"], r"tile = 100: must be a multiple of 32"),
     "no tile": (["--tile", "0"], r"tile = 0"),
     "wide overlap": (["--overlap", "300"], r"overlap = 300: must lie between 0 and 256"),
@@ -587,8 +610,8 @@ def test_bad_input(case, tmp_path, checkpoint, monkeypatch, capsys):
     for name in ("deep.png", "deep.tif")[: 1 if case.startswith("a bad") else 2]:
         Image.fromarray(np.zeros((64, 64), np.uint16)).save(name)
     arguments, wanted = BAD[case]
-    given = {"--input": "good.png", "--output": "out"} | dict(zip(arguments[::2], arguments[1::2], strict=True))
-    assert lc.main(["predict", *(part for pair in given.items() for part in pair)]) == 2
+    lc.save_checkpoint("foreign.pth", lc.load_model(checkpoint, "cpu"), ["other", "class", "names"])
+    assert lc.main(["predict", "--input", "good.png", "--output", "out", *arguments]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     lines = [line for line in said.err.splitlines() if line]
