@@ -2253,9 +2253,8 @@ def class_palette(colors: list[str] | None, num_classes: int) -> np.ndarray:
     from matplotlib.colors import hsv_to_rgb, to_rgb
 
     if colors is None and num_classes > 20:
-        index = np.arange(
-            num_classes
-        )  # hues a golden section apart never come round; the next has another strength as well
+        index = np.arange(num_classes)
+        # Hues a golden section apart never come round; the next has another strength as well.
         colors = hsv_to_rgb(np.stack([index * 0.618 % 1, 1 - index % 2 * 0.4, 1 - index % 3 * 0.25], axis=1))
     elif colors is None:
         colors = colormaps["tab20"].colors[:num_classes]

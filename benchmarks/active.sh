@@ -17,13 +17,11 @@ python="${PYTHON:-python}"
     --output-dir "$work/active_learning"
 PYTHONPATH=benchmarks "$python" - "$work/active_learning/active_learning.csv" <<'END'
 import csv, sys
-from study import provenance
+from pathlib import Path
+from study import append, provenance
 
-rows = list(csv.DictReader(open(sys.argv[1])))
-source = provenance("bash benchmarks/active.sh DATA WORK")
-rows = [row | source for row in rows]
-with open("benchmarks/results/active_learning.csv", "w") as file:
-    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+target, source = Path("benchmarks/results/active_learning.csv"), provenance("bash benchmarks/active.sh DATA WORK")
+target.unlink(missing_ok=True)
+for row in csv.DictReader(open(sys.argv[1])):
+    append(target, row | source | {"hardware": row["hardware"]})  # of the run, not of this step
 END

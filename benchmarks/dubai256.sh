@@ -3,7 +3,7 @@
 # Dubai tiles in their full size, 50 epochs, three seeds; the program as it stands, plain partial cross-entropy and dense masks.
 #   benchmarks/dubai256.sh DATA [HOURS]
 # DATA, made by dubai_tiles.py, holds {train,val}/{images,masks} of the Dubai tiles. One seed of everything comes before the next. After so many
-# HOURS (default: no limit) it stops; started again, it goes on with the cell that it was in. Rows go to benchmarks/results/study.csv, and
+# HOURS (default: no limit) it stops; started again, it trains anew the cell that it was in, and goes on. Rows go to benchmarks/results/study.csv, and
 # benchmarks/report.py puts them into the report's table of networks.
 set -euo pipefail
 data=$(realpath "${1:?usage: benchmarks/dubai256.sh DATA [HOURS]}")

@@ -17,6 +17,7 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -37,14 +38,8 @@ SETUPS = COMPARED | {
 CLASSWISE = ("5", "20", "100")  # budgets for which every class is shown
 METHODS = {"forest": "random forest", "plain": "plain", "default": "default"}  # compared at every budget of points
 WITH_MASKS = {"plain": "dense", "default": "dense+teacher+cut_mix"}  # the same with every pixel labelled
-BESIDE_TEACHER = (
-    "labels",
-    "confident",
-    "confident+cut_mix",
-    "pairwise",
-    "regions",
-    "multi_scale",
-)  # that is in each of them
+# Each of them has the mean teacher.
+BESIDE_TEACHER = ("labels", "confident", "confident+cut_mix", "pairwise", "regions", "multi_scale")
 KINDS = {  # what sets a variant apart from the one that its name begins with; "" is that one. All others are `parts`.
     "augmentation": ("_none", "_weak", "", "_strong", "_hsv"),
     "where": ("", "_stratified", "_grid", "_boundary"),
@@ -190,20 +185,16 @@ def family_of(name: str) -> str:
     return family if family != name and family in ("plain", "dense", "labels", "default") else "plain"
 
 
-def base_of(name: str, named: dict[str, list[dict]]) -> str:
-    """Which of these variants this one is compared with: what it adds one part to, where that was run, else its family.
+def base_of(name: str, present: Collection[str]) -> str:
+    """Which of the variants present this one is compared with: what it adds one part to, where that was run, else its family.
 
     Another network without ImageNet is compared with the family without it.
     """
     family = family_of(name)
-    nearest = (
-        f"{family}_random_weights"
-        if name.endswith("_random_weights")
-        else "teacher"
-        if name in BESIDE_TEACHER
-        else family
-    )
-    return nearest if nearest != name and named.get(nearest) else family
+    nearest = "teacher" if name in BESIDE_TEACHER else family
+    if name.endswith("_random_weights"):
+        nearest = f"{family}_random_weights"
+    return nearest if nearest != name and nearest in present else family
 
 
 def cell_and_base(setup: str, name: str, points: str) -> tuple[list[dict], list[dict]]:
@@ -212,7 +203,7 @@ def cell_and_base(setup: str, name: str, points: str) -> tuple[list[dict], list[
     own = pick(found, variant=name, points=points)
     if points != "all":
         found = pick(found, points=points)
-    return own, pick(found, variant=base_of(name, {row["variant"]: [row] for row in found}))
+    return own, pick(found, variant=base_of(name, {row["variant"] for row in found}))
 
 
 def kind_of(name: str) -> str:
