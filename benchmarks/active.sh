@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Rounds of labelling on the Dubai tiles: five points more per tile in each of four, where the model is least sure or at random.
 #     bash benchmarks/active.sh DATA WORK
-# DATA holds the tiles, WORK takes what is left over. The same tiles, size and settings as `choose`, every 4th tile, of study.py.
+# DATA holds the tiles, WORK takes what is left over. The same tiles, size and settings as `val`, every 3rd tile, of study.py.
 # Interrupted, it goes on where it stopped.
 set -euo pipefail
 data=$(realpath "${1:?usage: benchmarks/active.sh DATA WORK}")
 work=$(realpath "${2:?usage: benchmarks/active.sh DATA WORK}")
 cd "$(dirname "$(realpath "$0")")/.."
 python="${PYTHON:-python}"
-[ -d "$work/active" ] || "$python" benchmarks/study.py --data "$data" --work "$work" --split choose --every 4 --link "$work/active"
+[ -d "$work/active" ] || "$python" benchmarks/study.py --data "$data" --work "$work" --split val --every 3 --link "$work/active"
 "$python" tools/active_learning.py simulate --rounds 4 --points-per-round 5 --seeds 0 1 2 --epochs 6 \
     --train-image-dir "$work/active/train/images" --train-mask-dir "$work/active/train/masks" \
     --val-image-dir "$work/active/val/images" --val-mask-dir "$work/active/val/masks" \

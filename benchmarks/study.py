@@ -389,12 +389,21 @@ def in_csv(path: Path, cell: dict) -> bool:
     return any(all(row[key] == str(value) for key, value in cell.items()) for row in rows)
 
 
+def columns_of(path: Path) -> list[str]:
+    """The header of a CSV; empty where there is none yet."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return next(csv.reader(lines), [])
+
+
 def append(path: Path, row: dict) -> None:
-    """Adds a row to a CSV, with a header if it is the first; a single write, so that processes do not mix theirs."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=row, lineterminator="\n")
-        if new:
+    """Adds a row to a CSV, with a header if it is the first; a single write, so that processes do not mix theirs.
+
+    The order of the columns is the file's, which an earlier version may have begun. ValueError: the file lacks one.
+    """
+    columns = columns_of(path)
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=columns or list(row), lineterminator="\n")
+        if not columns:
             writer.writeheader()
         writer.writerow(row)
 
@@ -421,6 +430,9 @@ def main() -> None:
         "--threads", type=int, default=1, help="two processes of one thread get more done than one of two"
     )
     args = parser.parse_args()
+    classes = [name.removeprefix("iou_") for name in columns_of(args.csv) if name.startswith("iou_")]
+    if classes and set(classes) != set(args.class_names):
+        parser.error(f"{args.csv} holds the classes {', '.join(classes)}: give them by --class-names, or another --csv")
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     tiles, claims = args.work / "tiles" / str(args.size), args.work / "claims"

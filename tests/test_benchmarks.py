@@ -120,6 +120,20 @@ def test_a_study_writes_each_cell_once(tmp_path):
     assert run() == first
 
 
+def test_a_row_goes_under_the_header_that_a_csv_has(tmp_path, monkeypatch, capsys):
+    """An earlier version had its columns in another order; rows written by position would be read as others."""
+    path = tmp_path / "study.csv"
+    study.append(path, {"miou": 0.5, "iou_land": 0.4, "weights": "ImageNet"})
+    study.append(path, {"weights": "none", "miou": 0.6, "iou_land": 0.3})
+    assert [row["miou"] + row["weights"] for row in csv.DictReader(path.open())] == ["0.5ImageNet", "0.6none"]
+    with pytest.raises(ValueError, match="commit"):
+        study.append(path, {"miou": 0.5, "commit": "a"})
+    monkeypatch.setattr(sys, "argv", ["study.py", "--data", "x", "--csv", str(path), "--class-names", "low,high"])
+    with pytest.raises(SystemExit):  # before a cell is trained, not after
+        study.main()
+    assert "holds the classes land" in capsys.readouterr().err
+
+
 def test_the_tiles_of_a_split_are_laid_out_for_other_programs(tmp_path, monkeypatch):
     for split, parts in (("train", (1, 2, 7, 8)), ("val", (3,))):
         write_tiles(tmp_path / split, len(parts), 64, num_classes=5)
