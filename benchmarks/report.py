@@ -53,15 +53,22 @@ SWITCHES = {
     ("val256", "20", "plain"): {"the default in place of plain training": "default"},
     ("val256", "100", "plain"): {"the default in place of plain training": "default"},
     ("val", "5", "default"): {"`PSEUDO_LABEL_WEIGHT = 0`: no soft labels": "teacher+cut_mix"},
-    ("val", "20", "default"): {"`PSEUDO_LABEL_WEIGHT = 0`: no soft labels": "teacher+cut_mix"},
+    ("val", "20", "default"): {
+        "`PSEUDO_LABEL_WEIGHT = 0`: no soft labels": "teacher+cut_mix",
+        "`CUT_MIX = 0`": "labels",
+        "no augmentation": "default_none",
+        "`AUGMENTATION = weak`": "default_weak",
+        "`AUGMENTATION = strong`": "default_strong",
+        "`POINT_SAMPLING = grid`": "default_grid",
+        "`POINT_SAMPLING = stratified`": "default_stratified",
+        "`POINT_SAMPLING = boundary`": "default_boundary",
+    },
     ("val", "100", "default"): {"`ARCHITECTURE = unet`": "default_unet"},
     ("val256", "100", "default"): {"`ARCHITECTURE = unet`": "default_unet"},
     ("choose24", "20", "default"): {
         "`PSEUDO_LABEL_WEIGHT = 0`: no soft labels": "teacher+cut_mix",
         "`CUT_MIX = 0`": "labels",
         "`CLASS_BALANCE = 0.5`": "default+balanced",
-        "no augmentation": "default_none",
-        "`AUGMENTATION = strong`": "default_strong",
     },
     ("choose", "20", "labels"): {
         "`POINT_EVIDENCE = False`": "labels-evidence",
@@ -84,14 +91,15 @@ SWITCHES = {
         "`ARCHITECTURE = unet`": "default_unet",
         "random weights in place of ImageNet's": "default_random_weights",
         "`CLASS_BALANCE = 0.5`": "default+balanced",
-        "no augmentation": "default_none",
-        "`AUGMENTATION = strong`": "default_strong",
-        "`POINT_SAMPLING = grid`": "default_grid",
-        "`POINT_SAMPLING = stratified`": "default_stratified",
-        "`POINT_SAMPLING = boundary`": "default_boundary",
     },
 }
 AT_PREDICTION = {  # the same of benchmarks/inference.py: the change, and the way of predicting
+    ("val", "100", "default"): {
+        "`--tta`: eight views at prediction": "8 views",
+        "three scales at prediction": "3 scales",
+        "local CRF at prediction": "CRF",
+        "ensemble of three trainings": "ensemble of 3",
+    },
     ("choose_short", "20", "default"): {
         "`--tta`: eight views at prediction": "8 views",
         "three scales at prediction": "3 scales",
