@@ -93,19 +93,15 @@ SWITCHES = {
         "`CLASS_BALANCE = 0.5`": "default+balanced",
     },
 }
+AFTER_TRAINING = {
+    "`--tta`: eight views at prediction": "8 views",
+    "three scales at prediction": "3 scales",
+    "local CRF at prediction": "CRF",
+    "ensemble of three trainings": "ensemble of 3",
+}
 AT_PREDICTION = {  # the same of benchmarks/inference.py: the change, and the way of predicting
-    ("val", "100", "default"): {
-        "`--tta`: eight views at prediction": "8 views",
-        "three scales at prediction": "3 scales",
-        "local CRF at prediction": "CRF",
-        "ensemble of three trainings": "ensemble of 3",
-    },
-    ("choose_short", "20", "default"): {
-        "`--tta`: eight views at prediction": "8 views",
-        "three scales at prediction": "3 scales",
-        "local CRF at prediction": "CRF",
-        "ensemble of three trainings": "ensemble of 3",
-    },
+    ("val", "100", "default"): AFTER_TRAINING,
+    ("choose_short", "20", "default"): AFTER_TRAINING,
     ("scenes256", "100", "default_unet"): {
         "`--tta`: eight views at prediction": "8 views",
         "ensemble of three trainings": "ensemble of 3",

@@ -384,15 +384,13 @@ def iou_columns(scores: dict, class_names: list[str] = CLASSES) -> dict:
     return {f"iou_{name}": "" if iou is None else round(iou, 4) for name, iou in values}
 
 
+def read_csv(path: Path) -> csv.DictReader:
+    """The rows of a CSV; none, and no fieldnames, where there is no file yet."""
+    return csv.DictReader(path.read_text(encoding="utf-8").splitlines() if path.exists() else [])
+
+
 def in_csv(path: Path, cell: dict) -> bool:
-    rows = csv.DictReader(path.read_text().splitlines()) if path.exists() else []
-    return any(all(row[key] == str(value) for key, value in cell.items()) for row in rows)
-
-
-def columns_of(path: Path) -> list[str]:
-    """The header of a CSV; empty where there is none yet."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return next(csv.reader(lines), [])
+    return any(all(row[key] == str(value) for key, value in cell.items()) for row in read_csv(path))
 
 
 def append(path: Path, row: dict) -> None:
@@ -400,7 +398,7 @@ def append(path: Path, row: dict) -> None:
 
     The order of the columns is the file's, which an earlier version may have begun. ValueError: the file lacks one.
     """
-    columns = columns_of(path)
+    columns = read_csv(path).fieldnames
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=columns or list(row), lineterminator="\n")
         if not columns:
@@ -430,7 +428,7 @@ def main() -> None:
         "--threads", type=int, default=1, help="two processes of one thread get more done than one of two"
     )
     args = parser.parse_args()
-    classes = [name.removeprefix("iou_") for name in columns_of(args.csv) if name.startswith("iou_")]
+    classes = [name.removeprefix("iou_") for name in read_csv(args.csv).fieldnames or () if name.startswith("iou_")]
     if classes and set(classes) != set(args.class_names):
         parser.error(f"{args.csv} holds the classes {', '.join(classes)}: give them by --class-names, or another --csv")
     torch.set_num_threads(args.threads)
