@@ -44,7 +44,7 @@ KINDS = {  # what sets a variant apart from the one that its name begins with; "
     "augmentation": ("_none", "_weak", "", "_strong", "_hsv"),
     "where": ("", "_stratified", "_grid", "_boundary"),
     "noise": ("", "@wrong5", "@wrong10", "@wrong20", "@shift1", "@shift3", "@shift5"),
-    "networks": ("", "_unet", "_resnet50", *(f"{network}_random_weights" for network in ("", "_mobilenet", "_resnet34", "_resnet50", "_unet", "_segformer"))),
+    "networks": ("", "_unet", "_resnet50", *(f"{network}_random_weights" for network in ("", "_resnet34", "_resnet50", "_unet", "_segformer"))),
 }  # fmt: skip
 # What one may change: set-up, points and the variant that has it as it was -> the change, and the variant that shows it.
 SWITCHES = {
@@ -62,6 +62,7 @@ SWITCHES = {
         "`POINT_SAMPLING = grid`": "default_grid",
         "`POINT_SAMPLING = stratified`": "default_stratified",
         "`POINT_SAMPLING = boundary`": "default_boundary",
+        "random weights in place of ImageNet's": "default_random_weights",
     },
     ("val", "100", "default"): {"`ARCHITECTURE = unet`": "default_unet"},
     ("val256", "100", "default"): {"`ARCHITECTURE = unet`": "default_unet"},
@@ -75,8 +76,6 @@ SWITCHES = {
         "`TEACHER_VIEWS = 1`": "labels-views",
         "`TEACHER_VIEWS = 4`": "labels+views",
         "`PSEUDO_LABEL_THRESHOLD = 0.9`": "labels+threshold",
-        "`PAIRWISE_WEIGHT = 0.01`": "labels+pairwise",
-        "`MULTI_SCALE = 1.4`": "labels+multi_scale",
     },
     ("choose", "20", "teacher"): {
         "`PAIRWISE_WEIGHT = 0.01`": "pairwise",

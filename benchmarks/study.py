@@ -103,8 +103,6 @@ VARIANTS = {
     "labels-views": LABELS | {"teacher_views": 1},
     "labels+views": LABELS | {"teacher_views": 4},
     "labels+threshold": LABELS | {"pseudo_label_threshold": 0.9},
-    "labels+pairwise": LABELS | {"pairwise_weight": 0.01},
-    "labels+multi_scale": LABELS | {"multi_scale": 1.4},
     "confident": LABELS | {"pseudo_label_threshold": 0.9, "point_evidence": False, "teacher_views": 1},
     "confident+cut_mix": DEFAULT | {"pseudo_label_threshold": 0.9, "point_evidence": False, "teacher_views": 1},
     "pairwise": TEACHER | {"pairwise_weight": 0.01},
@@ -123,7 +121,7 @@ VARIANTS = {
     "default_boundary": DEFAULT | {"point_sampling": "boundary"},
     # how the tiles are varied: BASE has medium
     **{f"{name}_{strength}": changes | {"augmentation": strength}
-       for name, changes in (("plain", OFF), ("dense", OFF | {"num_points": None}), ("labels", LABELS), ("default", DEFAULT))
+       for name, changes in (("plain", OFF), ("dense", OFF | {"num_points": None}), ("default", DEFAULT))
        for strength in ("none", "weak", "strong")},
     "plain_hsv": OFF | {"augmentation": "hsv"},  # the colour jitter of albumentations, as all studies had it up to commit 9ae7623
     # other networks and starts
@@ -135,7 +133,6 @@ VARIANTS = {
     "dense_resnet50": OFF | RESNET50 | {"num_points": None},
     "plain_random_weights": OFF | NO_IMAGENET,
     "default_random_weights": DEFAULT | NO_IMAGENET,
-    "default_mobilenet_random_weights": DEFAULT | NO_IMAGENET | {"backbone": "mobilenet_v3_large"},
     "plain_unet_random_weights": OFF | NO_IMAGENET | {"architecture": "unet"},
     "plain_segformer_random_weights": OFF | NO_IMAGENET | {"architecture": "segformer", "backbone": "mit_b0"},
     "plain_resnet34_random_weights": OFF | NO_IMAGENET | {"backbone": "resnet34"},
@@ -429,7 +426,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     classes = [name.removeprefix("iou_") for name in read_csv(args.csv).fieldnames or () if name.startswith("iou_")]
-    if classes and set(classes) != set(args.class_names):
+    if classes and set(classes) != set(args.class_names) and not args.link:
         parser.error(f"{args.csv} holds the classes {', '.join(classes)}: give them by --class-names, or another --csv")
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
