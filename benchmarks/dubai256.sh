@@ -9,4 +9,4 @@ set -euo pipefail
 data=$(realpath "${1:?usage: benchmarks/dubai256.sh DATA [HOURS]}")
 cd "$(dirname "$(realpath "$0")")/.."
 timeout "${2:-0}h" "${PYTHON:-python}" benchmarks/study.py --data "$data" --device auto --split val --every 1 --size 256 --epochs 50 \
-    --variants default_resnet50 plain_resnet50 dense_resnet50 --points 100 20 --seeds 0 1 2
+    --variants default_resnet50 plain_resnet50 dense_resnet50 forest --points 100 20 --seeds 0 1 2

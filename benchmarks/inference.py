@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 import cv2
 import torch
-from study import CLASSES, append, choose_tiles, command, in_csv, iou_columns, prepare, provenance
+from study import CLASSES, already_in, append, choose_tiles, command, in_csv, iou_columns, prepare, provenance
 from tqdm import tqdm
 
 import landcover_segmentation as lc
@@ -126,7 +126,9 @@ def main() -> None:
         )
     for way, seed, predict in todo:
         cell = what | {"way": way, "seed": seed}
-        if not in_csv(args.csv, cell):
+        if in_csv(args.csv, cell):
+            print(f"{way}, seed {seed}: {already_in(args.csv)}")
+        else:
             scores, seconds = measure(predict, tiles)
             append(args.csv, cell | {"miou": round(scores["miou"], 4), **iou_columns(scores), "seconds_per_tile": round(seconds, 5),
                                      "weights": models[args.seeds[0]].starting_weights, **provenance(command_of(cell))})  # fmt: skip

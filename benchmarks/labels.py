@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 import cv2
 import torch
-from study import CLASSES, append, choose_tiles, command, in_csv, prepare, provenance
+from study import CLASSES, already_in, append, choose_tiles, command, in_csv, prepare, provenance
 from torch import Tensor
 from tqdm import tqdm
 
@@ -59,6 +59,7 @@ def main() -> None:
         data.tiles, _ = choose_tiles("choose", 2, data.tiles, [])
         todo = [way for way in ways if not in_csv(args.csv, {"way": way, "points": args.points, "seed": seed})]
         if not todo:
+            print(f"seed {seed}: {already_in(args.csv)}")
             continue
         model = lc.load_model(args.work / f"models/choose-teacher-{args.points}-{seed}-12-128-2.pth", "cpu")
         counts = {way: torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.int64) for way in todo}

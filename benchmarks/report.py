@@ -48,9 +48,13 @@ KINDS = {  # what sets a variant apart from the one that its name begins with; "
 }  # fmt: skip
 # What one may change: set-up, points and the variant that has it as it was -> the change, and the variant that shows it.
 SWITCHES = {
-    ("val", "20", "plain"): {"the default in place of plain training": "default"},
+    ("val", "20", "plain"): {
+        "the default in place of plain training": "default",
+        "`TEACHER_DECAY = 0.99` alone: the mean model": "teacher",
+        "`CUT_MIX = 0.5` alone": "plain+cut_mix",
+        "these two together": "teacher+cut_mix",
+    },
     ("val", "100", "plain"): {"the default in place of plain training": "default"},
-    ("val256", "20", "plain"): {"the default in place of plain training": "default"},
     ("val256", "100", "plain"): {"the default in place of plain training": "default"},
     ("val", "5", "default"): {"`PSEUDO_LABEL_WEIGHT = 0`: no soft labels": "teacher+cut_mix"},
     ("val", "20", "default"): {
@@ -66,6 +70,9 @@ SWITCHES = {
     },
     ("val", "100", "default"): {"`ARCHITECTURE = unet`": "default_unet"},
     ("val256", "100", "default"): {"`ARCHITECTURE = unet`": "default_unet"},
+    ("scenes", "100", "plain"): {"the default in place of plain training": "default"},
+    ("scenes", "100", "default"): {"`ARCHITECTURE = unet`": "default_unet"},
+    ("choose24", "20", "plain"): {"the default in place of plain training": "default"},
     ("choose24", "20", "default"): {
         "`PSEUDO_LABEL_WEIGHT = 0`: no soft labels": "teacher+cut_mix",
         "`CUT_MIX = 0`": "labels",
@@ -84,13 +91,6 @@ SWITCHES = {
         "confident pseudo-labels in place of soft ones": "confident",
         "the same with `CUT_MIX = 0.5`": "confident+cut_mix",
     },
-    ("choose", "20", "plain"): {"`TEACHER_DECAY = 0.99`: the mean model": "teacher"},
-    ("choose_short", "20", "plain"): {"the default in place of plain training": "default"},
-    ("choose_short", "20", "default"): {
-        "`ARCHITECTURE = unet`": "default_unet",
-        "random weights in place of ImageNet's": "default_random_weights",
-        "`CLASS_BALANCE = 0.5`": "default+balanced",
-    },
 }
 AFTER_TRAINING = {
     "`--tta`: eight views at prediction": "8 views",
@@ -100,7 +100,6 @@ AFTER_TRAINING = {
 }
 AT_PREDICTION = {  # the same of benchmarks/inference.py: the change, and the way of predicting
     ("val", "100", "default"): AFTER_TRAINING,
-    ("choose_short", "20", "default"): AFTER_TRAINING,
     ("scenes256", "100", "default_unet"): {
         "`--tta`: eight views at prediction": "8 views",
         "ensemble of three trainings": "ensemble of 3",
@@ -169,8 +168,14 @@ def gains(found: list[dict], base: list[dict]) -> list[float]:
 
 
 def overfitting(found: list[dict]) -> list[float]:
-    """How much better a model is on the dense masks of its own train tiles, where that was scored."""
-    return [float(row["train_miou"]) - float(row["miou"]) for row in found if row.get("train_miou")]
+    """How much better a model is on the dense masks of its own train tiles, for every seed of which that was scored."""
+    gaps = [row | {"gap": float(row["train_miou"]) - float(row["miou"])} for row in found if row.get("train_miou")]
+    return column(gaps, "gap")
+
+
+def beyond_chance(values: list[float]) -> bool:
+    """Whether a mean over three seeds or more is further from 0 than 2.5 standard deviations: for three, a t test at 5%."""
+    return len(values) > 2 and abs(statistics.mean(values)) > 2.5 * statistics.stdev(values)
 
 
 def costs(found: list[dict], base: list[dict], key: str = "seconds") -> list[float]:
@@ -191,12 +196,14 @@ def family_of(name: str) -> str:
 def base_of(name: str, present: Collection[str]) -> str:
     """Which of the variants present this one is compared with: what it adds one part to, where that was run, else its family.
 
-    Another network without ImageNet is compared with the family without it.
+    Another network without ImageNet is compared with the family without it, a ResNet50 with a ResNet50 trained plainly.
     """
     family = family_of(name)
     nearest = "teacher" if name in BESIDE_TEACHER else family
     if name.endswith("_random_weights"):
         nearest = f"{family}_random_weights"
+    if name.endswith("_resnet50"):
+        nearest = "plain_resnet50"
     return nearest if nearest != name and nearest in present else family
 
 
@@ -217,11 +224,12 @@ def kind_of(name: str) -> str:
 
 
 def ordinal(number: str) -> str:
-    return number + {"1": "st", "2": "nd", "3": "rd"}.get(number, "th")
+    return number + {"2": "nd", "3": "rd"}.get(number, "th")
 
 
 def setup_title(setup: dict, points: str) -> str:
-    return f"`{setup['split']}`, every {ordinal(setup['every'])} tile, {setup['size']} px, {setup['epochs']} epochs, {points} points"
+    tiles = "all tiles" if setup["every"] == "1" else f"every {ordinal(setup['every'])} tile"
+    return f"`{setup['split']}`, {tiles}, {setup['size']} px, {setup['epochs']} epochs, {points} points"
 
 
 def groups(kind: str) -> list[tuple[str, dict[str, list[dict]]]]:
@@ -260,6 +268,13 @@ def spread(values: list[float], digits: int = 3, sign: str = "") -> str:
         return "-"
     deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):{sign}.{digits}f}{deviation}"
+
+
+def roughly(factors: list[float]) -> str:
+    """A factor of training time, when like work itself takes up to a third more or less from run to run."""
+    if factors and 1 / 1.3 < statistics.mean(factors) < 1.3:
+        return "about 1"
+    return f"{statistics.mean(factors):.1f}" if factors else "-"
 
 
 def counted(values: list[float], digits: int = 3, sign: str = "") -> str:
@@ -307,7 +322,7 @@ def points_table(setup: dict) -> str:
         )
         gain = gained(own["default"], own["plain"])
         minutes = [in_minutes(column(pick(own[name], hardware=machine) or own[name], "seconds")) for name in METHODS]
-        body.append([points, *mious, gain, share, *minutes, spread(costs(own["default"], own["plain"]), 2)])
+        body.append([points, *mious, gain, share, *minutes, counted(costs(own["default"], own["plain"]), 2)])
     header = ["points per tile", *METHODS.values(), "default over plain, seed by seed", "default, of dense masks"]
     return markdown([*header, *(f"minutes of {name}" for name in METHODS.values()), "time of default, plain = 1"], body)
 
@@ -339,7 +354,7 @@ def variants_table(kind: str) -> str:
     together, body, extra = groups(kind), [], {}
     cells = [own for _, named in together for own in named.values()]
     if any(column(own, "train_miou") for own in cells):
-        extra["train mIoU - mIoU"] = lambda own: spread(overfitting(own))
+        extra["train mIoU - mIoU"] = lambda own: counted(overfitting(own))
     if kind == "networks":
         extra |= {"network": lambda own: f"`{own[0]['backbone']}`", "starts from": lambda own: own[0]["weights"]}
     if kind == "where":
@@ -349,7 +364,7 @@ def variants_table(kind: str) -> str:
             base = base_of(name, named)
             gain = gained(own, named.get(base, [])) if name != "plain" else "-"
             against = f"{gain} over {base}" if gain != "-" else gain
-            cost = spread(costs(own, named.get("plain", [])), 2)
+            cost = spread(costs(own, named.get("plain") or named.get("plain_resnet50", [])), 1)
             body.append(
                 [title, f"`{name}`", counted(column(own)), against, cost, *(show(own) for show in extra.values())]
             )
@@ -392,7 +407,7 @@ def switches_table() -> str:
         without, plainly, lines = pick(found, variant=base), pick(predicted, way="plain"), []
         for change, name in SWITCHES.get(place, {}).items():
             own = pick(found, variant=name)
-            lines.append((gains(own, without), [change, gained(own, without), spread(costs(own, without), 2)]))
+            lines.append((gains(own, without), [change, gained(own, without), roughly(costs(own, without))]))
         for change, way in AT_PREDICTION.get(place, {}).items():
             own = pick(predicted, way=way)
             times = f"{spread(costs(own, plainly, 'seconds_per_tile'), 1)} in prediction"
@@ -400,8 +415,9 @@ def switches_table() -> str:
         lines = sorted((line for line in lines if line[0]), key=lambda line: -statistics.mean(line[0]))
         if lines:
             where = f"*{setup_title(SETUPS[setup], points)}: `{base}`, mIoU {spread(column(without))}*"
-            body += [[where, "", ""], *(line for _, line in lines)]
-    return markdown(["change", "gain, seed by seed", "time, factor"], body)
+            body.append([where, "", "", ""])
+            body += [[change, gain, "yes" if beyond_chance(own) else "", cost] for own, (change, gain, cost) in lines]
+    return markdown(["change", "gain, seed by seed", "beyond chance", "time, factor"], body)
 
 
 def across_table() -> str:
@@ -617,10 +633,11 @@ def draw_cost(
                           {"arrowstyle": "-", "color": "grey", "linewidth": 0.5, "relpos": (0, 0.5)}, va="center", fontsize=9)  # fmt: skip
         simple = "plain" if what == "training" else "one view"
         for label, own, color in ((simple, base, "#d55e00"), ("dense masks", named.get("dense", []), "black")):
-            if gain := gains(own, base):
+            if len(gain := gains(own, base)) > 1:
                 axes.axhline(statistics.mean(gain), color=color, linewidth=1, linestyle="--")
                 right = axes.get_yaxis_transform(), "offset points"
-                axes.annotate(label, (0.98, statistics.mean(gain)), (0, 3), *right, ha="right", fontsize=9, color=color)
+                axes.annotate(label, (0.98, statistics.mean(gain)), (0, 3), *right, ha="right", fontsize=9, color=color,
+                              bbox={"color": "white", "pad": 1}, zorder=5)  # fmt: skip
         axes.plot(1, 0, "s", color="#d55e00")
         axes.set(xlabel=f"time of {what}, {simple} = 1", ylabel=f"gain in mIoU over {simple}")
         lines = title.replace("`", "").replace(" tile, ", " tile,\n")

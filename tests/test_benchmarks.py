@@ -1,6 +1,7 @@
 """The study behind the published tables: its splits, its baseline, its way of going on, and that the tables are the CSVs'."""
 
 import csv
+import os
 import re
 import shlex
 import shutil
@@ -86,7 +87,10 @@ def test_a_study_writes_each_cell_once(tmp_path):
     (tmp_path / "work/claims").mkdir(parents=True)
     (tmp_path / "work/claims/val-plain-10-0-1-32-1").touch()  # of a process that was killed
 
+    said = ""
+
     def run() -> list[dict]:
+        nonlocal said
         command = [sys.executable, ROOT / "benchmarks/study.py", "--data", tmp_path, "--csv", tmp_path / "study.csv"]
         command += [
             "--work",
@@ -106,6 +110,7 @@ def test_a_study_writes_each_cell_once(tmp_path):
         command += ["--seeds", "0", "--epochs", "1", "--size", "32", "--every", "1"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stderr
+        said = done.stdout
         return list(csv.DictReader((tmp_path / "study.csv").read_text().splitlines()))
 
     first = run()
@@ -118,6 +123,7 @@ def test_a_study_writes_each_cell_once(tmp_path):
     assert {row["weights"] for row in first} == {"none", "ImageNet"}
     assert (tmp_path / "work/models/val-plain-10-0-1-32-1.pth").is_file()
     assert run() == first
+    assert said.count("in study.csv already") == len(first) + 1, "dense masks are asked for at either budget"
 
 
 def test_a_row_goes_under_the_header_that_a_csv_has(tmp_path, monkeypatch, capsys):
@@ -207,6 +213,29 @@ def test_a_command_of_a_row_is_understood_by_its_program(tmp_path, monkeypatch):
                 module.main()
 
 
+def test_the_grid_has_every_cell_of_the_results(tmp_path):
+    """benchmarks/grid.sh with a Python that only says what it was asked to do."""
+    done = subprocess.run(["bash", ROOT / "benchmarks/grid.sh", tmp_path, tmp_path / "work"], env=os.environ | {"PYTHON": "echo"},
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    cells, ways = set(), set()
+    for line in done.stdout.splitlines():
+        program = line.split()[0]
+        flags = {part.split()[0]: part.split()[1:] for part in line.split(" --")[1:]}
+        seeds, points = flags.get("seeds", ["0", "1", "2"]), flags.get("points", ["20"])
+        setup = (*flags.get("split", [""]), *flags.get("size", ["128"]), *flags.get("every", [""]))
+        for variant in flags.get("variants", []) if program == "benchmarks/study.py" else []:
+            budget = ["all"] if study.VARIANTS[variant].get("num_points", 0) is None else points
+            epochs = "0" if variant == "forest" else flags["epochs"][0]
+            cells |= {(*setup, epochs, variant, at, seed) for at in budget for seed in seeds}
+        if program == "benchmarks/inference.py":
+            epochs, variant = flags.get("epochs", ["12"])[0], flags.get("variant", ["default"])[0]
+            ways.add((*setup, epochs, variant, *points))
+    columns = ("split", "size", "every", "epochs", "variant", "points")
+    assert {(*(row[key] for key in columns), row["seed"]) for row in report.rows("study.csv")} <= cells
+    assert {tuple(row[key] for key in columns) for row in report.rows("inference.csv")} <= ways
+
+
 def test_no_cell_of_the_study_is_left_out_of_the_report():
     tables = set(re.findall(r"<!-- table:(\w+) -->", (ROOT / "technical_report.md").read_text(encoding="utf-8")))
     kinds = {"parts", "methods", *report.KINDS}
@@ -238,20 +267,21 @@ def results(tmp_path, monkeypatch):
 def test_tables_and_values_are_computed_from_their_rows(results):
     text = report.fill("<!-- table:val -->\nold\n<!-- end -->")
     assert (
-        "| 20 | 0.550 ± 0.071 (2) | 0.650 ± 0.071 (2) | +0.100 ± 0.000 (2) | 92.9% | 1.7 ± 0.0 | 2.5 ± 0.0 | 1.50 ± 0.00 |"
+        "| 20 | 0.550 ± 0.071 (2) | 0.650 ± 0.071 (2) | +0.100 ± 0.000 (2) | 92.9% | 1.7 ± 0.0 | 2.5 ± 0.0 | 1.50 ± 0.00 (2) |"
         in text
     )
     assert "old" not in text and report.fill(text) == text
     noise = report.variants_table("noise")
     assert "| `val`, every 3rd tile, 128 px, 24 epochs, 20 points | `plain` | 0.550 ± 0.071 (2) | - |" in noise
-    assert "| `plain@wrong5` | 0.400 (1) | -0.100 (1) over plain | 1.00 |" in noise  # against seed 0 alone
+    assert "| `plain@wrong5` | 0.400 (1) | -0.100 (1) over plain | 1.0 |" in noise  # against seed 0 alone
     assert (
-        "| `default` | 0.650 ± 0.071 (2) | +0.100 ± 0.000 (2) over plain | 1.50 ± 0.00 | 0.250 ± 0.071 |"
+        "| `default` | 0.650 ± 0.071 (2) | +0.100 ± 0.000 (2) over plain | 1.5 ± 0.0 | 0.250 ± 0.071 (2) |"
         in report.variants_table("parts")
     )
     assert report.switches_table().splitlines()[2:] == [
         "| *`val`, every 3rd tile, 128 px, 24 epochs, 20 points: `plain`, mIoU 0.550 ± 0.071* |  |  |",
-        "| the default in place of plain training | +0.100 ± 0.000 (2) | 1.50 ± 0.00 |",
+        "| the default in place of plain training | +0.100 ± 0.000 (2) | 1.5 |",
+        "| `TEACHER_DECAY = 0.99` alone: the mean model | +0.025 ± 0.035 (2) | about 1 |",
     ]
     assert report.TABLES["scenes"]() == report.NOT_RUN
     marks = "<!-- study:val/default/20:miou -->1 <!-- study:val/default/20:gain -->9.99. <!-- study:val/default/20:seeds -->0 <!-- study:val/default/20:gap -->9.9"
@@ -261,6 +291,39 @@ def test_tables_and_values_are_computed_from_their_rows(results):
     (results / "run").mkdir()
     (results / "run/metrics.json").write_text('{"iou_per_class": {"built-up": 0.456}}')
     assert report.fill("<!-- run:iou_per_class.built-up -->0.12") == "<!-- run:iou_per_class.built-up -->0.46"
+
+
+def test_a_gain_is_called_sure_only_if_its_seeds_agree(results):
+    lines = ["split,variant,points,seed,epochs,size,every,miou"]
+    for variant, scores in {
+        "plain": (0.5, 0.5, 0.5),
+        "default": (0.6, 0.62, 0.61),
+        "teacher": (0.5, 0.56, 0.53),
+    }.items():
+        lines += [f"val,{variant},20,{seed},24,128,3,{score}" for seed, score in enumerate(scores)]
+    (results / "study.csv").write_text("\n".join(lines) + "\n")
+    assert [line.strip(" |").split(" | ")[1:3] for line in report.switches_table().splitlines()[3:]] == [
+        ["+0.110 ± 0.010 (3)", "yes"],
+        ["+0.030 ± 0.030 (3)"],
+    ]
+
+
+def test_the_resnet50_of_those_with_a_gpu_joins_the_table(results):
+    lines = ["split,variant,points,seed,epochs,size,every,miou,seconds,backbone,weights"]
+    for variant, points, miou, seconds in (
+        ("plain", 20, 0.6, 10),
+        ("default", 20, 0.65, 15),
+        ("dense", "all", 0.7, 10),
+    ):
+        lines.append(f"val,{variant}_resnet50,{points},0,50,256,1,{miou},{seconds},resnet50,ImageNet")
+    (results / "study.csv").write_text("\n".join(lines) + "\n")
+    table = report.variants_table("networks")
+    assert "`val`, all tiles, 256 px, 50 epochs, 20 points" in table
+    assert [line.split(" | ")[1:5] for line in table.splitlines()[2:]] == [
+        ["`plain_resnet50`", "0.600 (1)", "-", "1.0"],
+        ["`default_resnet50`", "0.650 (1)", "+0.050 (1) over plain_resnet50", "1.5"],
+        ["`dense_resnet50`", "0.700 (1)", "+0.100 (1) over plain_resnet50", "1.0"],
+    ]
 
 
 def test_leads_over_the_forest_are_those_of_the_same_seeds(results):
