@@ -440,6 +440,17 @@ def across_table() -> str:
     return markdown(header, [line for _, line in body])
 
 
+def tiles_table() -> str:
+    """The tiles that were measured, of benchmarks/dubai_tiles.py."""
+    body = []
+    for row in rows("dubai_tiles.csv"):
+        keys = list(row)[2 : list(row).index("sha256")]
+        pixels = sum(int(row[key]) for key in keys)
+        shares = [f"{int(row[key]) / pixels:.1%}" for key in keys]
+        body.append([row["split"], row["tiles"], *shares, f"`{row['sha256'][:12]}`"])
+    return markdown(["tiles", "number", *(keys if body else []), "SHA-256 of the masks"], body)
+
+
 def active_table() -> str:
     """Rounds of labelling, of tools/active_learning.py simulate."""
     found, body = rows("active_learning.csv"), []
@@ -529,6 +540,7 @@ TABLES = {
     **{kind: lambda kind=kind: variants_table(kind) for kind in ("parts", "methods", *KINDS)},
     "switches": switches_table,
     "across": across_table,
+    "tiles": tiles_table,
     "active": active_table,
     "labels": labels_table,
     "inference": inference_table,

@@ -16,6 +16,7 @@ from conftest import REAL_DATA, ROOT, write_tiles
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import dubai_tiles
 import inference
 import pictures
 import report
@@ -174,12 +175,28 @@ def test_tiles_are_cut_from_the_published_images_as_those_that_were_measured(tmp
     Image.fromarray(colors[mosaic]).save(tmp_path / "archive/Tile 7/masks/image_part_003.png")
     command = [sys.executable, ROOT / "benchmarks/dubai_tiles.py", tmp_path / "archive", tmp_path / "data"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert "0 train tiles, 56 val tiles" in done.stdout, done.stderr
+    assert done.stdout == "val: 56 tiles, other ones than in dubai_tiles.csv\n", done.stderr  # one image of 72
     made = lc.list_tiles(tmp_path / "data/val/images", tmp_path / "data/val/masks")
     assert [image.stem for image, _ in made] == names
     for image, mask in made:
         assert np.array_equal(lc.read_mask(mask), lc.read_mask(val / "masks" / mask.name))
         assert np.array_equal(lc.read_image(image), lc.read_image(val / "images" / image.name))
+
+
+def test_the_tiles_that_were_measured_are_known_again(tmp_path, monkeypatch, capsys):
+    write_tiles(tmp_path / "data/val", 2, 32, num_classes=5)
+    monkeypatch.setattr(dubai_tiles, "MEASURED", tmp_path / "dubai_tiles.csv")
+    monkeypatch.setattr(sys, "argv", ["dubai_tiles.py", str(tmp_path / "data")])
+    dubai_tiles.main()
+    row = next(csv.DictReader((tmp_path / "dubai_tiles.csv").open()))
+    masks = [lc.read_mask(path) for path in sorted((tmp_path / "data/val/masks").iterdir())]
+    assert [int(row[name]) for name in study.CLASSES] == [sum((mask == i).sum() for mask in masks) for i in range(5)]
+    dubai_tiles.main()
+    path = min((tmp_path / "data/val/masks").iterdir())
+    Image.fromarray(np.rot90(lc.read_mask(path)).copy()).save(path)  # as many pixels of each class
+    dubai_tiles.main()
+    said = capsys.readouterr().out.splitlines()
+    assert said == [*["val: 2 tiles, those that were measured"] * 2, "val: 2 tiles, other ones than in dubai_tiles.csv"]
 
 
 def test_documents_and_figures_are_those_of_the_results():
