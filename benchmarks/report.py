@@ -604,11 +604,15 @@ def draw_points(figure, panels: list[tuple[str, list[dict]]]) -> None:
         axes.set_xticks([int(points) for points in budgets(found)], budgets(found))
         axes.minorticks_off()
         axes.grid(alpha=0.3)
+    bars = axes.errorbar([], [], [], color="grey", capsize=4, linestyle="none")
+    legend(figure, {"bars and grey bands: ± standard deviation over seeds": bars})
+
+
+def legend(figure, more: dict | None = None, **options) -> None:
+    """One for all axes, below them; more: label -> line."""
     lines = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    lines["bars and grey bands: ± standard deviation over seeds"] = axes.errorbar(
-        [], [], [], color="grey", capsize=4, linestyle="none"
-    )
-    figure.legend(lines.values(), lines, loc="outside lower center", frameon=False, ncols=2)
+    lines |= more or {}
+    figure.legend(lines.values(), lines, loc="outside lower center", frameon=False, ncols=2, **options)
 
 
 def draw_mark(axes, at: float, values: list[float], color: str, marker: str = "o") -> None:
@@ -646,17 +650,18 @@ def draw_cost(
         simple = "plain" if what == "training" else "one view"
         for label, own, color in ((simple, base, "#d55e00"), ("dense masks", named.get("dense", []), "black")):
             if len(gain := gains(own, base)) > 1:
-                axes.axhline(statistics.mean(gain), color=color, linewidth=1, linestyle="--")
-                right = axes.get_yaxis_transform(), "offset points"
-                axes.annotate(label, (0.98, statistics.mean(gain)), (0, 3), *right, ha="right", fontsize=9, color=color,
-                              bbox={"color": "white", "pad": 1}, zorder=5)  # fmt: skip
+                axes.axhline(statistics.mean(gain), color=color, linewidth=1, linestyle="--", label=label)
         axes.plot(1, 0, "s", color="#d55e00")
         axes.set(xlabel=f"time of {what}, {simple} = 1", ylabel=f"gain in mIoU over {simple}")
         lines = title.replace("`", "").replace(" tile, ", " tile,\n")
         axes.set_title(lines, fontsize=10, loc="left")
         axes.grid(alpha=0.3)
-    hollow = "; hollow: one ensemble of three seeds" if what == "prediction" else ""
-    figure.supxlabel(f"bars: standard deviation of the gain, seed by seed{hollow}", fontsize=9)
+    note = (
+        "hollow: one ensemble of three seeds"
+        if what == "prediction"
+        else "not shown: one seed, or no time on one kind of CPU"
+    )
+    legend(figure, title=f"bars: standard deviation of the gain, seed by seed; {note}", title_fontsize=9)
 
 
 def draw_rounds(figure, found: list[dict]) -> None:
