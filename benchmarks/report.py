@@ -4,7 +4,7 @@
     python benchmarks/report.py --check    say which differ from the CSVs, exit 1 if any does
 
 A table stands between <!-- table:NAME --> and <!-- end -->, a single value after <!-- study:SET-UP/VARIANT/POINTS:COLUMN -->,
-<!-- inference:SET-UP/VARIANT/POINTS/WAY:COLUMN --> or, of a run of its own, <!-- RUN:KEY --> (see `value`). A figure in benchmarks/results/figures carries a hash of the rows that it shows.
+<!-- inference:SET-UP/VARIANT/POINTS/WAY:COLUMN -->, <!-- speed:BACKBONE/CPU/MEASURE:COLUMN --> or, of a run of its own, <!-- RUN:KEY --> (see `value`). A figure in benchmarks/results/figures carries a hash of the rows that it shows.
 Everything takes the rows that are there. Values are the mean over seeds, ± their standard deviation, (their number).
 """
 
@@ -724,8 +724,12 @@ def draw_figures() -> None:
 
 
 def value(source: str, key: str) -> float:
-    """A single value: of a cell (see `cell_value`), or of a run of its own, a path into its metrics.json."""
+    """A single value: of a cell (see `cell_value`), of a measurement of speed on a CPU of a kind (spaces as _), or of a run of its own, a path into its metrics.json."""
     kind, _, cell = source.partition(":")
+    if kind == "speed":
+        backbone, cpu, measure = cell.split("/")
+        found = rows("speed.csv", backbone=backbone, measure=measure.replace("_", " "))
+        return statistics.mean(float(row[key]) for row in found if machine_of(row) == f"cpu ({cpu})")
     if cell:
         return cell_value(kind, *cell.split("/"), key=key)
     found = json.loads((ROOT / "benchmarks/results" / source / "metrics.json").read_text(encoding="utf-8"))
@@ -736,7 +740,7 @@ def value(source: str, key: str) -> float:
 
 def cell_value(kind: str, setup: str, name: str, points: str, way: str = "", *, key: str) -> float:
     """Of a study's cell, or of a way of predicting with its models (spaces as _): the mean of a column; `seeds`; gain and cost over its base;
-    `lead` over the forest in points of mIoU; `gap`, the share of the way from plain training to dense masks that it goes."""
+    `points`, the gain in points of mIoU, whatever its sign; `lead` over the forest in points of mIoU; `gap`, the share of the way from plain training to dense masks that it goes."""
     found = study_rows(SETUPS[setup])
     own, base = cell_and_base(setup, name, points)
     if kind == "inference":
@@ -748,6 +752,7 @@ def cell_value(kind: str, setup: str, name: str, points: str, way: str = "", *, 
         "seeds": lambda: [len(column(own))],
         "gain": lambda: gains(own, base),
         "cost": lambda: costs(own, base),
+        "points": lambda: [abs(100 * statistics.mean(found))] if (found := gains(own, base)) else [],
         "lead": lambda: [100 * lead for lead in gains(own, forest)],
         "gap": lambda: [statistics.mean(gains(own, base)) / statistics.mean(to_dense)],
     }.get(key, lambda: column(own, key))()
@@ -762,7 +767,7 @@ def fill(text: str) -> str:
         r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text, flags=re.DOTALL
     )
     return re.sub(
-        r"(<!-- ((?:study:|inference:)?[\w+@/,-]+):([\w.-]+) -->)-?\d+(?:\.(\d+))?",
+        r"(<!-- ((?:study:|inference:|speed:)?[\w+@/,-]+):([\w.-]+) -->)-?\d+(?:\.(\d+))?",
         lambda m: f"{m[1]}{value(m[2], m[3]):.{len(m[4] or '')}f}",
         text,
     )

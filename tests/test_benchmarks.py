@@ -305,6 +305,13 @@ def test_tables_and_values_are_computed_from_their_rows(results):
     assert re.findall(r"->([\d.]+)", report.fill(marks)) == ["1", "0.10.", "2", "0.7"]
     with pytest.raises(ValueError, match="default/500"):
         report.fill("<!-- study:val/default/500:miou -->0.5")
+    lines = [
+        "backbone,device,measure,ratio,hardware",
+        "resnet50,cpu,data loading,2,AVX2",
+        "resnet50,cpu,data loading,3,AVX512 and AMX",
+    ]
+    (results / "speed.csv").write_text("\n".join(lines) + "\n")
+    assert report.fill("<!-- speed:resnet50/AMX/data_loading:ratio -->9.9").endswith("3.0")
     (results / "run").mkdir()
     (results / "run/metrics.json").write_text('{"iou_per_class": {"built-up": 0.456}}')
     assert report.fill("<!-- run:iou_per_class.built-up -->0.12") == "<!-- run:iou_per_class.built-up -->0.46"
@@ -358,8 +365,8 @@ def test_leads_over_the_forest_are_those_of_the_same_seeds(results):
         ("| `dense`", "", "0.550 (1)", "+0.150 (1) |"),
         ("| `default`", "", "0.600 (1)", "+0.100 (1) |"),
     ]
-    marks = "<!-- study:scenes/default/100:lead -->1 <!-- inference:scenes/default/100/ensemble_of_2:lead -->1 <!-- inference:scenes/default/100/ensemble_of_2:gain -->0.11"
-    assert re.findall(r"->([\d.]+)", report.fill(marks)) == ["10", "25", "0.15"]
+    marks = "<!-- study:scenes/default/100:lead -->1 <!-- inference:scenes/default/100/ensemble_of_2:lead -->1 <!-- inference:scenes/default/100/ensemble_of_2:gain -->0.11 <!-- inference:scenes/default/100/ensemble_of_2:points -->1"
+    assert re.findall(r"->([\d.]+)", report.fill(marks)) == ["10", "25", "0.15", "15"]
 
 
 def test_a_figure_that_does_not_show_the_rows_is_found(results):
