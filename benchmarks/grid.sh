@@ -36,7 +36,7 @@ for seed in 0 1 2; do
         labels-evidence labels-views labels+views labels+threshold confident confident+cut_mix pairwise regions multi_scale
     run study --split choose --every 2 --seeds $seed --points 100 --variants forest
     # The same in short
-    run study --split choose --every 4 --epochs 24 --seeds $seed --points 20 --variants plain
+    run study --split choose --every 4 --epochs 24 --seeds $seed --points 20 --variants plain default
     run study --split choose --every 4 --epochs 12 --seeds $seed --points 20 --variants plain default {plain,default}_unet \
         {plain,default}+balanced plain+focal default_{none,weak,strong,grid,stratified} plain_hsv \
         {plain,default}_random_weights plain_{unet,segformer,resnet34,resnet50}_random_weights \
