@@ -1,6 +1,8 @@
 """The study behind the published tables: its splits, its baseline, its way of going on, and that the tables are the CSVs'."""
 
+import argparse
 import csv
+import itertools
 import os
 import re
 import shlex
@@ -18,6 +20,7 @@ from PIL import Image
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import dubai_tiles
 import inference
+import labels
 import pictures
 import report
 import study
@@ -219,38 +222,59 @@ def test_every_row_says_where_it_comes_from(path):
             assert row["command"] == study.command_of(row, row["precision"])
 
 
+def understood(command: list[str], monkeypatch) -> argparse.Namespace:
+    """The settings of a program of benchmarks/, which is stopped before it does anything."""
+    module = {"study": study, "inference": inference, "labels": labels}[Path(command[0]).stem]
+    parsed, parse = [], argparse.ArgumentParser.parse_args
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", command)
+        patch.setattr(argparse.ArgumentParser, "parse_args", lambda self: parsed.append(parse(self)) or parsed[0])
+        patch.setattr(module, "prepare", lambda *args: sys.exit("understood"))  # the first that it does
+        with pytest.raises(SystemExit, match="understood"):
+            module.main()
+    return parsed[0]
+
+
 def test_a_command_of_a_row_is_understood_by_its_program(tmp_path, monkeypatch):
-    for row in [*report.rows("study.csv")[-3:], *report.rows("inference.csv")[-3:]]:
-        program, *flags = shlex.split(row["command"].replace("DATA", str(tmp_path)))
-        module = {"study.py": study, "inference.py": inference}[Path(program).name]
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", [program, *flags])
-            patch.setattr(module, "prepare", lambda *args: sys.exit("understood"))  # the first that it does
-            with pytest.raises(SystemExit, match="understood"):
-                module.main()
+    for name in ("study.csv", "inference.csv", "labels.csv"):
+        for command in {row["command"] for row in report.rows(name)}:
+            understood(shlex.split(command.replace("DATA", str(tmp_path))), monkeypatch)
 
 
-def test_the_grid_has_every_cell_of_the_results(tmp_path):
+def test_the_grid_has_every_cell_of_the_results(tmp_path, monkeypatch):
     """benchmarks/grid.sh with a Python that only says what it was asked to do."""
-    done = subprocess.run(["bash", ROOT / "benchmarks/grid.sh", tmp_path, tmp_path / "work"], env=os.environ | {"PYTHON": "echo"},
-                          capture_output=True, text=True)  # fmt: skip
+    (tmp_path / "python").write_text("#!/usr/bin/env bash\nprintf '%q ' \"$@\"\necho\n")
+    (tmp_path / "python").chmod(0o755)
+    done = subprocess.run(["bash", ROOT / "benchmarks/grid.sh", tmp_path, tmp_path / "work"],
+                          env=os.environ | {"PYTHON": str(tmp_path / "python")}, capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    cells, ways = set(), set()
-    for line in done.stdout.splitlines():
-        program = line.split()[0]
-        flags = {part.split()[0]: part.split()[1:] for part in line.split(" --")[1:]}
-        seeds, points = flags.get("seeds", ["0", "1", "2"]), flags.get("points", ["20"])
-        setup = (*flags.get("split", [""]), *flags.get("size", ["128"]), *flags.get("every", [""]))
-        for variant in flags.get("variants", []) if program == "benchmarks/study.py" else []:
-            budget = ["all"] if study.VARIANTS[variant].get("num_points", 0) is None else points
-            epochs = "0" if variant == "forest" else flags["epochs"][0]
-            cells |= {(*setup, epochs, variant, at, seed) for at in budget for seed in seeds}
-        if program == "benchmarks/inference.py":
-            epochs, variant = flags.get("epochs", ["12"])[0], flags.get("variant", ["default"])[0]
-            ways.add((*setup, epochs, variant, *points))
+    commands = [shlex.split(line) for line in done.stdout.splitlines()]
+    trained, predicted = set(), set()
+
+    def tiles_of(asked: argparse.Namespace) -> tuple[str, ...]:
+        return asked.split, str(asked.size), str(asked.every)
+
+    for command in commands:
+        if command[0] == "benchmarks/study.py" and "--link" not in command:
+            asked = understood(command, monkeypatch)
+            for variant, points, seed in itertools.product(asked.variants, asked.points, asked.seeds):
+                budget = "all" if study.VARIANTS[variant].get("num_points", 0) is None else points
+                epochs = 0 if variant == "forest" else asked.epochs
+                trained.add((*tiles_of(asked), str(epochs), variant, str(budget), str(seed)))
+        if command[0] == "benchmarks/inference.py":
+            asked = understood(command, monkeypatch)
+            cell = (*tiles_of(asked), str(asked.epochs), asked.variant, asked.points)
+            assert {(*cell, str(seed)) for seed in asked.seeds} <= trained, "models that are there by then"
+            predicted |= {(*cell, way) for way in asked.ways}
     columns = ("split", "size", "every", "epochs", "variant", "points")
-    assert {(*(row[key] for key in columns), row["seed"]) for row in report.rows("study.csv")} <= cells
-    assert {tuple(row[key] for key in columns) for row in report.rows("inference.csv")} <= ways
+
+    def cells(name: str, key: str) -> set:
+        return {tuple(row[column] for column in (*columns, key)) for row in report.rows(name)}
+
+    assert cells("study.csv", "seed") <= trained
+    ways = {cell for cell in cells("inference.csv", "way") if "ensemble" not in cell[-1]}  # which come of themselves
+    assert ways <= predicted
+    assert {"labels", "pictures"} <= {Path(command[0]).stem for command in commands}
 
 
 def test_no_cell_of_the_study_is_left_out_of_the_report():
