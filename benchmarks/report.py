@@ -398,9 +398,9 @@ def inference_table() -> str:
 
 
 def switches_table() -> str:
-    """What single changes bring, those of one set-up together, the most first."""
+    """What single changes bring, those of one set-up together, the most first; where settings were chosen comes last."""
     body = []
-    for place in dict.fromkeys((*SWITCHES, *AT_PREDICTION)):
+    for place in sorted({**SWITCHES, **AT_PREDICTION}, key=lambda place: place[0].startswith("choose")):
         setup, points, base = place
         found = pick(study_rows(SETUPS[setup]), points=points)
         predicted = rows("inference.csv", **SETUPS[setup], variant=base, points=points)
