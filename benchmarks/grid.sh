@@ -29,6 +29,7 @@ for seed in 0 1 2; do
     run study --split scenes --every 3 --epochs 24 --seeds $seed --points 100 --variants default plain forest dense default_unet
     run study --split scenes --every 3 --epochs 24 --seeds $seed --points 100 --size 256 --variants forest default_unet
     run study --split choose_scenes --every 2 --epochs 12 --seeds $seed --points 100 --variants default plain forest
+    run study --split choose_scenes --every 4 --epochs 12 --seeds $seed --points 100 --variants default_unet
     # Where the settings were chosen
     run study --split choose --every 2 --epochs 24 --seeds $seed --points 20 \
         --variants plain default labels teacher+cut_mix default+balanced dense forest
@@ -42,19 +43,15 @@ for seed in 0 1 2; do
         {plain,default}_random_weights plain_{unet,segformer,resnet34,resnet50}_random_weights \
         {plain,default}@{wrong5,wrong10,wrong20,shift1,shift3,shift5}
 done
-run study --split choose_scenes --every 4 --epochs 12 --seeds 0 1 --points 100 --variants default_unet
 [ "${3:-}" = train ] && exit
 
 # What needs the models: one process, after the last of them is trained
 run inference --split val --every 3 --epochs 24 --points 100 --ways plain "2 views" "8 views" "3 scales" "8 views, 3 scales" CRF "8 views, CRF"
 run inference --split scenes --every 3 --epochs 24 --points 100 --size 256 --variant default_unet --ways plain "8 views"
 bn="plain, batch norm of these tiles"
-run inference --split scenes --every 3 --epochs 24 --points 100 --variant default_unet --seeds 1 2 --ways plain "8 views" "$bn"
-run inference --split choose_scenes --every 4 --points 100 --variant default_unet --seeds 0 1 --ways plain "8 views" "$bn"
-for variant in labels default; do
-    run inference --split choose --every $([ $variant = labels ] && echo 2 || echo 4) --variant $variant \
-        --ways plain "2 views" "8 views" "3 scales" CRF
-done
+run inference --split scenes --every 3 --epochs 24 --points 100 --variant default_unet --ways plain "8 views" "$bn"
+run inference --split choose_scenes --every 4 --points 100 --variant default_unet --ways plain "8 views" "$bn"
+run inference --split choose --every 4 --epochs 24 --ways plain "2 views" "8 views" "3 scales" CRF
 run labels
 PYTHON="${PYTHON:-python}" bash benchmarks/active.sh "$data" "$work"
 "${PYTHON:-python}" benchmarks/pictures.py --models "$work/models"

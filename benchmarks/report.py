@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import itertools
 import json
 import re
 import statistics
@@ -33,6 +34,7 @@ SETUPS = COMPARED | {
     "choose": {"split": "choose", "size": "128", "epochs": "12", "every": "2"},
     "choose24": {"split": "choose", "size": "128", "epochs": "24", "every": "2"},
     "choose_short": {"split": "choose", "size": "128", "epochs": "12", "every": "4"},
+    "choose_quarter": {"split": "choose", "size": "128", "epochs": "24", "every": "4"},
     "choose_scenes": {"split": "choose_scenes", "size": "128", "epochs": "12", "every": "2"},
 }
 CLASSWISE = ("5", "20", "100")  # budgets for which every class is shown
@@ -89,8 +91,8 @@ SWITCHES = {
         "`PAIRWISE_WEIGHT = 0.01`": "pairwise",
         "`REGION_WEIGHT = 0.5`": "regions",
         "`MULTI_SCALE = 1.4`": "multi_scale",
-        "confident pseudo-labels in place of soft ones": "confident",
-        "the same with `CUT_MIX = 0.5`": "confident+cut_mix",
+        "confident pseudo-labels beside the mean model": "confident",
+        "confident pseudo-labels and `CUT_MIX = 0.5`": "confident+cut_mix",
     },
 }
 AFTER_TRAINING = {
@@ -104,7 +106,7 @@ AT_PREDICTION = {  # the same of benchmarks/inference.py: the change, and the wa
     ("scenes256", "100", "default_unet"): {
         "`--tta`: eight views at prediction": "8 views",
         "ensemble of three trainings": "ensemble of 3",
-        "both": "ensemble of 3, 8 views",
+        "ensemble of three trainings, with `--tta`": "ensemble of 3, 8 views",
     },
 }
 MIXED = " ‡"
@@ -164,8 +166,8 @@ def paired(found: list[dict], base: list[dict], key: str, how) -> list[float]:
     return [statistics.mean(several) for several in values.values()]
 
 
-def gains(found: list[dict], base: list[dict]) -> list[float]:
-    return paired(found, base, "miou", lambda a, b: a - b)
+def gains(found: list[dict], base: list[dict], key: str = "miou") -> list[float]:
+    return paired(found, base, key, lambda a, b: a - b)
 
 
 def overfitting(found: list[dict]) -> list[float]:
@@ -283,13 +285,15 @@ def counted(values: list[float], digits: int = 3, sign: str = "") -> str:
     return f"{spread(values, digits, sign)} ({len(values)})" if values else "-"
 
 
-def gained(own: list[dict], base: list[dict]) -> str:
-    """The gain, seed by seed; marked where a seed has its base in the other precision alone."""
+def gained(own: list[dict], base: list[dict], key: str = "miou") -> str:
+    """The gain, seed by seed: bold where it is beyond chance, marked where a seed has its base in the other precision alone."""
     alike = {(row["seed"], row.get("precision")) for row in base}
     seeds = {row["seed"] for row in base}
     networks = (row for row in own if row.get("variant") != "forest")  # which knows one precision alone
     mixed = any(row["seed"] in seeds and (row["seed"], row.get("precision")) not in alike for row in networks)
-    return counted(gains(own, base), sign="+") + (MIXED if mixed else "")
+    values = gains(own, base, key)
+    bold = "**" if beyond_chance(values) else ""
+    return f"{bold}{counted(values, sign='+')}{bold}{MIXED if mixed else ''}"
 
 
 def markdown(header: list[str], body: list[list[str]]) -> str:
@@ -333,6 +337,21 @@ def in_minutes(seconds: list[float]) -> str:
     return spread([value / 60 for value in seconds], digits)
 
 
+def more_points_table() -> str:
+    """What the next points bring, seed by seed, and the default's classes."""
+    found, body = study_rows(COMPARED["val"]), []
+    steps = [*itertools.pairwise(budgets(found)), ("20", "100")]
+    classes = [key for key in (found[0] if found else {}) if key.startswith("iou_")]
+    for fewer, more in steps:
+        own = {
+            name: (pick(found, variant=name, points=more), pick(found, variant=name, points=fewer)) for name in METHODS
+        }
+        line = [gained(*own[name]) for name in METHODS]
+        body.append([f"{fewer} to {more}", *line, *(gained(*own["default"], key) for key in classes)])
+    header = ["points per tile", *METHODS.values(), *(f"default: {key.removeprefix('iou_')}" for key in classes)]
+    return markdown(header, body)
+
+
 def class_columns(found: list[dict]) -> dict:
     """IoU of each class: columns of a table, as functions of a cell's rows."""
     keys = [key for key in (found[0] if found else {}) if key.startswith("iou_")]
@@ -342,7 +361,7 @@ def class_columns(found: list[dict]) -> dict:
 def classes_table(setup: dict) -> str:
     """IoU of each class for the methods at some budgets."""
     found, body = study_rows(setup), []
-    columns = class_columns(found)
+    columns = {"pixel accuracy": lambda own: spread(column(own, "pixel_accuracy"))} | class_columns(found)
     for points in [*(points for points in budgets(found) if points in CLASSWISE), "all"]:
         for name in METHODS:
             if own := pick(found, variant=WITH_MASKS.get(name) if points == "all" else name, points=points):
@@ -391,7 +410,7 @@ def inference_table() -> str:
     body = []
     for title, ways in inference_groups():
         for way, own in ways.items():
-            gain = counted(gains(own, ways["plain"]), sign="+") if way != "plain" else "-"
+            gain = gained(own, ways["plain"]) if way != "plain" else "-"
             cost = spread(costs(own, ways["plain"], "seconds_per_tile"), 1)
             body.append([title, way, counted(column(own)), gain, cost])
             title = ""
@@ -408,17 +427,18 @@ def switches_table() -> str:
         without, plainly, lines = pick(found, variant=base), pick(predicted, way="plain"), []
         for change, name in SWITCHES.get(place, {}).items():
             own = pick(found, variant=name)
-            lines.append((gains(own, without), [change, gained(own, without), roughly(costs(own, without))]))
+            lines.append((own, without, change, roughly(costs(own, without))))
         for change, way in AT_PREDICTION.get(place, {}).items():
             own = pick(predicted, way=way)
             times = f"{spread(costs(own, plainly, 'seconds_per_tile'), 1)} in prediction"
-            lines.append((gains(own, plainly), [change, gained(own, plainly), times]))
-        lines = sorted((line for line in lines if line[0]), key=lambda line: -statistics.mean(line[0]))
+            lines.append((own, plainly, change, times))
+        lines = [line for line in lines if gains(*line[:2])]
         if lines:
             where = f"*{setup_title(SETUPS[setup], points)}: `{base}`, mIoU {spread(column(without))}*"
             body.append([where, "", "", ""])
-            body += [[change, gain, "yes" if beyond_chance(own) else "", cost] for own, (change, gain, cost) in lines]
-    return markdown(["change", "gain, seed by seed", "beyond chance", "time, factor"], body)
+        for own, other, change, time in sorted(lines, key=lambda line: -statistics.mean(gains(*line[:2]))):
+            body.append([change, gained(own, other), gained(own, other, "iou_road"), time])
+    return markdown(["change", "gain in mIoU, seed by seed", "in the IoU of roads", "time, factor"], body)
 
 
 def across_table() -> str:
@@ -457,7 +477,7 @@ def active_table() -> str:
     found, body = rows("active_learning.csv"), []
     for points in sorted({row["points_per_tile"] for row in found}, key=int):
         own = {arm: pick(found, points_per_tile=points, arm=arm) for arm in ("random", "uncertainty")}
-        gain = counted(gains(own["uncertainty"], own["random"]), sign="+")
+        gain = gained(own["uncertainty"], own["random"])
         body.append([points, *(counted(column(cells)) for cells in own.values()), gain])
     return markdown(["points per tile", "random", "uncertainty", "uncertainty over random, seed by seed"], body)
 
@@ -539,6 +559,7 @@ TABLES = {
     **{name: lambda setup=setup: points_table(setup) for name, setup in COMPARED.items()},
     **{f"{name}_classes": lambda setup=setup: classes_table(setup) for name, setup in COMPARED.items()},
     **{kind: lambda kind=kind: variants_table(kind) for kind in ("parts", "methods", *KINDS)},
+    "more_points": more_points_table,
     "switches": switches_table,
     "across": across_table,
     "tiles": tiles_table,
