@@ -144,6 +144,10 @@ class InputError(ValueError):
     """A mistake in the data or the settings; its message is one line that names the cure."""
 
 
+class NoLabelError(InputError):
+    """A tile without a labelled pixel."""
+
+
 def check_choice(name: str, value: object, choices: Iterable) -> None:
     """Raises InputError unless the value of a setting is one of its choices."""
     if value not in choices:
@@ -186,7 +190,7 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
-        cure = f"create it or correct the *_DIR constant; points are {', '.join(POINT_SUFFIXES)}"
+        cure = f"create it or name another folder (the *_DIR constants); points are {', '.join(POINT_SUFFIXES)}"
         raise InputError(f"{folder}: {error.strerror.lower()}; {cure}") from error
     found: dict[str, Path] = {}
     for path in paths:
@@ -329,12 +333,18 @@ def picture_reader(path: str | Path, bands: Sequence[int]) -> Callable[[int, int
 
 def raster_rows(dataset, bands: list[int], top: int, bottom: int) -> np.ndarray:
     """Rows of a rasterio dataset, (h, W, 4) with alpha last: alpha bands, masks, nodata values and NaN all become alpha 0."""
+    from rasterio.errors import NodataShadowWarning
+
     window, kind = ((top, bottom), (0, dataset.width)), dataset.colorinterp[0].name
     with readable(dataset.name):
         pixels = dataset.read([1, 2, 3, 4] if kind == "cyan" else bands, window=window)
         # GDAL takes the fourth of four 8-bit bands for alpha, be it infrared; but a band that BANDS names is data.
-        named = next((band for band in bands if dataset.colorinterp[band - 1].name == "alpha"), None)
-        alpha = dataset.read_masks(named, window=window) if named else dataset.dataset_mask(window=window)
+        named = [band for band in bands if dataset.colorinterp[band - 1].name == "alpha"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NodataShadowWarning)  # nodata counts beside an alpha band: so it is meant
+            masks = dataset.read_masks(named or bands, window=window)
+    # A single band of a pixel may well be 0, or 255 in one of 8 bits; no other nodata value is one of light.
+    alpha = masks.min(0) if dataset.nodata and pixels.dtype != np.uint8 else masks.max(0)
     if getattr(dataset.photometric, "value", "") == "MINISWHITE" and pixels.dtype == np.uint8:  # as Pillow shows it
         pixels = 255 - pixels
     if kind == "cyan":
@@ -569,15 +579,18 @@ def vector_points(path: Path, images: dict[str, Path]) -> Iterator[tuple[str, st
                 raise InputError(f"{image}: has no georeference, which points in {path} need; {cure}")
         try:
             here = reprojected(scene.crs.to_wkt())
-            if np.isinf(here.x).any():  # pyproj's word for it
-                raise ValueError("some lie outside of it")
-            rows, columns = np.array(rowcol(scene.transform, here.x, here.y, op=np.floor))
+            x, y = here.x.to_numpy(), here.y.to_numpy()
+            placed = np.isfinite(x) & np.isfinite(y)  # pyproj's word for a point too far off for that system
+            if len(placed) and not placed.any():
+                raise ValueError("all lie outside of it")
+            x, y = np.where(placed, x, 0), np.where(placed, y, 0)
+            rows, columns = np.array(rowcol(scene.transform, x, y, op=np.floor))
         except Exception as error:  # what pyproj and affine raise here has no class in common
             cure = f"are its coordinates in {points.crs}, as it says?"
             raise InputError(
                 f"{path}: cannot be brought to the reference system of {image} ({error}); {cure}"
             ) from error
-        inside = (rows >= 0) & (rows < scene.height) & (columns >= 0) & (columns < scene.width)
+        inside = placed & (rows >= 0) & (rows < scene.height) & (columns >= 0) & (columns < scene.width)
         on_none &= ~inside
         for index in np.flatnonzero(inside):
             yield f"feature {points.index[index]}", stem, int(columns[index]), int(rows[index]), labels[index]
@@ -927,7 +940,7 @@ class LandCoverDataset(Dataset):
         labelled = mask[mask != IGNORE_INDEX]
         if not labelled.size:
             where = f" where {image_path} has data" if hidden.any() else " (all are 255)"
-            raise InputError(f"{mask_path}: has no labelled pixel{where}; label some or remove the tile")
+            raise NoLabelError(f"{mask_path}: has no labelled pixel{where}; label some or remove the tile")
         if self.num_classes and labelled.max() >= self.num_classes:
             ids = f"class ids {listed_ids(mask)} but NUM_CLASSES is {self.num_classes}"
             raise InputError(f"{mask_path}: holds {ids}; correct NUM_CLASSES or the mask (255 = unlabelled)")
@@ -972,13 +985,20 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
     """Reads every tile once, with a progress bar, so that no bad file stops a run in its third hour. Ranks share the work.
 
     Finds out, too, whether the labels are points (`dataset.sparse`): those of a points file, and masks that leave nearly all
-    pixels unlabelled; and takes a fingerprint of all that is read (`dataset.digest`), by which a resumed run knows its data. Raises InputError for the first tile that cannot be used.
+    pixels unlabelled; and takes a fingerprint of all that is read (`dataset.digest`), by which a resumed run knows its data. Images of
+    which a points file has points only where they have no data are left out. Raises InputError for the first tile that cannot be used.
     """
     dataset.num_classes = num_classes
     mine, found = range(rank(), len(dataset), world_size()), []
     with together():
         for index in tqdm(mine, f"checking {name}", unit="tile", leave=False, disable=None):
-            image, points, mask = dataset.read_scene(index)
+            try:
+                image, points, mask = dataset.read_scene(index)
+            except NoLabelError:
+                if dataset.points is None:
+                    raise
+                found.append(None)
+                continue
             counts, notes = np.bincount(points[points != IGNORE_INDEX], minlength=num_classes), Counter()
             with open_unscaled(dataset.tiles[index][0], dataset.reading["bands"]) as scene:
                 if scene.kind != "mode RGB":
@@ -991,8 +1011,14 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
             labelled = np.count_nonzero(mask != IGNORE_INDEX)
             found.append((image.shape[:2], counts, labelled, notes, digest.digest()))
     parts = gather(found)
-    in_order = (parts[index % len(parts)][index // len(parts)] for index in range(len(dataset)))
-    sizes, counts, labelled, notes, digests = zip(*in_order, strict=True)
+    in_order = [parts[index % len(parts)][index // len(parts)] for index in range(len(dataset))]
+    if not any(in_order):
+        raise InputError(
+            f"{dataset.tiles[0][1]}: no point lies where its image has data; correct the points or the images"
+        )
+    dataset.passed_over["images with points only where they have no data"] += in_order.count(None)
+    dataset.tiles = [tile for tile, one in zip(dataset.tiles, in_order, strict=True) if one]
+    sizes, counts, labelled, notes, digests = zip(*filter(None, in_order), strict=True)
     dataset.digest = hashlib.sha256(b"".join(digests)).hexdigest()
     dataset.sparse = dataset.points is not None or sum(labelled) < SPARSE_SHARE * sum(h * w for h, w in sizes)
     return DatasetReport(list(sizes), sum(counts), sum(notes, Counter()))
@@ -1346,7 +1372,8 @@ class DeepLabV3Segmentation(nn.Module):
         super().__init__()
         check_network(architecture, backbone, weights)
         self.num_classes, self.backbone_name, self.architecture = num_classes, backbone, architecture
-        self.reading: dict = {}  # bands and ranges of the images it is trained on, as `open_scene` takes them
+        # bands and ranges of the images it is trained on, as `open_scene` takes them: set it to the dataset's
+        self.reading = {"bands": list(RGB_BANDS), "ranges": None}
         self.starting_weights = "ImageNet" if weights else "random initialisation"
         build, timeout = ARCHITECTURES[architecture][backbone], socket.getdefaulttimeout()
         socket.setdefaulttimeout(20)  # a firewall that swallows packets must not hold up the start for minutes
@@ -2059,7 +2086,7 @@ def validate(
     """
     model.eval()
     criterion = PartialCrossEntropyLoss()
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    losses = [torch.zeros((), device=device)]  # a rank may have no tile
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     for images, targets in tqdm(loader, progress, leave=False, disable=None if progress else True):
         targets = targets.to(device, non_blocking=True)
@@ -2068,14 +2095,15 @@ def validate(
         predictions = logits.argmax(1)
         counts = confusion_matrix(predictions, targets, num_classes)
         confusion += counts
-        loss_sum += criterion(logits, targets) * counts.sum()
+        losses.append(criterion(logits, targets) * counts.sum())
         if tallies is not None:
             each = [found.flatten(1).sum(1) for found in (predictions == targets, targets != IGNORE_INDEX)]
             tallies.append(torch.stack(each, 1))
     if tallies is not None:
         own = torch.cat(tallies).tolist() if tallies else []  # a rank may have no tile
         tallies[:] = [tally for part in gather(own) for tally in part]
-    loss_sum, confusion = sum_over_ranks(loss_sum.cpu()).item(), sum_over_ranks(confusion.cpu())
+    loss_sum = torch.stack(losses).cpu().double().sum()  # on the host: not every device knows float64
+    loss_sum, confusion = sum_over_ranks(loss_sum).item(), sum_over_ranks(confusion.cpu())
     return loss_sum / max(1, int(confusion.sum())), confusion
 
 
@@ -2379,7 +2407,7 @@ def load_model(path: str | Path, device: str = "auto") -> DeepLabV3Segmentation:
     model.load_state_dict(checkpoint["model_state_dict"])
     model.starting_weights = checkpoint["starting_weights"]
     model.class_names, model.class_colors = checkpoint["class_names"], checkpoint["class_colors"]
-    model.reading = checkpoint.get("reading", {})
+    model.reading |= checkpoint.get("reading", {})
     return model.to(pick_device(device), memory_format=torch.channels_last).eval()
 
 
@@ -3023,13 +3051,16 @@ def data_notes(run: Run, train: DatasetReport, val: DatasetReport) -> Iterator[s
         yield f"{count} image(s) {what}"
     if run.model.reading["ranges"]:
         yield f"bands {run.config.bands} are scaled from {run.model.reading['ranges']}, by the training tiles, to 0..255"
+    both = [{image.resolve() for image, _ in data.tiles} for data in (run.train_set, run.val_set)]
+    if shared := len(both[0] & both[1]):
+        yield f"{shared} image(s) are both learnt from and scored on, which flatters the score: take others for one of the two"
     for split, data in (("training", run.train_set), ("validation", run.val_set)):
         if data.passed_over.total():
             yield f"left out of {split}: {said(data.passed_over)} ({data.tiles[0][1]})"
     budget, used = run.config.num_points, train.labels_per_class.sum()
-    given = sum(map(len, (run.train_set.points or {}).values()))
-    if budget and given > used:
-        yield f"{used:,} of the {given:,} points are learnt from: NUM_POINTS = {budget} per tile; None takes all"
+    given = [len(points) for points in (run.train_set.points or {}).values()]
+    if budget and max(given, default=0) > budget:
+        yield f"{used:,} of the {sum(given):,} points are learnt from: NUM_POINTS = {budget} per tile; None takes all"
     if budget and used < budget * len(train.sizes):
         yield f"some tiles have fewer than NUM_POINTS = {budget} labelled pixels; all of theirs are used"
 
@@ -3233,7 +3264,7 @@ def train_and_score(config: argparse.Namespace) -> int:
         if not run.history and earlier_results:
             print("interrupted in the first epoch: nothing is written, earlier results stay as they are")
             return code
-        print("interrupted: writing what there is; go on later with --resume")
+        print(f"interrupted: writing what there is{'; go on later with --resume' if run.history else ''}")
         if not run.history:  # not one epoch is done: score the model as it stands
             score_epoch(run, 1, run.config.learning_rate, math.nan, time.perf_counter())
     write_results(run)

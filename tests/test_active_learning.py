@@ -226,6 +226,35 @@ def test_suggestions_are_ranked_spread_out_and_away_from_what_is_labelled(tmp_pa
     assert [Image.open(path).width > 300 for path in sorted((tmp_path / "drawn").iterdir())] == [True, True]
 
 
+def test_neither_labels_nor_images_are_written_over(tmp_path, model, capsys):
+    """What was suggested may be replaced, but not what somebody has filled in since."""
+    write_tiles(tmp_path, 1)
+    assert suggest(model, tmp_path) == suggest(model, tmp_path)
+    output = tmp_path / "new/points.csv"
+    filled = output.read_text().replace(",,", ",class 1,", 1)
+    output.write_text(filled)
+    given = ["--checkpoint", model, "--images", tmp_path / "images", "--labelled", output]
+    assert al.main(["suggest", *map(str, given), "--output", str(output)]) == 2
+    assert "points.csv: holds labels" in capsys.readouterr().err and output.read_text() == filled
+    pictures = ["--pictures", tmp_path / "images", "--output", tmp_path / "other.csv"]
+    before = (tmp_path / "images/tile_0.png").read_bytes()
+    assert al.main(["suggest", *map(str, [*given, *pictures])]) == 2
+    assert "name another folder" in capsys.readouterr().err
+    assert (tmp_path / "images/tile_0.png").read_bytes() == before and not (tmp_path / "other.csv").exists()
+
+
+def test_the_mask_of_an_image_is_found_however_its_accent_is_stored(tmp_path, model):
+    """As one letter in the one name and, as macOS does, as two in the other."""
+    write_tiles(tmp_path, 1, 32)
+    (tmp_path / "images/tile_0.png").rename(tmp_path / "images/caf\u00e9.png")
+    known = np.zeros((32, 32), np.uint8)
+    known[:, 20:] = 255
+    (tmp_path / "known").mkdir()
+    Image.fromarray(known).save(tmp_path / "known/cafe\u0301.png")
+    rows = suggest(model, tmp_path, "--labelled", tmp_path / "known")
+    assert rows and all(int(row["x"]) >= 20 for row in rows)
+
+
 def test_uncertainty_is_that_of_the_model_at_that_pixel(tmp_path, model):
     write_tiles(tmp_path, 1, 64)
     p = lc.predict_probabilities(lc.load_model(model), lc.load_and_preprocess_image(tmp_path / "images/tile_0.png"))[0]

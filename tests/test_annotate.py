@@ -572,6 +572,9 @@ def test_deep_images_are_shown_as_training_scales_them_and_nothing_is_asked_wher
     assert (shown[:, : WIDTH // 2, 3] == 0).all() and (shown[:, WIDTH // 2 :, 3] == 255).all()
     asked = ask(config, "suggestions", "tile_0.tif")
     assert len(asked) == WANTED and min(x for x, _ in asked) >= WIDTH // 2
+    status, answer = put(config, "tile_0.tif", 0, 0, None, "low")
+    assert status == 400 and "has no data at 0,0" in json.loads(answer)["error"] and not config.points.exists()
+    assert put(config, "tile_0.tif", WIDTH - 1, 0, None, "low")[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -641,3 +644,10 @@ def test_the_val_tiles_of_the_constants_score_where_they_are_those_of_the_tiles(
         assert bool(answer["training"]) == (tile == 1)
     settings = lc.parse_settings(shlex.split(answer["training"])[2:])
     assert settings.train_mask_dir == str(config.points) and settings.val_mask_dir == str(tmp_path / "masks")
+    with config.points.open("a") as file:
+        file.write("elsewhere.png,1,2,low\n")
+    training = ask(config, "tile", "tile_0.png")["training"]
+    settings = lc.parse_settings(shlex.split(training)[2:])
+    assert settings.val_mask_dir == str(tmp_path / "masks")
+    points, _ = lc.read_points(settings.train_mask_dir, lc.list_images(tiles), ["low", "middle", "high"])
+    assert points == {f"tile_{tile}": {(6, 5): 2} for tile in range(2)}, "without what training would not find"

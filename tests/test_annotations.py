@@ -176,6 +176,16 @@ def test_vector_points_fall_on_the_pixel_that_holds_them(crs, suffix, kind, tile
     assert points == EXPECTED and passed_over == {"points outside of all images": 1}
 
 
+def test_a_point_on_the_other_side_of_the_earth_is_one_outside_of_the_tiles(tiles, tmp_path):
+    """The tiles' reference system has no coordinates for it."""
+    from rasterio.warp import transform
+
+    places = [*np.array(transform(UTM, "EPSG:4326", *np.array(PLACES[:2]).T)).T, (-123.0, 0.0)]
+    write_vector(tmp_path / "points.gpkg", places, ["low", "2", "low"], "EPSG:4326")
+    points, passed_over = lc.read_points(tmp_path / "points.gpkg", lc.list_images(tiles), NAMES)
+    assert points == {"west": EXPECTED["west"]} and passed_over == {"points outside of all images": 1}
+
+
 def test_ids_of_vector_points_may_have_gaps(tiles, tmp_path):
     """QGIS writes NULL where the class is not filled in yet, and whole numbers beside it become 2.0."""
     write_vector(tmp_path / "points.gpkg", PLACES[:3], np.array([0, 2, np.nan]), name="Class")
@@ -563,6 +573,60 @@ def test_pixels_without_data_are_never_learnt_from_or_scored(kind, tmp_path):
     loader = lc.make_loader(val, [[0, 1, 2]], 0, torch.device("cpu"))
     _, confusion = lc.validate(torch.nn.Conv2d(3, 3, 1), loader, 3, torch.device("cpu"))
     assert int(confusion.sum()) == 3 * (~hidden).sum()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "one_hides"),
+    [("float32", -9999, True), ("uint16", 65535, True), ("uint16", 0, False), ("uint8", 255, False)],
+)
+def test_nodata_in_one_of_the_bands(dtype, nodata, one_hides, tmp_path):
+    """Of the bands that are read: 0, and 255 in 8 bits, are values too, any other nodata value is none. A further band decides nothing."""
+    values = np.random.default_rng(0).integers(10, 200, (30, 40, 4)).astype(dtype)
+    values[:5, :, 1] = values[10:15, :, :3] = values[20:25, :, 3] = nodata
+    write_tif(tmp_path / "tile.tif", values, nodata=nodata, photometric="minisblack")
+    hidden = np.zeros((30, 40), bool)
+    hidden[:5], hidden[10:15] = one_hides, True
+    with lc.open_unscaled(tmp_path / "tile.tif") as scene:
+        assert ((scene.read(0, 30)[..., 3] == 0) == hidden).all()
+    if one_hides:
+        assert np.min(lc.band_ranges([tmp_path / "tile.tif"])) >= 10
+        assert np.max(lc.band_ranges([tmp_path / "tile.tif"])) < 200
+
+
+def test_an_image_with_points_only_where_it_has_no_data_is_left_out(data, capsys):
+    image = lc.read_image(data / "train/images/tile_1.png")
+    alpha = np.full(image.shape[:2], 255, np.uint8)
+    alpha[:32] = 0
+    Image.fromarray(np.dstack([image, alpha])).save(data / "train/images/tile_1.png")
+    write_csv(data / "points.csv", data / "train/masks")
+    lines = (data / "points.csv").read_text().splitlines()
+    lines = [line for line in lines if not line.startswith("tile_1.png") or int(line.split(",")[2]) < 32]
+    (data / "points.csv").write_text("\n".join(line for line in lines if line[:6] in ("image,", "tile_1")) + "\n")
+    message = complaint(flags(data, train_mask_dir=data / "points.csv"), data, capsys)
+    assert "points.csv: no point lies where its image has data" in message
+    (data / "points.csv").write_text("\n".join(lines) + "\n")
+    assert lc.main(flags(data, train_mask_dir=data / "points.csv", epochs=1)) == 0
+    said = capsys.readouterr().out
+    assert "tiles: 4 train, 2 val" in said
+    assert "left out of training: 1 images with points only where they have no data" in said
+
+
+def test_only_points_beyond_the_budget_are_laid_to_it(data, capsys):
+    image = lc.read_image(data / "train/images/tile_1.png")
+    alpha = np.full(image.shape[:2], 255, np.uint8)
+    alpha[:32] = 0
+    Image.fromarray(np.dstack([image, alpha])).save(data / "train/images/tile_1.png")
+    write_csv(data / "points.csv", data / "train/masks")
+    for budget, laid in ((20, False), (15, True)):
+        assert lc.main(flags(data, train_mask_dir=data / "points.csv", num_points=budget, epochs=1)) == 0
+        assert ("points are learnt from: NUM_POINTS" in capsys.readouterr().out) == laid
+
+
+def test_tiles_that_are_learnt_from_and_scored_are_spoken_of(data, capsys):
+    assert lc.main(flags(data, val_image_dir=data / "train/images", val_mask_dir=data / "train/masks", epochs=1)) == 0
+    assert "note: 5 image(s) are both learnt from and scored on" in capsys.readouterr().out
+    assert lc.main(flags(data, epochs=1)) == 0
+    assert "both learnt from" not in capsys.readouterr().out
 
 
 def test_a_tile_all_of_whose_labels_are_hidden_is_named(data, capsys):

@@ -252,6 +252,47 @@ def test_a_failure_halfway_leaves_nothing(tmp_path, monkeypatch):
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("caf\u00e9", "cafe\u0301", "scenes", "masks"), ("a", "a_labels", "scenes/a.png", "masks/a_labels.png")],
+    ids=["accent", "one of each"],
+)
+def test_a_mask_belongs_to_its_scene(names, tmp_path):
+    scene, mask, images, masks = names
+    write_scene(tmp_path, "x", 96, 96)
+    (tmp_path / "scenes/x.png").rename(tmp_path / f"scenes/{scene}.png")
+    (tmp_path / "masks/x.png").rename(tmp_path / f"masks/{mask}.png")
+    run(tmp_path, images=tmp_path / images, labels=("--masks", str(tmp_path / masks)), block=1)
+    assert len(read_tiles(tmp_path)) == 9
+
+
+def test_infrared_that_passes_for_alpha_is_spoken_of(tmp_path, capsys):
+    """A GeoTIFF whose fourth band is called alpha, and is 0 over water."""
+    rasterio = pytest.importorskip("rasterio")
+    mask = write_scene(tmp_path, "a", 96, 96, mask=np.random.default_rng(0).integers(0, 3, (96, 96)).astype(np.uint8))
+    (tmp_path / "scenes/a.png").unlink()
+    values = np.random.default_rng(1).integers(20, 200, (4, 96, 96)).astype(np.uint8)
+    values[3][mask == 0] = 0
+    form = {"count": 4, "height": 96, "width": 96, "dtype": "uint8", "crs": "EPSG:32640"}
+    form["transform"] = rasterio.Affine(0.5, 0, 326000, 0, -0.5, 2780000)
+    with rasterio.open(tmp_path / "scenes/a.tif", "w", "GTiff", **form) as scene:
+        scene.write(values)
+    run(tmp_path, block=1)
+    said = capsys.readouterr().out
+    assert (
+        "labels without data" in said
+        and "if it is infrared: rio edit-info --colorinterp red,green,blue,undefined" in said
+    )
+    rio = pytest.importorskip("rasterio.rio.main")
+    from click.testing import CliRunner
+
+    command = ["edit-info", "--colorinterp", "red,green,blue,undefined", str(tmp_path / "scenes/a.tif")]
+    assert CliRunner().invoke(rio.main_group, command).exit_code == 0
+    run(tmp_path, block=1, output=tmp_path / "again")
+    with rasterio.open(next((tmp_path / "again").glob("*/images/*.tif"))) as tile:
+        assert tile.count == 4 and tile.dataset_mask().all()
+
+
 def test_georeference_nodata_and_palette_of_geotiffs_are_kept(tmp_path):
     """The mask is a map as `predict` writes it: with a palette and a nodata value."""
     rasterio = pytest.importorskip("rasterio")

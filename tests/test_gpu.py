@@ -23,6 +23,10 @@ class OrderError(AssertionError):
     """The result depends on the order in which the GPU's threads come, so that a seed does not decide it."""
 
 
+class DoubleError(AssertionError):
+    """A number of 64 bits on the GPU, which Apple's do not know."""
+
+
 class WatchedGpu(TorchDispatchMode):
     """Raises WaitError at an operation for which the host waits: one that needs values, or a copy that holds it up."""
 
@@ -39,9 +43,12 @@ class WatchedGpu(TorchDispatchMode):
         ):  # of sum and mean; PyTorch warns of it on CUDA
             raise OrderError(f"{func}: reduces its losses itself")
         try:
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
         except NotImplementedError as error:  # it has no values to say
             raise WaitError(f"{func}: {error}") from error
+        if isinstance(result, torch.Tensor) and (result.device, result.dtype) == (GPU, torch.float64):
+            raise DoubleError(f"{func}")
+        return result
 
 
 @pytest.fixture(autouse=True)

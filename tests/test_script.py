@@ -144,6 +144,7 @@ def test_interrupted_in_the_first_epoch(data, monkeypatch, capsys):
     out = data.parent / "out"
     assert lc.main(flags(data)) == 130
     assert {path.name for path in out.iterdir()} == set(lc.RESULT_FILES)
+    assert "--resume" not in capsys.readouterr().out, "there is nothing to go on from"
     lc.load_model(out / "best_model.pth", "cpu")
 
 

@@ -309,42 +309,51 @@ def draw_points(path: Path, dense: lc.LandCoverDataset, folders: list[Path], con
 
 def suggest(args: argparse.Namespace) -> None:
     model = lc.load_model(args.checkpoint)
-    images = [path for path in sorted(args.images.glob("[!.]*")) if path.suffix.lower() in lc.IMAGE_SUFFIXES]
-    if not images:
-        raise lc.InputError(f"{args.images}: is no folder of images ({', '.join(lc.IMAGE_SUFFIXES)}); correct --images")
-    points = None
+    images, points, masks = lc.list_images(args.images), None, {}
     if args.labelled and lc.is_points_file(args.labelled):
-        points, _ = lc.read_points(args.labelled, {path.stem: path for path in images}, model.class_names)
-    elif args.labelled and not any((args.labelled / f"{path.stem}.png").is_file() for path in images):
-        raise lc.InputError(
-            f"{args.labelled}: holds no mask (NAME.png) of these images; correct --labelled or leave it out"
-        )
-    if args.output.is_dir():
-        raise lc.InputError(f"{args.output}: is a folder; name a file with --output")
+        points, _ = lc.read_points(args.labelled, images, model.class_names)
+    elif args.labelled:
+        found = lc.files_by_stem(args.labelled, (".png",)) if args.labelled.is_dir() else {}
+        masks = {lc.folded(stem): path for stem, path in found.items()}
+        if masks.keys().isdisjoint(map(lc.folded, images)):
+            raise lc.InputError(
+                f"{args.labelled}: holds no mask (NAME.png) of these images; correct --labelled or leave it out"
+            )
+    check_not_lost(args)
     for folder in filter(None, (args.output.parent, args.pictures)):
         lc.prepare_output(folder)
     rows = []
-    for path in tqdm(images, "suggesting", unit="image", disable=None):
+    for stem, path in tqdm(images.items(), "suggesting", unit="image", disable=None):
         image = read_tile(path, model.reading)
         if points is None:
-            known = read_known(args.labelled / f"{path.stem}.png" if args.labelled else None, image.shape[:2])
+            known = read_known(masks.get(lc.folded(stem)), image.shape[:2])
         else:
-            known = lc.points_to_mask(points.get(path.stem, {}), *image.shape[:2]) != lc.IGNORE_INDEX
+            known = lc.points_to_mask(points.get(stem, {}), *image.shape[:2]) != lc.IGNORE_INDEX
         positions, uncertainties = least_sure(model, image, known, args.num_points)
         rows += [
             (path.name, x, y, "", f"{uncertainty:.4f}")
             for (y, x), uncertainty in zip(positions.tolist(), uncertainties, strict=True)
         ]
         if args.pictures:
-            draw_suggestions(args.pictures / f"{path.stem}.png", image[..., :3], positions)
+            draw_suggestions(args.pictures / f"{stem}.png", image[..., :3], positions)
     with lc.atomic_write(args.output) as partial_path, partial_path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("image", "x", "y", "class", "uncertainty"), *rows])
     print(f"wrote {args.output}: {len(rows)} points in {len(images)} images; fill in the column class")
 
 
+def check_not_lost(args: argparse.Namespace) -> None:
+    """Raises InputError if the results would replace labels that somebody gave, or the images."""
+    if args.output.is_dir():
+        raise lc.InputError(f"{args.output}: is a folder; name a file with --output")
+    if args.output.exists() and any(row["class"] for _, row in lc.csv_rows(args.output, ("image", "x", "y", "class"))):
+        raise lc.InputError(f"{args.output}: holds labels, which would be lost; name another file with --output")
+    if args.pictures and args.pictures.resolve() == args.images.resolve():
+        raise lc.InputError(f"--pictures {args.pictures}: are the images; name another folder")
+
+
 def read_known(path: Path | None, shape: tuple[int, ...]) -> np.ndarray:
     """Where a sparse mask is labelled, (H, W) bool: nowhere if there is none."""
-    if not path or not path.is_file():
+    if not path:
         return np.zeros(shape, bool)
     known = lc.read_mask(path) != lc.IGNORE_INDEX
     if known.shape != shape:

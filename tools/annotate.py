@@ -190,12 +190,15 @@ def set_label(config: argparse.Namespace, request: dict) -> dict:
     told instead of overwriting it. Returns what `show_tile` does.
     """
     name, x, y = find_tile(config, request), request.get("x"), request.get("y")
-    height, width = config.read(config.tiles[name]).shape[:2]
+    image = config.read(config.tiles[name])
+    height, width = image.shape[:2]
     if not (type(x) is type(y) is int and 0 <= x < width and 0 <= y < height):
         raise Refused(400, f"there is no pixel {x},{y} in {name}")
     was, now = request.get("was"), request.get("now")
     if not all(label in [None, "", *config.class_names] for label in (was, now)):
         raise Refused(400, "there is no such class; reload the page")
+    if now and not image[y, x, 3]:
+        raise Refused(400, f"{name} has no data at {x},{y}: nothing could be learnt from a label there")
     with config.writing:
         points = read_points(config)
         found = labels_of(config, name, points).get((x, y))
@@ -230,13 +233,16 @@ def training_command(config: argparse.Namespace) -> str | None:
     has_val = Path(lc.VAL_MASK_DIR).exists() and config.images.resolve() == Path(lc.TRAIN_IMAGE_DIR).resolve()
     with config.writing:
         points = [point for point in read_points(config) if point.label]
-        train, val = sorted({point.pixel[0] for point in points} & set(config.tiles)), []
+        labelled = {point.pixel[0] for point in points}
+        train, sides = sorted(labelled & set(config.tiles)), {}
         if "class_names" in settings or not has_val:
             cut = len(train) - max(1, len(train) // 5)
-            train, val = train[:cut], train[cut:]
+            sides["val"], train = train[cut:], train[:cut]
         if len(train) < 2:  # batch norm learns nothing of one
             return None
-        for side, names in (("train", train), ("val", val)) if val else ():
+        if sides or labelled - set(config.tiles):  # of images elsewhere, which training would miss
+            sides = {"train": train} | sides
+        for side, names in sides.items():
             path = config.points.with_suffix(".parts") / f"{side}.csv"
             write_points(path, [point for point in points if point.pixel[0] in names])
             flags |= {f"{side}_image_dir": config.images, f"{side}_mask_dir": path}
@@ -398,9 +404,11 @@ def prepare(config: argparse.Namespace) -> None:
     config.tiles = {path.name: path for path in images.values()}
     config.file_names = {lc.folded(name): path.name for path in images.values() for name in (path.stem, path.name)}
     config.model = lc.load_model(config.checkpoint) if config.checkpoint else None
-    reading = config.model.reading if config.model else {}
-    config.bands = list(reading.get("bands", lc.BANDS))
-    reading = reading or {"bands": lc.BANDS, "ranges": lc.band_ranges(images.values(), lc.BANDS)}
+    if config.model:
+        reading = config.model.reading
+    else:
+        reading = {"bands": lc.BANDS, "ranges": lc.band_ranges(images.values(), lc.BANDS)}
+    config.bands = list(reading["bands"])
     config.sides = {}
     for name, path in config.tiles.items():
         with lc.open_unscaled(path, config.bands) as scene:

@@ -238,19 +238,24 @@ def find_inputs(config: argparse.Namespace) -> int:
     scenes = by_stem(config.images, lc.IMAGE_SUFFIXES)
     if not scenes:
         raise lc.InputError(f"{config.images}: holds no image ({', '.join(lc.IMAGE_SUFFIXES)}); correct --images")
-    sizes, config.passed_over = {}, {}
+    sizes, config.passed_over, config.alpha_scenes = {}, {}, []
     for path in scenes.values():
-        with lc.open_unscaled(path, bands_of(path)) as scene:
+        bands = bands_of(path)
+        with lc.open_unscaled(path, bands) as scene:
             sizes[path.name] = (scene.height, scene.width)
+        if len(bands) == 3 and scene.kind == "4 band(s), uint8":
+            config.alpha_scenes.append(path)
     if config.points:
         points, config.passed_over = lc.read_points(config.points, scenes, config.class_names)
         config.labels = {scenes[stem].name: own for stem, own in points.items()}
     else:
-        masks = by_stem(config.masks, (".png", ".tif", ".tiff"))
+        masks = {lc.folded(stem): path for stem, path in by_stem(config.masks, (".png", ".tif", ".tiff")).items()}
+        if config.images.is_file() and config.masks.is_file():  # one belongs to the other, whatever they are called
+            masks = {lc.folded(config.images.stem): config.masks}
         for stem, path in scenes.items():
-            if stem not in masks:
+            if lc.folded(stem) not in masks:
                 raise lc.InputError(f"{path}: has no mask of that name in {config.masks}; add it or remove the image")
-        config.labels = {path.name: masks[stem] for stem, path in scenes.items()}
+        config.labels = {path.name: masks[lc.folded(stem)] for stem, path in scenes.items()}
     config.scenes = {path.name: path for path in scenes.values() if path.name in config.labels}
     return sum(math.ceil(sizes[name][0] / config.tile) for name in config.scenes)
 
@@ -272,6 +277,10 @@ def report(config: argparse.Namespace, tiles: dict, val: set, left_out: Counter)
     for what, number in left_out.items():
         if number:
             print(f"left out: {number:,} {what}")
+    if left_out["labels without data"] and config.alpha_scenes:
+        scene = config.alpha_scenes[0]
+        cure = f"rio edit-info --colorinterp red,green,blue,undefined {scene}, then cut anew"
+        print(f"note: the fourth band of {scene} passes for its alpha; if it is infrared: {cure}")
     if config.points:
         print("note: val has points only, so its score will be their accuracy: mIoU takes dense masks")
     for name, *numbers in zip(config.class_names, *counts.values(), strict=True):

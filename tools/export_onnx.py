@@ -103,8 +103,8 @@ def metadata(model: lc.DeepLabV3Segmentation, tile: int | None, resolution: floa
         "model_type": "Segmentor",
         "class_names": dict(zip(ids, model.class_names, strict=True)),
         "class_colors": dict(zip(ids, map(to_hex, palette), strict=True)),
-        "bands": model.reading.get("bands", lc.RGB_BANDS),
-        "band_ranges": model.reading.get("ranges"),
+        "bands": model.reading["bands"],
+        "band_ranges": model.reading["ranges"],
         "standardization_mean": [
             0.0,
             0.0,
@@ -173,7 +173,7 @@ def main(argv: list[str]) -> None:
     worst = export(model, args.output, args.tile, args.resolution)
     size = f"{args.tile}x{args.tile}" if args.tile else "any size"
     print(f"wrote {args.output}: images of {size}, {model.num_classes} classes; logits as PyTorch's within {worst:.1g}")
-    if model.reading.get("ranges"):
+    if model.reading["ranges"]:
         print(f"its input is bands {model.reading['bands']}, scaled so that {model.reading['ranges']} become 0 and 1")
     if not (args.tile and args.resolution):
         print("for Deepness in QGIS give --tile and --resolution: it takes tiles of one size, at one resolution")
