@@ -294,10 +294,10 @@ def open_unscaled(path: str | Path, bands: Sequence[int] = RGB_BANDS) -> Iterato
             width, height = picture.size
             yield Scene(height, width, picture_reader(path, bands), kind=f"mode {picture.mode}")
             return
-    with readable(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        dataset = rasterio.open(path)
-    with dataset, rasterio.Env(GDAL_CACHEMAX=2**28):  # bytes here; else a share of the machine's memory
+    with (
+        open_raster(path) as dataset,
+        rasterio.Env(GDAL_CACHEMAX=2**28),
+    ):  # bytes here; else a share of the machine's memory
         if dataset.count < 3 and tuple(bands) == RGB_BANDS:
             bands = (1, 1, 1)
         check_bands(path, bands, dataset.count)
@@ -308,6 +308,15 @@ def open_unscaled(path: str | Path, bands: Sequence[int] = RGB_BANDS) -> Iterato
         place = (dataset.crs, dataset.transform) if dataset.crs or not dataset.transform.is_identity else (None, None)
         read = partial(raster_rows, dataset, list(bands))
         yield Scene(dataset.height, dataset.width, read, *place, kind, depths != ["uint8"])
+
+
+def open_raster(path: str | Path):
+    """A rasterio dataset, to be closed. Raises InputError if it cannot be read; a missing georeference is no matter for a warning."""
+    import rasterio
+
+    with readable(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        return rasterio.open(path)
 
 
 def check_bands(path: str | Path, bands: Sequence[int], count: int) -> None:
@@ -415,6 +424,11 @@ def read_mask(path: str | Path) -> np.ndarray:
     if not np.array_equal(ids, mask):
         raise InputError(f"{path}: holds ids {listed_ids(mask)}; they run from 0 to NUM_CLASSES - 1, 255 is unlabelled")
     return ids
+
+
+def numbered_classes(num_classes: int) -> list[str]:
+    """The names of classes that have none."""
+    return [f"class {index}" for index in range(num_classes)]
 
 
 def listed_ids(mask: np.ndarray) -> str:
@@ -2207,7 +2221,7 @@ def save_checkpoint(
         "num_classes": model.num_classes,
         "architecture": model.architecture,
         "backbone": model.backbone_name,
-        "class_names": class_names or [f"class {index}" for index in range(model.num_classes)],
+        "class_names": class_names or numbered_classes(model.num_classes),
         "class_colors": class_colors,
         "starting_weights": model.starting_weights,
         "reading": model.reading,
@@ -3232,7 +3246,7 @@ def train_and_score(config: argparse.Namespace) -> int:
     """The whole job: check, train, validate, write. Returns the exit code, 130 after Ctrl-C."""
     with together():
         check_settings(config)
-        config.class_names = config.class_names or [f"class {index}" for index in range(config.num_classes)]
+        config.class_names = config.class_names or numbered_classes(config.num_classes)
         train_set, val_set = make_dataset(config, "train"), make_dataset(config, "val")
         ranges = band_ranges([image for image, _ in train_set.tiles], config.bands)
     train_set.reading["ranges"] = val_set.reading["ranges"] = ranges

@@ -131,7 +131,7 @@ def simulate(config: argparse.Namespace) -> None:
     for seed in config.seeds:
         config.seed = seed
         lc.check_settings(config)
-    config.class_names = config.class_names or [f"class {index}" for index in range(config.num_classes)]
+    config.class_names = config.class_names or lc.numbered_classes(config.num_classes)
     dense, val_set = lc.make_dataset(config, "train"), lc.make_dataset(config, "val")
     dense.reading["ranges"] = lc.band_ranges([image for image, _ in dense.tiles], config.bands)
     val_set.reading = dense.reading

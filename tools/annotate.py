@@ -431,7 +431,7 @@ def set_classes(config: argparse.Namespace) -> None:
         source = (
             (config.model.class_names, config.model.class_colors) if config.model else (lc.CLASS_NAMES, lc.CLASS_COLORS)
         )
-        names, colors = source[0] or [f"class {index}" for index in range(lc.NUM_CLASSES)], colors or source[1]
+        names, colors = source[0] or lc.numbered_classes(lc.NUM_CLASSES), colors or source[1]
     if not 2 <= len(set(names)) == len(names) < 255 or not all(names):
         raise lc.InputError("--class-names: give 2 to 254 names that differ from each other")
     if colors and (len(colors) != len(names) or not all(map(is_color_like, colors))):

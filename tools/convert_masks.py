@@ -215,7 +215,7 @@ def given_palette(args: argparse.Namespace) -> Palette:
         lc.complain("give --palette, or --colors or --ids")
     if len(lengths) > 1:
         lc.complain(f"--colors, --ids and --names differ in length: {', '.join(map(str, sorted(lengths)))}")
-    lists.setdefault("name", [f"class {index}" for index in range(lengths.pop())])
+    lists.setdefault("name", lc.numbered_classes(lengths.pop()))
     rows = [dict(zip(lists, texts, strict=True)) for texts in zip(*lists.values(), strict=True)]
     nothing = args.unlabelled.split(",") if args.unlabelled else []
     return make_palette([*rows, *({"color" if "#" in text else "id": text} for text in nothing)], "--colors, --ids")

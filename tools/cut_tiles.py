@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import math
 import sys
 import tempfile
@@ -54,9 +55,7 @@ def open_mask(path: Path) -> typing.Iterator[tuple[tuple[int, int], Reader]]:
         mask = lc.read_mask(path)
         yield mask.shape, lambda top, bottom: mask[top:bottom]
         return
-    with lc.readable(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        dataset = rasterio.open(path)
+    dataset = lc.open_raster(path)
 
     def read(top: int, bottom: int) -> np.ndarray:
         with lc.readable(path):
@@ -88,17 +87,11 @@ def sparse_rows(points: lc.Points, width: int) -> Reader:
 
 def bands_of(path: Path) -> tuple[int, ...]:
     """The bands of a scene but alpha, counted from 1; three of grey scenes and of all that rasterio does not read."""
-    try:
-        import rasterio
-    except ImportError:
+    if path.suffix.lower() not in (".tif", ".tiff") or not importlib.util.find_spec("rasterio"):
         return lc.RGB_BANDS
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        return lc.RGB_BANDS
-    with lc.readable(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path) as dataset:
-            kinds = zip(dataset.indexes, dataset.colorinterp, strict=True)
-            bands = tuple(band for band, kind in kinds if kind.name != "alpha")
+    with lc.open_raster(path) as dataset:
+        kinds = zip(dataset.indexes, dataset.colorinterp, strict=True)
+        bands = tuple(band for band, kind in kinds if kind.name != "alpha")
     return bands if len(bands) > 1 else lc.RGB_BANDS
 
 
@@ -314,9 +307,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     flag("--edges", choices=("pad", "drop"), default="pad", help="what becomes of tiles at the edge (default: pad)")
     flag("--seed", metavar="N", type=int, default=0, help="decides the blocks (default: 0)")
     args = parser.parse_args(argv)
-    numbered = [f"class {index}" for index in range(lc.NUM_CLASSES)]
     given = args.class_names and [name.strip() for name in args.class_names.split(",")]
-    args.class_names = given or lc.CLASS_NAMES or numbered
+    args.class_names = given or lc.CLASS_NAMES or lc.numbered_classes(lc.NUM_CLASSES)
     for name, low, high in (("tile", 32, 8192), ("block", 1, 10**6)):
         if not low <= getattr(args, name) <= high:
             lc.complain(f"--{name} {getattr(args, name)}: must lie between {low} and {high}")
