@@ -33,10 +33,10 @@ for seed in 0 1 2; do
     # Where the settings were chosen
     run study --split choose --every 2 --epochs 24 --seeds $seed --points 20 \
         --variants plain default labels teacher+cut_mix default+balanced dense forest
-    run study --split choose --every 2 --epochs 12 --seeds $seed --points 20 --variants plain plain_stratified dense teacher labels \
+    run study --split choose --every 2 --epochs 12 --seeds $seed --points 20 --variants plain default plain_stratified dense teacher labels \
         labels-evidence labels-views labels+views labels+threshold confident confident+cut_mix pairwise regions multi_scale
     run study --split choose --every 2 --seeds $seed --points 100 --variants forest
-    # The same in short
+    # The same in short, and longer on the same tiles
     run study --split choose --every 4 --epochs 24 --seeds $seed --points 20 --variants plain default
     run study --split choose --every 4 --epochs 12 --seeds $seed --points 20 --variants plain default {plain,default}_unet \
         {plain,default}+balanced plain+focal default_{none,weak,strong,grid,stratified} plain_hsv \

@@ -95,6 +95,13 @@ SWITCHES = {
         "confident pseudo-labels and `CUT_MIX = 0.5`": "confident+cut_mix",
     },
 }
+# What twice as much brings, at twenty points per tile: the set-up with less, and the one with more.
+TWICE = {
+    "twice the tiles, as many epochs": ("choose_quarter", "choose24"),
+    "twice the tiles, as many steps": ("choose_quarter", "choose"),
+    "twice the steps on 145 tiles": ("choose_short", "choose_quarter"),
+    "twice the steps on 290 tiles": ("choose", "choose24"),
+}
 AFTER_TRAINING = {
     "`--tta`: eight views at prediction": "8 views",
     "three scales at prediction": "3 scales",
@@ -352,6 +359,16 @@ def more_points_table() -> str:
     return markdown(header, body)
 
 
+def twice_table() -> str:
+    """What twice the tiles or the steps bring, seed by seed."""
+    body = []
+    for what, setups in TWICE.items():
+        less, more = (pick(study_rows(SETUPS[setup]), points="20") for setup in setups)
+        gain = [gained(pick(more, variant=name), pick(less, variant=name)) for name in ("plain", "default")]
+        body.append([what, *gain])
+    return markdown(["at twenty points per tile", "plain", "default"], body)
+
+
 def class_columns(found: list[dict]) -> dict:
     """IoU of each class: columns of a table, as functions of a cell's rows."""
     keys = [key for key in (found[0] if found else {}) if key.startswith("iou_")]
@@ -560,6 +577,7 @@ TABLES = {
     **{f"{name}_classes": lambda setup=setup: classes_table(setup) for name, setup in COMPARED.items()},
     **{kind: lambda kind=kind: variants_table(kind) for kind in ("parts", "methods", *KINDS)},
     "more_points": more_points_table,
+    "twice": twice_table,
     "switches": switches_table,
     "across": across_table,
     "tiles": tiles_table,
