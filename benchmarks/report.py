@@ -347,9 +347,8 @@ def in_minutes(seconds: list[float]) -> str:
 def more_points_table() -> str:
     """What the next points bring, seed by seed, and the default's classes."""
     found, body = study_rows(COMPARED["val"]), []
-    steps = [*itertools.pairwise(budgets(found)), ("20", "100")]
-    classes = [key for key in (found[0] if found else {}) if key.startswith("iou_")]
-    for fewer, more in steps:
+    classes = class_keys(found)
+    for fewer, more in [*itertools.pairwise(budgets(found)), ("20", "100")]:
         own = {
             name: (pick(found, variant=name, points=more), pick(found, variant=name, points=fewer)) for name in METHODS
         }
@@ -369,10 +368,14 @@ def twice_table() -> str:
     return markdown(["at twenty points per tile", "plain", "default"], body)
 
 
+def class_keys(found: list[dict]) -> list[str]:
+    """The columns of a CSV that hold the IoU of a class."""
+    return [key for key in (found[0] if found else {}) if key.startswith("iou_")]
+
+
 def class_columns(found: list[dict]) -> dict:
     """IoU of each class: columns of a table, as functions of a cell's rows."""
-    keys = [key for key in (found[0] if found else {}) if key.startswith("iou_")]
-    return {key.removeprefix("iou_"): lambda own, key=key: spread(column(own, key)) for key in keys}
+    return {key.removeprefix("iou_"): lambda own, key=key: spread(column(own, key)) for key in class_keys(found)}
 
 
 def classes_table(setup: dict) -> str:

@@ -593,11 +593,17 @@ def test_nodata_in_one_of_the_bands(dtype, nodata, one_hides, tmp_path):
         assert np.max(lc.band_ranges([tmp_path / "tile.tif"])) < 200
 
 
-def test_an_image_with_points_only_where_it_has_no_data_is_left_out(data, capsys):
-    image = lc.read_image(data / "train/images/tile_1.png")
+def hide_rows(data, rows):
+    """The first rows of one train tile without data."""
+    path = data / "train/images/tile_1.png"
+    image = lc.read_image(path)
     alpha = np.full(image.shape[:2], 255, np.uint8)
-    alpha[:32] = 0
-    Image.fromarray(np.dstack([image, alpha])).save(data / "train/images/tile_1.png")
+    alpha[:rows] = 0
+    Image.fromarray(np.dstack([image, alpha])).save(path)
+
+
+def test_an_image_with_points_only_where_it_has_no_data_is_left_out(data, capsys):
+    hide_rows(data, 32)
     write_csv(data / "points.csv", data / "train/masks")
     lines = (data / "points.csv").read_text().splitlines()
     lines = [line for line in lines if not line.startswith("tile_1.png") or int(line.split(",")[2]) < 32]
@@ -612,10 +618,7 @@ def test_an_image_with_points_only_where_it_has_no_data_is_left_out(data, capsys
 
 
 def test_only_points_beyond_the_budget_are_laid_to_it(data, capsys):
-    image = lc.read_image(data / "train/images/tile_1.png")
-    alpha = np.full(image.shape[:2], 255, np.uint8)
-    alpha[:32] = 0
-    Image.fromarray(np.dstack([image, alpha])).save(data / "train/images/tile_1.png")
+    hide_rows(data, 32)
     write_csv(data / "points.csv", data / "train/masks")
     for budget, laid in ((20, False), (15, True)):
         assert lc.main(flags(data, train_mask_dir=data / "points.csv", num_points=budget, epochs=1)) == 0
@@ -630,8 +633,7 @@ def test_tiles_that_are_learnt_from_and_scored_are_spoken_of(data, capsys):
 
 
 def test_a_tile_all_of_whose_labels_are_hidden_is_named(data, capsys):
-    image = lc.read_image(data / "train/images/tile_1.png")
-    Image.fromarray(np.dstack([image, image[..., 0] * 0])).save(data / "train/images/tile_1.png")
+    hide_rows(data, 64)
     message = complaint(flags(data), data, capsys)
     assert "masks/tile_1.png: has no labelled pixel where" in message
 
