@@ -294,10 +294,8 @@ def open_unscaled(path: str | Path, bands: Sequence[int] = RGB_BANDS) -> Iterato
             width, height = picture.size
             yield Scene(height, width, picture_reader(path, bands), kind=f"mode {picture.mode}")
             return
-    with (
-        open_raster(path) as dataset,
-        rasterio.Env(GDAL_CACHEMAX=2**28),
-    ):  # bytes here; else a share of the machine's memory
+    # GDAL's cache in bytes; else it is a share of the machine's memory
+    with open_raster(path) as dataset, rasterio.Env(GDAL_CACHEMAX=2**28):
         if dataset.count < 3 and tuple(bands) == RGB_BANDS:
             bands = (1, 1, 1)
         check_bands(path, bands, dataset.count)
@@ -1026,10 +1024,10 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
             found.append((image.shape[:2], counts, labelled, notes, digest.digest()))
     parts = gather(found)
     in_order = [parts[index % len(parts)][index // len(parts)] for index in range(len(dataset))]
-    if not any(in_order):
-        raise InputError(
-            f"{dataset.tiles[0][1]}: no point lies where its image has data; correct the points or the images"
-        )
+    with together():
+        if not any(in_order):
+            cure = "correct the points or the images"
+            raise InputError(f"{dataset.tiles[0][1]}: no point lies where its image has data; {cure}")
     dataset.passed_over["images with points only where they have no data"] += in_order.count(None)
     dataset.tiles = [tile for tile, one in zip(dataset.tiles, in_order, strict=True) if one]
     sizes, counts, labelled, notes, digests = zip(*filter(None, in_order), strict=True)
