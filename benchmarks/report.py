@@ -1,11 +1,14 @@
-"""Writes the tables and figures of README.md and technical_report.md from the CSVs in benchmarks/results/.
+"""Writes the tables, marked values and curve of README.md, technical_report.md and TABLES.md from the CSVs.
 
-    python benchmarks/report.py            draw the figures, write tables and single values between their marks
+    python benchmarks/report.py            draw the curve, write tables and single values between their marks
     python benchmarks/report.py --check    say which differ from the CSVs, exit 1 if any does
 
-A table stands between <!-- table:NAME --> and <!-- end -->, a single value after <!-- study:SET-UP/VARIANT/POINTS:COLUMN -->,
-<!-- inference:SET-UP/VARIANT/POINTS/WAY:COLUMN -->, <!-- speed:BACKBONE/CPU/MEASURE:COLUMN --> or, of a run of its own, <!-- RUN:KEY --> (see `value`). A figure in benchmarks/results/figures carries a hash of the rows that it shows.
-Everything takes the rows that are there. Values are the mean over seeds, ± their standard deviation, (their number).
+A table stands between <!-- table:NAME --> and <!-- end -->; results/TABLES.md has every one. A value stands
+after <!-- study:SET-UP/VARIANT/POINTS:COLUMN -->, <!-- inference:SET-UP/VARIANT/POINTS/WAY:COLUMN -->,
+<!-- speed:BACKBONE/CPU/MEASURE:COLUMN -->, <!-- first_run:COLUMN --> or <!-- RUN:KEY --> (see `marked`). It
+keeps its decimals, a leading plus, and " ± 0.01" behind it if it has one. A figure in results/figures carries
+a hash of the rows that it shows. Everything takes the rows that are there. Values are the mean over seeds, ±
+their standard deviation, (their number).
 """
 
 from __future__ import annotations
@@ -18,94 +21,102 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Collection
-from functools import partial
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "technical_report.md")
+DOCUMENTS = ("README.md", "technical_report.md", "benchmarks/results/TABLES.md")
+
+
+def setup(split: str, every: int, epochs: int, size: int = 128) -> dict[str, str]:
+    return {"split": split, "size": str(size), "epochs": str(epochs), "every": str(every)}
+
+
 COMPARED = {  # set-ups of benchmarks/study.py in which the methods are compared
-    "val": {"split": "val", "size": "128", "epochs": "24", "every": "3"},
-    "scenes": {"split": "scenes", "size": "128", "epochs": "24", "every": "3"},
-    "val256": {"split": "val", "size": "256", "epochs": "24", "every": "3"},
-    "scenes256": {"split": "scenes", "size": "256", "epochs": "24", "every": "3"},
+    "val": setup("val", 3, 24),
+    "scenes": setup("scenes", 3, 24),
+    "val256": setup("val", 3, 24, 256),
+    "scenes256": setup("scenes", 3, 24, 256),
 }
 SETUPS = COMPARED | {
-    "choose": {"split": "choose", "size": "128", "epochs": "12", "every": "2"},
-    "choose24": {"split": "choose", "size": "128", "epochs": "24", "every": "2"},
-    "choose_short": {"split": "choose", "size": "128", "epochs": "12", "every": "4"},
-    "choose_quarter": {"split": "choose", "size": "128", "epochs": "24", "every": "4"},
-    "choose_scenes": {"split": "choose_scenes", "size": "128", "epochs": "12", "every": "2"},
+    "choose": setup("choose", 2, 12),
+    "choose24": setup("choose", 2, 24),
+    "choose_short": setup("choose", 4, 12),
+    "choose_quarter": setup("choose", 4, 24),
+    "choose_scenes": setup("choose_scenes", 2, 12),
 }
 CLASSWISE = ("5", "20", "100")  # budgets for which every class is shown
-METHODS = {"forest": "random forest", "plain": "plain", "default": "default"}  # compared at every budget of points
+METHODS = {
+    "forest": "random forest",
+    "plain": "plain",
+    "default": "default",
+}  # compared at every budget of points
 WITH_MASKS = {"plain": "dense", "default": "dense+teacher+cut_mix"}  # the same with every pixel labelled
 # Each of them has the mean teacher.
 BESIDE_TEACHER = ("labels", "confident", "confident+cut_mix", "pairwise", "regions", "multi_scale")
-KINDS = {  # what sets a variant apart from the one that its name begins with; "" is that one. All others are `parts`.
+RANDOM_STARTS = ("", "_resnet34", "_resnet50", "_unet", "_segformer")
+# What sets a variant apart from the one that its name begins with; "" is that one. All others are `parts`.
+KINDS = {
     "augmentation": ("_none", "_weak", "", "_strong", "_hsv"),
     "where": ("", "_stratified", "_grid", "_boundary"),
     "noise": ("", "@wrong5", "@wrong10", "@wrong20", "@shift1", "@shift3", "@shift5"),
-    "networks": ("", "_unet", "_resnet50", *(f"{network}_random_weights" for network in ("", "_resnet34", "_resnet50", "_unet", "_segformer"))),
-}  # fmt: skip
-# What one may change: set-up, points and the variant that has it as it was -> the change, and the variant that shows it.
+    "networks": ("", "_unet", "_resnet50", *(f"{network}_random_weights" for network in RANDOM_STARTS)),
+}
+DEFAULT_FOR_PLAIN = {"the default in place of plain training": "default"}
+NO_LABELS = {"`PSEUDO_LABEL_WEIGHT = 0`: no soft labels": "teacher+cut_mix"}
+UNET = {"`ARCHITECTURE = unet`": "default_unet"}
+STRATIFIED = {"`POINT_SAMPLING = stratified`, today's default": "default_stratified"}
+# What one may change: set-up, points and the variant as it was -> the change, and the variant that shows it.
 SWITCHES = {
     ("val", "20", "plain"): {
-        "the default in place of plain training": "default",
+        **DEFAULT_FOR_PLAIN,
         "`TEACHER_DECAY = 0.99` alone: the mean model": "teacher",
         "`CUT_MIX = 0.5` alone": "plain+cut_mix",
         "mean model and CutMix, no soft labels": "teacher+cut_mix",
     },
     ("val", "20", "teacher"): {"soft labels beside the mean model": "labels"},
-    ("val", "100", "plain"): {"the default in place of plain training": "default"},
-    ("val256", "100", "plain"): {"the default in place of plain training": "default"},
-    ("val", "5", "default"): {"`PSEUDO_LABEL_WEIGHT = 0`: no soft labels": "teacher+cut_mix"},
+    ("val", "100", "plain"): DEFAULT_FOR_PLAIN,
+    ("val256", "100", "plain"): DEFAULT_FOR_PLAIN,
+    ("val", "5", "default"): NO_LABELS,
     ("val", "20", "default"): {
-        "`PSEUDO_LABEL_WEIGHT = 0`: no soft labels": "teacher+cut_mix",
+        **NO_LABELS,
         "`CUT_MIX = 0`": "labels",
         "no augmentation": "default_none",
         "`AUGMENTATION = weak`": "default_weak",
         "`AUGMENTATION = strong`": "default_strong",
         "`POINT_SAMPLING = grid`": "default_grid",
-        "`POINT_SAMPLING = stratified`": "default_stratified",
+        **STRATIFIED,
         "`POINT_SAMPLING = boundary`": "default_boundary",
         "random weights in place of ImageNet's": "default_random_weights",
     },
-    ("val", "100", "default"): {"`ARCHITECTURE = unet`": "default_unet"},
-    ("val256", "100", "default"): {"`ARCHITECTURE = unet`": "default_unet"},
-    ("scenes", "100", "plain"): {"the default in place of plain training": "default"},
-    ("scenes", "100", "default"): {"`ARCHITECTURE = unet`": "default_unet"},
-    ("choose24", "20", "plain"): {"the default in place of plain training": "default"},
+    ("val", "100", "default"): UNET | STRATIFIED,
+    ("val256", "100", "default"): UNET,
+    ("scenes", "100", "plain"): DEFAULT_FOR_PLAIN,
+    ("scenes", "100", "default"): UNET,
+    ("choose24", "20", "plain"): DEFAULT_FOR_PLAIN,
     ("choose24", "20", "default"): {
-        "`PSEUDO_LABEL_WEIGHT = 0`: no soft labels": "teacher+cut_mix",
+        **NO_LABELS,
         "`CUT_MIX = 0`": "labels",
         "`CLASS_BALANCE = 0.5`": "default+balanced",
     },
     ("choose", "20", "labels"): {
         "`POINT_EVIDENCE = False`": "labels-evidence",
-        "`TEACHER_VIEWS = 1`": "labels-views",
-        "`TEACHER_VIEWS = 4`": "labels+views",
+        "`TEACHER_VIEWS` 1, not 2 (`rejected.py`)": "labels-views",
+        "`TEACHER_VIEWS` 4, not 2 (`rejected.py`)": "labels+views",
         "`PSEUDO_LABEL_THRESHOLD = 0.9`": "labels+threshold",
     },
     ("choose", "20", "teacher"): {
-        "`PAIRWISE_WEIGHT = 0.01`": "pairwise",
-        "`REGION_WEIGHT = 0.5`": "regions",
+        "`PAIRWISE_WEIGHT` 0.01 (`rejected.py`)": "pairwise",
+        "`REGION_WEIGHT` 0.5 (`rejected.py`)": "regions",
         "`MULTI_SCALE = 1.4`": "multi_scale",
-        "confident pseudo-labels beside the mean model": "confident",
+        "confident pseudo-labels": "confident",
         "confident pseudo-labels and `CUT_MIX = 0.5`": "confident+cut_mix",
     },
-}
-# What twice as much brings, at twenty points per tile: the set-up with less, and the one with more.
-TWICE = {
-    "twice the tiles, as many epochs": ("choose_quarter", "choose24"),
-    "twice the tiles, as many steps": ("choose_quarter", "choose"),
-    "twice the steps on 145 tiles": ("choose_short", "choose_quarter"),
-    "twice the steps on 290 tiles": ("choose", "choose24"),
 }
 AFTER_TRAINING = {
     "`--tta`: eight views at prediction": "8 views",
     "three scales at prediction": "3 scales",
-    "local CRF at prediction": "CRF",
+    "`map_scenes.py --crf`: local CRF": "CRF",
     "ensemble of three trainings": "ensemble of 3",
 }
 AT_PREDICTION = {  # the same of benchmarks/inference.py: the change, and the way of predicting
@@ -115,6 +126,51 @@ AT_PREDICTION = {  # the same of benchmarks/inference.py: the change, and the wa
         "ensemble of three trainings": "ensemble of 3",
         "ensemble of three trainings, with `--tta`": "ensemble of 3, 8 views",
     },
+}
+# What twice as much brings, at twenty points per tile: the set-up with less, and the one with more.
+TWICE = {
+    "twice the tiles, as many epochs": ("choose_quarter", "choose24"),
+    "twice the tiles, as many steps": ("choose_quarter", "choose"),
+    "twice the steps on 145 tiles": ("choose_short", "choose_quarter"),
+    "twice the steps on 290 tiles": ("choose", "choose24"),
+}
+# The short tables of the report, see `overview`: their lines, and columns (set-up, points, base, measure).
+ADDED = {
+    "plain, the score itself": "{}",
+    "mean teacher": "teacher",
+    "CutMix": "plain+cut_mix",
+    "mean teacher, CutMix": "teacher+cut_mix",
+    "mean teacher, soft labels": "labels",
+    "all three: `default`": "default",
+    "dense masks, plain": "dense",
+    "dense masks, mean teacher, CutMix": "dense+teacher+cut_mix",
+}
+ADDED_WHERE = {
+    "`val`, 5 points": ("val", "5", "plain", "miou"),
+    "`val`, 20 points": ("val", "20", "plain", "miou"),
+    "`choose`, 20 points": ("choose24", "20", "plain", "miou"),
+}
+SAMPLED = {
+    "random, the score itself": "{}",
+    "stratified": "{}_stratified",
+    "grid": "{}_grid",
+    "boundary": "{}_boundary",
+}
+SAMPLED_WHERE = {
+    "default, 20: mIoU": ("val", "20", "default", "miou"),
+    "IoU of roads": ("val", "20", "default", "iou_road"),
+    "default, 100: mIoU": ("val", "100", "default", "miou"),
+    "IoU of roads, 100": ("val", "100", "default", "iou_road"),
+    "plain, 20 (`choose`): mIoU": ("choose", "20", "plain", "miou"),
+    "IoU of roads, plain": ("choose", "20", "plain", "iou_road"),
+}
+PLACES = {"random forest": "forest", "plain": "plain", "default": "default", "default, U-Net": "default_unet"}
+PLACES_WHERE = {
+    "`val`": ("val", "100", "", "miou"),
+    "`val`, 256 px": ("val256", "100", "", "miou"),
+    "`scenes`": ("scenes", "100", "", "miou"),
+    "`scenes`, 256 px": ("scenes256", "100", "", "miou"),
+    "`choose_scenes`": ("choose_scenes", "100", "", "miou"),
 }
 MIXED = " ‡"
 NOT_RUN = "*Not run yet.*"
@@ -147,7 +203,7 @@ def budgets(found: list[dict]) -> list[str]:
 
 
 def by_seed(found: list[dict], key: str) -> dict[str, float]:
-    """A column's value for every seed; a cell that was run in both precisions counts once. Older rows lack some columns."""
+    """A column's value for every seed; a cell run in both precisions counts once."""
     values = {}
     for row in found:
         if row.get(key):
@@ -160,7 +216,7 @@ def column(found: list[dict], key: str = "miou") -> list[float]:
 
 
 def paired(found: list[dict], base: list[dict], key: str, how) -> list[float]:
-    """how(value, value of the base) for every seed that both have; an ensemble's seeds against the mean of theirs.
+    """how(value, value of the base) for every seed that both have; an ensemble against the mean of its seeds.
 
     Where the base was run in several precisions, the row of the same one is taken.
     """
@@ -169,7 +225,8 @@ def paired(found: list[dict], base: list[dict], key: str, how) -> list[float]:
         theirs = by_seed(base, key) | by_seed(pick(base, precision=row.get("precision")), key)
         seeds = row["seed"].split()
         if row.get(key) and set(seeds) <= set(theirs):
-            values.setdefault(row["seed"], []).append(how(float(row[key]), statistics.mean(map(theirs.get, seeds))))
+            other = statistics.mean(map(theirs.get, seeds))
+            values.setdefault(row["seed"], []).append(how(float(row[key]), other))
     return [statistics.mean(several) for several in values.values()]
 
 
@@ -178,35 +235,34 @@ def gains(found: list[dict], base: list[dict], key: str = "miou") -> list[float]
 
 
 def overfitting(found: list[dict]) -> list[float]:
-    """How much better a model is on the dense masks of its own train tiles, for every seed of which that was scored."""
-    gaps = [row | {"gap": float(row["train_miou"]) - float(row["miou"])} for row in found if row.get("train_miou")]
-    return column(gaps, "gap")
+    """How much better a model is on the dense masks of its own train tiles, for every seed that has it."""
+    scored = [row for row in found if row.get("train_miou")]
+    return column([row | {"gap": float(row["train_miou"]) - float(row["miou"])} for row in scored], "gap")
 
 
 def beyond_chance(values: list[float]) -> bool:
-    """Whether a mean over three seeds or more is further from 0 than 2.5 standard deviations: for three, a t test at 5%."""
+    """Whether a mean is further from 0 than 2.5 standard deviations: for three seeds, a t test at 5%."""
     return len(values) > 2 and abs(statistics.mean(values)) > 2.5 * statistics.stdev(values)
 
 
 def costs(found: list[dict], base: list[dict], key: str = "seconds") -> list[float]:
     """Times relative to the base's, seed by seed; only those of one machine make a ratio."""
-    return [
-        ratio
-        for row in found
-        for ratio in paired([row], pick(base, hardware=row.get("hardware")), key, lambda a, b: a / b)
-    ]
+    ratios = []
+    for row in found:
+        ratios += paired([row], pick(base, hardware=row.get("hardware")), key, lambda a, b: a / b)
+    return ratios
 
 
 def family_of(name: str) -> str:
-    """The variant whose name this one begins with: `labels` for `labels+views`; `plain` for all that are no change of another."""
+    """The variant that this name begins with: `labels` for `labels+views`; `plain` for any other."""
     family = re.match("[a-z]+", name)[0]
     return family if family != name and family in ("plain", "dense", "labels", "default") else "plain"
 
 
 def base_of(name: str, present: Collection[str]) -> str:
-    """Which of the variants present this one is compared with: what it adds one part to, where that was run, else its family.
+    """The variant that this one is compared with: what it adds one part to, if present, else its family.
 
-    Another network without ImageNet is compared with the family without it, a ResNet50 with a ResNet50 trained plainly.
+    Another network without ImageNet is compared with the family without it, a ResNet50 with a plain ResNet50.
     """
     family = family_of(name)
     nearest = "teacher" if name in BESIDE_TEACHER else family
@@ -218,7 +274,7 @@ def base_of(name: str, present: Collection[str]) -> str:
 
 
 def cell_and_base(setup: str, name: str, points: str) -> tuple[list[dict], list[dict]]:
-    """The rows of a cell, and of the variant that it is compared with; dense masks with that of any budget."""
+    """The rows of a cell, and of the variant that it is compared with; of dense masks that of any budget."""
     found = study_rows(SETUPS[setup])
     own = pick(found, variant=name, points=points)
     if points != "all":
@@ -243,14 +299,15 @@ def setup_title(setup: dict, points: str) -> str:
 
 
 def groups(kind: str) -> list[tuple[str, dict[str, list[dict]]]]:
-    """For every set-up and budget with a variant of this kind: its title, and the rows of those variants and their bases.
+    """For every set-up and budget with a variant of this kind: title, rows of those and of their bases.
 
     Of `methods` those alone that no other table has.
     """
-    found, result = rows("study.csv"), []
+    result = []
     alone = ("forest", *WITH_MASKS.values())  # make no comparison
-    for split, size, epochs, every in dict.fromkeys((r["split"], r["size"], r["epochs"], r["every"]) for r in found):
-        setup = {"split": split, "size": size, "epochs": epochs, "every": every}
+    keys = ("split", "size", "epochs", "every")
+    for values in dict.fromkeys(tuple(row[key] for key in keys) for row in rows("study.csv")):
+        setup = dict(zip(keys, values, strict=True))
         together = study_rows(setup)
         for points in budgets(together):
             here = [row for row in together if row["points"] in (points, "all")]
@@ -260,7 +317,12 @@ def groups(kind: str) -> list[tuple[str, dict[str, list[dict]]]]:
             families = dict.fromkeys(["plain", *map(family_of, own)])
             order = [family + suffix for family in families for suffix in KINDS.get(kind, ())]
             if kind in ("parts", "methods"):
-                order = ["forest", *WITH_MASKS, *WITH_MASKS.values(), *(sorted(own) if kind == "parts" else [])]
+                order = [
+                    "forest",
+                    *WITH_MASKS,
+                    *WITH_MASKS.values(),
+                    *(sorted(own) if kind == "parts" else []),
+                ]
             if own and not (kind == "methods" and elsewhere):
                 variants = {name: pick(here, variant=name) for name in order if name in names}
                 result.append((setup_title(setup, points), variants))
@@ -280,6 +342,11 @@ def spread(values: list[float], digits: int = 3, sign: str = "") -> str:
     return f"{statistics.mean(values):{sign}.{digits}f}{deviation}"
 
 
+def counted(values: list[float], digits: int = 3, sign: str = "") -> str:
+    """The same with the number of seeds."""
+    return f"{spread(values, digits, sign)} ({len(values)})" if values else "-"
+
+
 def roughly(factors: list[float]) -> str:
     """A factor of training time, when like work itself takes up to a third more or less from run to run."""
     if factors and 1 / 1.3 < statistics.mean(factors) < 1.3:
@@ -287,13 +354,8 @@ def roughly(factors: list[float]) -> str:
     return f"{statistics.mean(factors):.1f}" if factors else "-"
 
 
-def counted(values: list[float], digits: int = 3, sign: str = "") -> str:
-    """The same with the number of seeds."""
-    return f"{spread(values, digits, sign)} ({len(values)})" if values else "-"
-
-
 def gained(own: list[dict], base: list[dict], key: str = "miou") -> str:
-    """The gain, seed by seed: bold where it is beyond chance, marked where a seed has its base in the other precision alone."""
+    """The gain, seed by seed: bold beyond chance, marked if a seed and its base differ in precision."""
     alike = {(row["seed"], row.get("precision")) for row in base}
     seeds = {row["seed"] for row in base}
     networks = (row for row in own if row.get("variant") != "forest")  # which knows one precision alone
@@ -303,40 +365,40 @@ def gained(own: list[dict], base: list[dict], key: str = "miou") -> str:
     return f"{bold}{counted(values, sign='+')}{bold}{MIXED if mixed else ''}"
 
 
-def markdown(header: list[str], body: list[list[str]]) -> str:
+def markdown(header: Iterable[str], body: list[list[str]]) -> str:
     """A table without the columns that hold nothing."""
-    lines = [
-        list(line)
-        for line in zip(
-            *(column for column in zip(header, *body, strict=True) if set(column[1:]) - {"-", ""}), strict=True
-        )
-    ]
-    lines[1:1] = [["---"] * len(lines[0])] if body else []
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if body else NOT_RUN
+    if not body:
+        return NOT_RUN
+    columns = [cells for cells in zip(header, *body, strict=True) if set(cells[1:]) - {"-", ""}]
+    header, *body = zip(*columns, strict=True)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *body])
 
 
-def points_table(setup: dict) -> str:
-    """The methods at each budget of points, and what they reach with every pixel labelled."""
+def points_table(setup: dict, width: int | None = None) -> str:
+    """The methods at each budget of points and with every pixel labelled; width: the first columns alone."""
     found, body = study_rows(setup), []
     dense = column(pick(found, variant="dense"))
     machines = [row.get("hardware") for row in found if row["epochs"] != "0"]
     machine = max(machines, key=machines.count, default=None)  # times are of the one that trained most
     for points in [*budgets(found), *(["all"] if dense else [])]:
-        own = {
-            name: pick(found, variant=WITH_MASKS.get(name) if points == "all" else name, points=points)
-            for name in METHODS
-        }
-        mious = [counted(column(own[name])) for name in METHODS]
-        share = (
-            f"{statistics.mean(column(own['default'])) / statistics.mean(dense):.1%}"
-            if dense and own["default"]
-            else "-"
-        )
-        gain = gained(own["default"], own["plain"])
-        minutes = [in_minutes(column(pick(own[name], hardware=machine) or own[name], "seconds")) for name in METHODS]
-        body.append([points, *mious, gain, share, *minutes, counted(costs(own["default"], own["plain"]), 2)])
-    header = ["points per tile", *METHODS.values(), "default over plain, seed by seed", "default, of dense masks"]
-    return markdown([*header, *(f"minutes of {name}" for name in METHODS.values()), "time of default, plain = 1"], body)
+        variants = {name: WITH_MASKS.get(name) if points == "all" else name for name in METHODS}
+        own = {name: pick(found, variant=variant, points=points) for name, variant in variants.items()}
+        mious = [counted(column(cells)) for cells in own.values()]
+        reached = column(own["default"]) if dense else []
+        share = f"{statistics.mean(reached) / statistics.mean(dense):.1%}" if reached else "-"
+        minutes = [
+            in_minutes(column(pick(cells, hardware=machine) or cells, "seconds")) for cells in own.values()
+        ]
+        gain, cost = gained(own["default"], own["plain"]), costs(own["default"], own["plain"])
+        body.append([points, *mious, gain, share, *minutes, counted(cost, 2)])
+    header = [
+        "points per tile",
+        *METHODS.values(),
+        "default over plain, seed by seed",
+        "default, of dense masks",
+    ]
+    header += [*(f"minutes of {name}" for name in METHODS.values()), "time of default, plain = 1"]
+    return markdown(header[:width], [line[:width] for line in body])
 
 
 def in_minutes(seconds: list[float]) -> str:
@@ -344,17 +406,36 @@ def in_minutes(seconds: list[float]) -> str:
     return spread([value / 60 for value in seconds], digits)
 
 
+def overview(lines: dict[str, str], columns: dict[str, tuple[str, str, str, str]]) -> str:
+    """One measure of the lines' variants in each column: the base's own, and what others gain over it.
+
+    Without a base, each its own. A column that has the base alone is left out.
+    """
+    shown = []
+    for where, points, base, key in columns.values():
+        found = [row for row in study_rows(SETUPS[where]) if row["points"] in (points, "all")]
+        simple, cells = pick(found, variant=base), []
+        for pattern in lines.values():
+            own = pick(found, variant=pattern.format(base))
+            cells.append(gained(own, simple, key) if simple and own != simple else counted(column(own, key)))
+        shown.append(cells if set(cells[1:]) - {"-"} else ["-"] * len(cells))
+    return markdown(["", *columns], [list(line) for line in zip(lines, *shown, strict=True)])
+
+
 def more_points_table() -> str:
     """What the next points bring, seed by seed, and the default's classes."""
     found, body = study_rows(COMPARED["val"]), []
     classes = class_keys(found)
-    for fewer, more in [*itertools.pairwise(budgets(found)), ("20", "100")]:
-        own = {
-            name: (pick(found, variant=name, points=more), pick(found, variant=name, points=fewer)) for name in METHODS
-        }
-        line = [gained(*own[name]) for name in METHODS]
-        body.append([f"{fewer} to {more}", *line, *(gained(*own["default"], key) for key in classes)])
-    header = ["points per tile", *METHODS.values(), *(f"default: {key.removeprefix('iou_')}" for key in classes)]
+    for steps in [*itertools.pairwise(budgets(found)), ("20", "100")]:
+        own = {name: [pick(found, variant=name, points=points) for points in steps] for name in METHODS}
+        line = [gained(more, fewer) for fewer, more in own.values()]
+        line += [gained(*reversed(own["default"]), key) for key in classes]
+        body.append([" to ".join(steps), *line])
+    header = [
+        "points per tile",
+        *METHODS.values(),
+        *(f"default: {key.removeprefix('iou_')}" for key in classes),
+    ]
     return markdown(header, body)
 
 
@@ -375,7 +456,9 @@ def class_keys(found: list[dict]) -> list[str]:
 
 def class_columns(found: list[dict]) -> dict:
     """IoU of each class: columns of a table, as functions of a cell's rows."""
-    return {key.removeprefix("iou_"): lambda own, key=key: spread(column(own, key)) for key in class_keys(found)}
+    return {
+        key.removeprefix("iou_"): lambda own, key=key: spread(column(own, key)) for key in class_keys(found)
+    }
 
 
 def classes_table(setup: dict) -> str:
@@ -385,62 +468,59 @@ def classes_table(setup: dict) -> str:
     for points in [*(points for points in budgets(found) if points in CLASSWISE), "all"]:
         for name in METHODS:
             if own := pick(found, variant=WITH_MASKS.get(name) if points == "all" else name, points=points):
-                body.append([points, METHODS[name], str(len(column(own))), *(show(own) for show in columns.values())])
+                shares = [show(own) for show in columns.values()]
+                body.append([points, METHODS[name], str(len(column(own))), *shares])
     return markdown(["points per tile", "method", "seeds", *columns], body)
 
 
 def variants_table(kind: str) -> str:
-    """Variants against what they are a change of, in every set-up and at every budget in which they were run."""
+    """Variants against what they are a change of, in every set-up and at every budget that they have."""
     together, body, extra = groups(kind), [], {}
     cells = [own for _, named in together for own in named.values()]
     if any(column(own, "train_miou") for own in cells):
         extra["train mIoU - mIoU"] = lambda own: counted(overfitting(own))
     if kind == "networks":
-        extra |= {"network": lambda own: f"`{own[0]['backbone']}`", "starts from": lambda own: own[0]["weights"]}
+        extra |= {
+            "network": lambda own: f"`{own[0]['backbone']}`",
+            "starts from": lambda own: own[0]["weights"],
+        }
     if kind == "where":
         extra |= class_columns(cells[0] if cells else [])
     for title, named in together:
+        plain = named.get("plain") or named.get("plain_resnet50", [])
         for name, own in named.items():
             base = base_of(name, named)
             gain = gained(own, named.get(base, [])) if name != "plain" else "-"
             against = f"{gain} over {base}" if gain != "-" else gain
-            cost = spread(costs(own, named.get("plain") or named.get("plain_resnet50", [])), 1)
-            body.append(
-                [title, f"`{name}`", counted(column(own)), against, cost, *(show(own) for show in extra.values())]
-            )
+            line = [title, f"`{name}`", counted(column(own)), against, spread(costs(own, plain), 1)]
+            body.append(line + [show(own) for show in extra.values()])
             title = ""
-    return markdown(["set-up", "variant", "mIoU", "gain, seed by seed", "training time, plain = 1", *extra], body)
-
-
-def inference_groups() -> list[tuple[str, dict[str, list[dict]]]]:
-    """The ways of predicting, for every set of models that they were tried on."""
-    found = rows("inference.csv")
-    keys = ("variant", "points", "split", "size", "epochs", "every")
-    result = []
-    for cell in dict.fromkeys(tuple(row[key] for key in keys) for row in found):
-        own = pick(found, **dict(zip(keys, cell, strict=True)))
-        ways = dict.fromkeys(row["way"] for row in own)
-        result.append(
-            (f"`{cell[0]}`: {setup_title(own[0], own[0]['points'])}", {way: pick(own, way=way) for way in ways})
-        )
-    return result
+    return markdown(
+        ["set-up", "variant", "mIoU", "gain, seed by seed", "training time, plain = 1", *extra], body
+    )
 
 
 def inference_table() -> str:
-    body = []
-    for title, ways in inference_groups():
-        for way, own in ways.items():
-            gain = gained(own, ways["plain"]) if way != "plain" else "-"
-            cost = spread(costs(own, ways["plain"], "seconds_per_tile"), 1)
+    """What is gained at prediction, for every set of models."""
+    found, body = rows("inference.csv"), []
+    keys = ("variant", "points", "split", "size", "epochs", "every")
+    for cell in dict.fromkeys(tuple(row[key] for key in keys) for row in found):
+        here = pick(found, **dict(zip(keys, cell, strict=True)))
+        plain, title = pick(here, way="plain"), f"`{cell[0]}`: {setup_title(here[0], cell[1])}"
+        for way in dict.fromkeys(row["way"] for row in here):
+            own = pick(here, way=way)
+            gain = gained(own, plain) if way != "plain" else "-"
+            cost = spread(costs(own, plain, "seconds_per_tile"), 1)
             body.append([title, way, counted(column(own)), gain, cost])
             title = ""
     return markdown(["models", "prediction", "mIoU", "gain, seed by seed", "time, plain = 1"], body)
 
 
-def switches_table() -> str:
-    """What single changes bring, those of one set-up together, the most first; where settings were chosen comes last."""
+def switches_table(places: Collection[tuple] = SWITCHES.keys() | AT_PREDICTION.keys()) -> str:
+    """What single changes bring, by set-up, the most first; where settings were chosen comes last."""
     body = []
-    for place in sorted({**SWITCHES, **AT_PREDICTION}, key=lambda place: place[0].startswith("choose")):
+    order = [place for place in {**SWITCHES, **AT_PREDICTION} if place in places]
+    for place in sorted(order, key=lambda place: place[0].startswith("choose")):
         setup, points, base = place
         found = pick(study_rows(SETUPS[setup]), points=points)
         predicted = rows("inference.csv", **SETUPS[setup], variant=base, points=points)
@@ -464,7 +544,7 @@ def switches_table() -> str:
 def across_table() -> str:
     """How far each network leads over the random forest in scenes never seen, the furthest first."""
     body = []
-    for setup, points in ((SETUPS[name], points) for name in ("scenes", "scenes256") for points in ("100", "all")):
+    for setup, points in itertools.product((SETUPS["scenes"], SETUPS["scenes256"]), ("100", "all")):
         found = study_rows(setup)
         forest = pick(found, variant="forest", points="100")
         predicted = rows("inference.csv", **setup, points=points)
@@ -473,23 +553,39 @@ def across_table() -> str:
         for name, way in dict.fromkeys(tries):
             own = pick(predicted, variant=name, way=way) if way else pick(found, variant=name, points=points)
             if lead := gains(own, forest):
-                where = setup_title(setup, points)
-                line = [f"`{name}`", way, where, counted(column(own)), spread(column(forest)), counted(lead, sign="+")]
-                body.append((statistics.mean(lead), line))
+                line = [
+                    f"`{name}`",
+                    way,
+                    setup_title(setup, points),
+                    counted(column(own)),
+                    spread(column(forest)),
+                ]
+                body.append((statistics.mean(lead), [*line, counted(lead, sign="+")]))
     body.sort(key=lambda entry: -entry[0])
     header = ["network", "prediction", "set-up", "mIoU", "forest, 100 points", "lead, seed by seed"]
     return markdown(header, [line for _, line in body])
 
 
+def first_run_table() -> str:
+    """README's first command on the generated tiles, of benchmarks/first_run.py."""
+    found, body = rows("first_run.csv"), []
+    keys = [key for key in ("epochs", "backbone", "weights", "hardware") if found and key in found[0]]
+    for values in dict.fromkeys(tuple(row[key] for key in keys) for row in found):
+        own = pick(found, **dict(zip(keys, values, strict=True)))
+        scores = [show(own) for show in class_columns(found).values()]
+        body.append([counted(column(own)), *scores, spread(column(own, "seconds"), 0), *values])
+    return markdown(["mIoU", *class_columns(found), "seconds of training", *keys], body)
+
+
 def tiles_table() -> str:
     """The tiles that were measured, of benchmarks/dubai_tiles.py."""
-    body = []
-    for row in rows("dubai_tiles.csv"):
-        keys = list(row)[2 : list(row).index("sha256")]
+    found, body = rows("dubai_tiles.csv"), []
+    keys = list(found[0])[2 : list(found[0]).index("sha256")] if found else []
+    for row in found:
         pixels = sum(int(row[key]) for key in keys)
         shares = [f"{int(row[key]) / pixels:.1%}" for key in keys]
         body.append([row["split"], row["tiles"], *shares, f"`{row['sha256'][:12]}`"])
-    return markdown(["tiles", "number", *(keys if body else []), "SHA-256 of the masks"], body)
+    return markdown(["tiles", "number", *keys, "SHA-256 of the masks"], body)
 
 
 def active_table() -> str:
@@ -499,28 +595,33 @@ def active_table() -> str:
         own = {arm: pick(found, points_per_tile=points, arm=arm) for arm in ("random", "uncertainty")}
         gain = gained(own["uncertainty"], own["random"])
         body.append([points, *(counted(column(cells)) for cells in own.values()), gain])
-    return markdown(["points per tile", "random", "uncertainty", "uncertainty over random, seed by seed"], body)
+    return markdown(
+        ["points per tile", "random", "uncertainty", "uncertainty over random, seed by seed"], body
+    )
 
 
 def pictures_table() -> str:
     """The pixel accuracy on the tiles of the picture, of benchmarks/pictures.py."""
-    body = [[row["percentile"], row["tile"], *(f"{float(row[key]):.0%}" for key in ("plain", "default", "dense"))]
-            for row in rows("pictures.csv")]  # fmt: skip
-    return markdown(["percentile of default", "tile", "plain", "default", "dense"], body)
+    methods, body = ("plain", "default", "dense"), []
+    for row in rows("pictures.csv"):
+        body.append([row["percentile"], row["tile"], *(f"{float(row[key]):.0%}" for key in methods)])
+    return markdown(["percentile of default", "tile", *methods], body)
 
 
 def labels_table() -> str:
-    found = rows("labels.csv", points="20")
-    body = []
+    """How good the labels are that unlabelled pixels get, of benchmarks/labels.py."""
+    found, body = rows("labels.csv", points="20"), []
     for way in dict.fromkeys(row["way"] for row in found):
-        own = [row for row in found if row["way"] == way]
+        own = pick(found, way=way)
         body.append([way, *(spread(column(own, key)) for key in ("coverage", "accuracy", "miou"))])
     return markdown(["labels from", "share of pixels labelled", "share of those right", "their mIoU"], body)
 
 
 def machine_of(row: dict) -> str:
     """A device in a word: a CPU by what it computes with, for the same precision is another matter there."""
-    return next((f"cpu ({name})" for name in ("AMX", "AVX512", "AVX2") if name in row["hardware"]), row["device"])
+    return next(
+        (f"cpu ({name})" for name in ("AMX", "AVX512", "AVX2") if name in row["hardware"]), row["device"]
+    )
 
 
 def speed_table() -> str:
@@ -528,53 +629,53 @@ def speed_table() -> str:
     body = []
     for row in rows("speed.csv"):
         if not row["measure"].startswith("stage: "):
-            shares = [
-                f"{float(row[key]):.0%}" if row[key] else "-" for key in ("plain_of_matrix_rate", "ours_of_matrix_rate")
-            ]
+            keys = ("plain_of_matrix_rate", "ours_of_matrix_rate")
+            shares = [f"{float(row[key]):.0%}" if row[key] else "-" for key in keys]
             values = [f"{float(row[key]):,.4g}" if row[key] else "-" for key in ("plain", "ours", "ratio")]
-            body.append(
-                [
-                    f"`{row['backbone']}`",
-                    f"{machine_of(row)}, {row['precision']}",
-                    row["measure"],
-                    row["unit"],
-                    *values,
-                    *shares,
-                ]
-            )
-    header = ["backbone", "device", "measure", "unit", "plain loop", "this program", "ratio", "of the matrix rate: plain", "this program"]  # fmt: skip
-    return markdown(header, body)
+            machine = f"{machine_of(row)}, {row['precision']}"
+            body.append([f"`{row['backbone']}`", machine, row["measure"], row["unit"], *values, *shares])
+    header = ["backbone", "device", "measure", "unit", "plain loop", "this program", "ratio"]
+    return markdown([*header, "of the matrix rate: plain", "this program"], body)
 
 
 def changes_table() -> str:
     """What single changes brought, of benchmarks/changes.py."""
-    body = [
-        [row["change"], f"{machine_of(row)}, {row['precision']}", f"{row['before']}, {row['after']} {row['unit']}", row["ratio"], row["kept"]]
-        for row in rows("changes.csv")
-    ]  # fmt: skip
+    body = []
+    for row in rows("changes.csv"):
+        machine, times = (
+            f"{machine_of(row)}, {row['precision']}",
+            f"{row['before']}, {row['after']} {row['unit']}",
+        )
+        body.append([row["change"], machine, times, row["ratio"], row["kept"]])
     return markdown(["change", "device", "before, after", "times", "kept"], body)
 
 
 def stages_table() -> str:
     """Where a training step's time goes, in milliseconds per tile."""
     found = [row for row in rows("speed.csv") if row["measure"].startswith("stage: ")]
-    runs = list(dict.fromkeys((row["backbone"], machine_of(row)) for row in found))
+    runs = dict.fromkeys((row["backbone"], machine_of(row)) for row in found)
     times = {(row["measure"], row["backbone"], machine_of(row)): float(row["ours"]) for row in found}
-    body = [
-        [measure.removeprefix("stage: "), *(f"{times[(measure, *run)]:.3g}" for run in runs)]
-        for measure in dict.fromkeys(row["measure"] for row in found)
-    ]
+    body = []
+    for measure in dict.fromkeys(row["measure"] for row in found):
+        body.append([measure.removeprefix("stage: "), *(f"{times[(measure, *run)]:.3g}" for run in runs)])
     return markdown(["stage", *(f"`{backbone}`, {device}" for backbone, device in runs)], body)
 
 
 def big_scene_table() -> str:
-    body = [
-        [f"{int(row['side']):,} x {int(row['side']):,}", row["network"], f"{int(row['peak_mib']) / 1024:.2f} GiB", f"{int(row['seconds']):,} s"]
-        for row in rows("big_scene.csv")
-    ]  # fmt: skip
+    body = []
+    for row in rows("big_scene.csv"):
+        side, memory = f"{int(row['side']):,}", f"{int(row['peak_mib']) / 1024:.2f} GiB"
+        body.append([f"{side} x {side}", row["network"], memory, f"{int(row['seconds']):,} s"])
     return markdown(["pixels", "network", "peak memory", "wall time"], body)
 
 
+SHORT = {  # tables of the report, with nothing that the others have not
+    "budgets": lambda: points_table(COMPARED["val"], width=5),
+    "added": lambda: overview(ADDED, ADDED_WHERE),
+    "rejected": lambda: switches_table([("choose", "20", "labels"), ("choose", "20", "teacher")]),
+    "sampled": lambda: overview(SAMPLED, SAMPLED_WHERE),
+    "places": lambda: overview(PLACES, PLACES_WHERE),
+}
 TABLES = {
     **{name: lambda setup=setup: points_table(setup) for name, setup in COMPARED.items()},
     **{f"{name}_classes": lambda setup=setup: classes_table(setup) for name, setup in COMPARED.items()},
@@ -583,6 +684,7 @@ TABLES = {
     "twice": twice_table,
     "switches": switches_table,
     "across": across_table,
+    "first_run": first_run_table,
     "tiles": tiles_table,
     "active": active_table,
     "labels": labels_table,
@@ -598,130 +700,52 @@ TABLES = {
 # Rows -> figures
 # =====================================================================================================
 
-PLACES = {"val": "other parts of the same scenes", "scenes": "scenes never seen"}
-LOOKS = {"default": ("#0072b2", "o"), "plain": ("#d55e00", "s"), "forest": ("#009e73", "^")}  # Okabe & Ito's colours
+LOOKS = {
+    "default": ("#0072b2", "o"),
+    "plain": ("#d55e00", "s"),
+    "forest": ("#009e73", "^"),
+}  # Okabe & Ito's colours
 
 
-def subplots(figure, count: int, width: float) -> list:
-    """As many axes, two in a line."""
-    columns, lines = min(2, count), -(-count // 2)
-    figure.set_size_inches(width, 4.3 * lines)
-    return [figure.add_subplot(lines, columns, index + 1) for index in range(count)]
+def points_rows() -> list[dict]:
+    """What the curve shows: the methods on `val` at half resolution."""
+    return [row for row in study_rows(COMPARED["val"]) if kind_of(row["variant"]) == "methods"]
 
 
-def points_panels() -> list[tuple[str, list[dict]]]:
-    """A title and the rows of the methods, for the set-ups in which two budgets of points or more have several seeds."""
-    panels = []
-    for setup in COMPARED.values():
-        found = [row for row in study_rows(setup) if kind_of(row["variant"]) == "methods"]
-        own = pick(found, variant="default")
-        if sum(len(column(pick(own, points=points))) > 1 for points in budgets(own)) > 1:
-            panels.append((f"{setup['split']}: {PLACES[setup['split']]}, {setup['size']} px", found))
-    return panels
-
-
-def draw_points(figure, panels: list[tuple[str, list[dict]]]) -> None:
+def draw_points(figure, found: list[dict]) -> None:
     """mIoU over points per tile."""
-    grid = subplots(figure, len(panels), width=5 * max(1.4, min(2, len(panels))))
-    for axes, (title, found) in zip(grid, panels, strict=True):
-        for shift, (name, (color, marker)) in zip((1.03, 1, 0.97), LOOKS.items(), strict=True):
-            own = [(int(points), column(pick(found, variant=name, points=points))) for points in budgets(found)]
-            own = [(shift * points, values) for points, values in own if values]  # side by side: bars hide no other's
-            x, means = [points for points, _ in own], [statistics.mean(values) for _, values in own]
-            axes.plot(x, means, color=color, label=METHODS[name])
-            for at, values in own:
-                draw_mark(axes, at, values, color, marker)
-        for name, style in zip(WITH_MASKS.values(), ("-", "--"), strict=True):
-            if values := column(pick(found, variant=name)):
-                mean, deviation = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0
-                trained = "plain" if name == "dense" else "with default's teacher and CutMix"
-                label = (
-                    f"dense masks, {trained} ({len(values)} seeds)"
-                    if len(values) > 1
-                    else f"dense masks, {trained} (one seed)"
-                )
-                axes.axhline(mean, color="black", linestyle=style, linewidth=1.2, label=label)
-                axes.axhspan(mean - deviation, mean + deviation, color="black", alpha=0.1, linewidth=0)
-        axes.set(xscale="log", xlabel="labelled points per tile", ylabel="mIoU")
-        axes.set_title(title, fontsize=10)
-        axes.set_xticks([int(points) for points in budgets(found)], budgets(found))
-        axes.minorticks_off()
-        axes.grid(alpha=0.3)
-    bars = axes.errorbar([], [], [], color="grey", capsize=4, linestyle="none")
-    legend(figure, {"bars and grey bands: ± standard deviation over seeds": bars})
-
-
-def legend(figure, more: dict | None = None, **options) -> None:
-    """One for all axes, below them; more: label -> line."""
-    lines = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    lines |= more or {}
-    figure.legend(lines.values(), lines, loc="outside lower center", frameon=False, ncols=2, **options)
-
-
-def draw_mark(axes, at: float, values: list[float], color: str, marker: str = "o") -> None:
-    """Mean and standard deviation; a single value is hollow and has no bar."""
-    several = len(values) > 1
-    axes.errorbar(at, statistics.mean(values), statistics.stdev(values) if several else None, color=color, marker=marker,
-                  markerfacecolor=color if several else "white", capsize=4, linestyle="none")  # fmt: skip
-
-
-def cost_panels() -> list[tuple[str, dict[str, list[dict]]]]:
-    """Title and rows by variant, of the set-ups in which parts were compared."""
-    return [(title, named) for title, named in groups("parts") if "plain" in named]
-
-
-def prediction_panels() -> list[tuple[str, dict[str, list[dict]]]]:
-    """The same by way of predicting, for the models of three seeds."""
-    return [(title, ways) for title, ways in inference_groups() if len(ways["plain"]) > 2]
-
-
-def draw_cost(
-    figure, panels: list[tuple[str, dict[str, list[dict]]]], what: str = "training", key: str = "seconds"
-) -> None:
-    """Gain in mIoU over plain against the time it takes; what one seed alone has shown is left out."""
-    for axes, (title, named) in zip(subplots(figure, len(panels), width=11), panels, strict=True):
-        base = named["plain"]
-        hidden = ("plain", "forest", *WITH_MASKS.values())
-        several = [name for name in named if len(column(named[name])) > 1 or name.startswith("ensemble")]
-        shown = [name for name in several if name not in hidden and costs(named[name], base, key)]
-        for index, name in enumerate(sorted(shown, key=lambda name: statistics.mean(gains(named[name], base)))):
-            cost, gain = statistics.mean(costs(named[name], base, key)), gains(named[name], base)
-            draw_mark(axes, cost, gain, "#0072b2")
-            # names stand in the margin, in the order of the marks, lest they overlap
-            axes.annotate(name, (cost, statistics.mean(gain)), (1.06, (index + 0.5) / len(shown)), "data", "axes fraction",
-                          {"arrowstyle": "-", "color": "grey", "linewidth": 0.5, "relpos": (0, 0.5)}, va="center", fontsize=9)  # fmt: skip
-        simple = "plain" if what == "training" else "one view"
-        for label, own, color in ((simple, base, "#d55e00"), ("dense masks", named.get("dense", []), "black")):
-            if len(gain := gains(own, base)) > 1:
-                axes.axhline(statistics.mean(gain), color=color, linewidth=1, linestyle="--", label=label)
-        axes.plot(1, 0, "s", color="#d55e00")
-        axes.set(xlabel=f"time of {what}, {simple} = 1", ylabel=f"gain in mIoU over {simple}")
-        lines = title.replace("`", "").replace(" tile, ", " tile,\n")
-        axes.set_title(lines, fontsize=10, loc="left")
-        axes.grid(alpha=0.3)
-    note = (
-        "hollow: one ensemble of three seeds"
-        if what == "prediction"
-        else "not shown: one seed, or no time on one kind of CPU"
-    )
-    legend(figure, title=f"bars: standard deviation of the gain, seed by seed; {note}", title_fontsize=9)
-
-
-def draw_rounds(figure, found: list[dict]) -> None:
-    """Rounds of labelling, as tools/active_learning.py draws them."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-    from active_learning import draw_curve  # takes seconds: it imports torch
-
-    figure.set_size_inches(7, 4.5)
-    draw_curve(figure.subplots(), found, "val, every 3rd tile, 128 px, six epochs per round")
+    figure.set_size_inches(7, 4.3)
+    axes = figure.subplots()
+    for shift, (name, (color, marker)) in zip((1.03, 1, 0.97), LOOKS.items(), strict=True):
+        own = {points: column(pick(found, variant=name, points=points)) for points in budgets(found)}
+        at = [
+            shift * int(points) for points, values in own.items() if values
+        ]  # side by side: bars hide no other's
+        several = [values for values in own.values() if values]
+        means = [statistics.mean(values) for values in several]
+        bars = [statistics.stdev(values) if len(values) > 1 else 0 for values in several]
+        axes.errorbar(at, means, bars, color=color, marker=marker, capsize=4, label=METHODS[name])
+    for name, style in zip(WITH_MASKS.values(), ("-", "--"), strict=True):
+        if values := column(pick(found, variant=name)):
+            mean, deviation = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0
+            trained = "plain" if name == "dense" else "with default's teacher and CutMix"
+            label = f"dense masks, {trained}"
+            axes.axhline(mean, color="black", linestyle=style, linewidth=1.2, label=label)
+            axes.axhspan(mean - deviation, mean + deviation, color="black", alpha=0.1, linewidth=0)
+    axes.set(xscale="log", xlabel="labelled points per tile", ylabel="mIoU")
+    axes.set_title("other parts of the same scenes, 128 px; ± standard deviation over seeds", fontsize=10)
+    axes.set_xticks([int(points) for points in budgets(found)], budgets(found))
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", frameon=False, ncols=2)
 
 
 FIGURES = {
-    "points": (points_panels, draw_points),
-    "cost": (cost_panels, draw_cost),
-    "prediction": (prediction_panels, partial(draw_cost, what="prediction", key="seconds_per_tile")),
-    "rounds": (lambda: rows("active_learning.csv"), draw_rounds),
-    "pictures": (lambda: rows("pictures.csv"), None),  # drawn by benchmarks/pictures.py, which needs the models
+    "points": (points_rows, draw_points),
+    "pictures": (
+        lambda: rows("pictures.csv"),
+        None,
+    ),  # drawn by benchmarks/pictures.py, which needs the models
 }
 
 
@@ -730,7 +754,7 @@ def figure_path(name: str) -> Path:
 
 
 def save_figure(figure, name: str, found: list[dict]) -> None:
-    """Writes a figure with the hash of the rows that it shows, and without matplotlib's version, which would change the file."""
+    """Writes a figure with the hash of the rows that it shows; matplotlib's version would change the file."""
     figure_path(name).parent.mkdir(exist_ok=True)
     figure.savefig(figure_path(name), dpi=100, metadata={"Rows": digest(found), "Software": None})
 
@@ -766,58 +790,79 @@ def draw_figures() -> None:
 # =====================================================================================================
 
 
-def value(source: str, key: str) -> float:
-    """A single value: of a cell (see `cell_value`), of a measurement of speed on a CPU of a kind (spaces as _), or of a run of its own, a path into its metrics.json."""
+def marked(source: str, key: str) -> list[float]:
+    """The values behind a mark, of each seed where there are several.
+
+    Of a cell (see `of_cell`), of a measurement of speed on a kind of CPU (spaces as _), of a column of a CSV
+    of that name, or of a run of its own, a path into its metrics.json.
+    """
     kind, _, cell = source.partition(":")
     if kind == "speed":
         backbone, cpu, measure = cell.split("/")
         found = rows("speed.csv", backbone=backbone, measure=measure.replace("_", " "))
-        return statistics.mean(float(row[key]) for row in found if machine_of(row) == f"cpu ({cpu})")
+        return [float(row[key]) for row in found if machine_of(row) == f"cpu ({cpu})"]
     if cell:
-        return cell_value(kind, *cell.split("/"), key=key)
+        return of_cell(kind, *cell.split("/"), key=key)
+    if found := rows(f"{source}.csv"):
+        return column(found, key)
     found = json.loads((ROOT / "benchmarks/results" / source / "metrics.json").read_text(encoding="utf-8"))
     for part in key.split("."):
         found = found[part]
-    return float(found)
+    return [float(found)]
 
 
-def cell_value(kind: str, setup: str, name: str, points: str, way: str = "", *, key: str) -> float:
-    """Of a study's cell, or of a way of predicting with its models (spaces as _): the mean of a column; `seeds`; gain and cost over its base;
-    `points`, the gain in points of mIoU, whatever its sign; `lead` over the forest in points of mIoU; `gap`, the share of the way from plain training to dense masks that it goes."""
+def of_cell(kind: str, setup: str, name: str, points: str, way: str = "", *, key: str) -> list[float]:
+    """Of a study's cell, or of a way of predicting with its models (spaces as _): a column, or
+
+    `seeds`, their number; `gain` and `cost` over its base; `points`, the gain in points of mIoU, whatever its
+    sign; `lead` over the forest in points of mIoU; `gap`, the share of the way from plain to dense masks.
+    """
     found = study_rows(SETUPS[setup])
     own, base = cell_and_base(setup, name, points)
+    clock = "seconds"
     if kind == "inference":
         predicted = rows("inference.csv", **SETUPS[setup], variant=name, points=points)
         own, base = pick(predicted, way=way.replace("_", " ")), pick(predicted, way="plain")
-    forest = pick(found, variant="forest", points=points)
+        clock = "seconds_per_tile"
+    gain, forest = gains(own, base), pick(found, variant="forest", points=points)
     to_dense = gains(pick(found, variant="dense"), pick(found, variant="plain", points=points))
     values = {
         "seeds": lambda: [len(column(own))],
-        "gain": lambda: gains(own, base),
-        "cost": lambda: costs(own, base),
-        "points": lambda: [abs(100 * statistics.mean(found))] if (found := gains(own, base)) else [],
+        "gain": lambda: gain,
+        "cost": lambda: costs(own, base, clock),
+        "points": lambda: [abs(100 * statistics.mean(gain))] if gain else [],
         "lead": lambda: [100 * lead for lead in gains(own, forest)],
-        "gap": lambda: [statistics.mean(gains(own, base)) / statistics.mean(to_dense)],
+        "gap": lambda: [statistics.mean(gain) / statistics.mean(to_dense)],
     }.get(key, lambda: column(own, key))()
     if not values:
         raise ValueError(f"{kind}:{setup}/{name}/{points}/{way}:{key}: benchmarks/results has no such rows")
-    return statistics.mean(values)
+    return values
+
+
+TABLE = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARK = re.compile(
+    r"(?P<mark><!-- (?P<source>(?:study:|inference:|speed:)?[\w+@/,-]+):(?P<key>[\w.-]+) -->)"
+    r"(?P<sign>[+-]?)\d+(?:\.(?P<decimals>\d+))?(?P<deviation> ± \d+(?:\.\d+)?)?"
+)
 
 
 def fill(text: str) -> str:
-    """A document's text with every table and marked value as the CSVs have it now; values keep their decimals."""
-    text = re.sub(
-        r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text, flags=re.DOTALL
-    )
-    return re.sub(
-        r"(<!-- ((?:study:|inference:|speed:)?[\w+@/,-]+):([\w.-]+) -->)-?\d+(?:\.(\d+))?",
-        lambda m: f"{m[1]}{value(m[2], m[3]):.{len(m[4] or '')}f}",
-        text,
-    )
+    """A document's text with every table and marked value as the CSVs have it now."""
+
+    def filled(match: re.Match) -> str:
+        values = marked(match["source"], match["key"])
+        shown = values if match["deviation"] else [statistics.mean(values)]
+        digits, sign = len(match["decimals"] or ""), "+" if match["sign"] == "+" else ""
+        return match["mark"] + spread(shown, digits, sign)
+
+    every = TABLES | SHORT
+    return MARK.sub(filled, TABLE.sub(lambda m: f"{m[1]}{every[m[2]]()}\n{m[3]}", text))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     stale = stale_figures()

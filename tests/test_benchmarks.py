@@ -202,6 +202,26 @@ def test_the_tiles_that_were_measured_are_known_again(tmp_path, monkeypatch, cap
     assert said == [*["val: 2 tiles, those that were measured"] * 2, "val: 2 tiles, other ones than in dubai_tiles.csv"]
 
 
+def test_the_report_can_be_read_in_an_evening():
+    assert (ROOT / "technical_report.md").stat().st_size <= 25_000
+
+
+def test_links_between_the_documents_lead_somewhere():
+    """Files and headings, as GitHub makes addresses of them."""
+    texts = {ROOT / name: (ROOT / name).read_text(encoding="utf-8") for name in report.DOCUMENTS}
+    plain = {path: re.sub(r"```.*?```", "", text, flags=re.DOTALL) for path, text in texts.items()}
+    for path, text in plain.items():
+        for link in re.findall(r"\]\(((?!https?:)[^)\s]+)\)", text):
+            name, _, heading = link.partition("#")
+            target = (path.parent / name).resolve() if name else path
+            assert target.exists(), f"{path.name}: {link}"
+            headings = re.findall(r"^#+ (.*)$", plain.get(target, ""), re.MULTILINE)
+            addresses = {
+                re.sub(r"[^\w -]", "", words).strip().lower().replace(" ", "-") for words in headings
+            }
+            assert not heading or heading in addresses, f"{path.name}: {link}"
+
+
 def test_documents_and_figures_are_those_of_the_results():
     for name in report.DOCUMENTS:
         text = (ROOT / name).read_text(encoding="utf-8")
@@ -277,12 +297,15 @@ def test_the_grid_has_every_cell_of_the_results(tmp_path, monkeypatch):
     assert {"labels", "pictures"} <= {Path(command[0]).stem for command in commands}
 
 
-def test_no_cell_of_the_study_is_left_out_of_the_report():
-    tables = set(re.findall(r"<!-- table:(\w+) -->", (ROOT / "technical_report.md").read_text(encoding="utf-8")))
+def test_no_cell_of_the_study_is_left_out_of_the_tables():
+    text = (ROOT / "benchmarks/results/TABLES.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"<!-- table:(\w+) -->", text)) == set(report.TABLES)
     kinds = {"parts", "methods", *report.KINDS}
-    assert kinds <= tables and {report.kind_of(name) for name in study.VARIANTS} <= kinds
-    shown = [row for kind in kinds for _, named in report.groups(kind) for own in named.values() for row in own]
-    shown += [row for name in tables & set(report.COMPARED) for row in report.study_rows(report.COMPARED[name])]
+    assert {report.kind_of(name) for name in study.VARIANTS} <= kinds
+    shown = [
+        row for kind in kinds for _, named in report.groups(kind) for own in named.values() for row in own
+    ]
+    shown += [row for setup in report.COMPARED.values() for row in report.study_rows(setup)]
     networks = [row for row in report.rows("study.csv") if row["epochs"] != "0"]
     assert [row for row in networks if row not in shown] == []
 
@@ -299,7 +322,9 @@ def results(tmp_path, monkeypatch):
         for seed, score in enumerate(scores):
             seconds, on_train = (150, 0.9) if variant == "default" else (100, "")
             lines.append(f"val,{variant},{points},{seed},24,128,3,{score},{seconds},{on_train}")
-            lines.append(f"val,{variant},{points},{seed},12,128,2,0.9,900,")  # another set-up, not in the table
+            lines.append(
+                f"val,{variant},{points},{seed},12,128,2,0.9,900,"
+            )  # another set-up, not in the table
     (folder / "study.csv").write_text("\n".join(lines) + "\n")
     monkeypatch.setattr(report, "ROOT", tmp_path)
     return folder
@@ -307,13 +332,14 @@ def results(tmp_path, monkeypatch):
 
 def test_tables_and_values_are_computed_from_their_rows(results):
     text = report.fill("<!-- table:val -->\nold\n<!-- end -->")
-    assert (
-        "| 20 | 0.550 ± 0.071 (2) | 0.650 ± 0.071 (2) | +0.100 ± 0.000 (2) | 92.9% | 1.7 ± 0.0 | 2.5 ± 0.0 | 1.50 ± 0.00 (2) |"
-        in text
-    )
+    brief = "| 20 | 0.550 ± 0.071 (2) | 0.650 ± 0.071 (2) | +0.100 ± 0.000 (2) |"
+    assert f"{brief} 92.9% | 1.7 ± 0.0 | 2.5 ± 0.0 | 1.50 ± 0.00 (2) |\n" in text
+    assert f"{brief}\n" in report.fill("<!-- table:budgets -->\n<!-- end -->")
     assert "old" not in text and report.fill(text) == text
     noise = report.variants_table("noise")
-    assert "| `val`, every 3rd tile, 128 px, 24 epochs, 20 points | `plain` | 0.550 ± 0.071 (2) | - |" in noise
+    assert (
+        "| `val`, every 3rd tile, 128 px, 24 epochs, 20 points | `plain` | 0.550 ± 0.071 (2) | - |" in noise
+    )
     assert "| `plain@wrong5` | 0.400 (1) | -0.100 (1) over plain | 1.0 |" in noise  # against seed 0 alone
     assert (
         "| `default` | 0.650 ± 0.071 (2) | +0.100 ± 0.000 (2) over plain | 1.5 ± 0.0 | 0.250 ± 0.071 (2) |"
@@ -324,9 +350,16 @@ def test_tables_and_values_are_computed_from_their_rows(results):
         "| the default in place of plain training | +0.100 ± 0.000 (2) | 1.5 |",
         "| `TEACHER_DECAY = 0.99` alone: the mean model | +0.025 ± 0.035 (2) | about 1 |",
     ]
-    assert report.TABLES["scenes"]() == report.NOT_RUN
-    marks = "<!-- study:val/default/20:miou -->1 <!-- study:val/default/20:gain -->9.99. <!-- study:val/default/20:seeds -->0 <!-- study:val/default/20:gap -->9.9"
+    assert report.TABLES["scenes"]() == report.TABLES["first_run"]() == report.NOT_RUN
+
+
+def test_marked_values_are_computed_and_keep_their_form(results):
+    cell = "<!-- study:val/default/20"
+    marks = f"{cell}:miou -->1 {cell}:gain -->9.99. {cell}:seeds -->0 {cell}:gap -->9.9"
     assert re.findall(r"->([\d.]+)", report.fill(marks)) == ["1", "0.10.", "2", "0.7"]
+    filled = report.fill(f"{cell}:gain -->+0.9, {cell}:miou -->0.99 ± 0.99, {cell}:miou -->0.99 ± chance")
+    assert re.findall(r"-->([^<]*)", filled) == ["+0.1, ", "0.65 ± 0.07, ", "0.65 ± chance"]
+    assert report.fill(filled) == filled
     with pytest.raises(ValueError, match="default/500"):
         report.fill("<!-- study:val/default/500:miou -->0.5")
     lines = [
@@ -339,6 +372,31 @@ def test_tables_and_values_are_computed_from_their_rows(results):
     (results / "run").mkdir()
     (results / "run/metrics.json").write_text('{"iou_per_class": {"built-up": 0.456}}')
     assert report.fill("<!-- run:iou_per_class.built-up -->0.12") == "<!-- run:iou_per_class.built-up -->0.46"
+
+
+def test_what_was_measured_since_joins_the_short_tables(results):
+    with (results / "study.csv").open("a") as file:
+        file.writelines(
+            f"val,default_stratified,100,{seed},24,128,3,{0.71 + seed / 10},150,\n" for seed in range(2)
+        )
+    table = report.fill("<!-- table:sampled -->\n<!-- end -->").splitlines()[1:-1]
+    assert table == [
+        "|  | default, 100: mIoU |",  # at 20 points no other sampling was run
+        "| --- | --- |",
+        "| random, the score itself | 0.750 ± 0.071 (2) |",
+        "| stratified | +0.010 ± 0.000 (2) |",
+        "| grid | - |",
+        "| boundary | - |",
+    ]
+    lines = ["seed,miou,iou_water,iou_road,seconds,epochs,backbone,hardware"]
+    lines += [f"{seed},0.6{seed},0.9,0.{seed},{100 + seed},30,efficientnet_lite0,cpu" for seed in range(1, 4)]
+    (results / "first_run.csv").write_text("\n".join(lines) + "\n")
+    assert report.TABLES["first_run"]().splitlines() == [
+        "| mIoU | water | road | seconds of training | epochs | backbone | hardware |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| 0.620 ± 0.010 (3) | 0.900 ± 0.000 | 0.200 ± 0.100 | 102 ± 1 | 30 | efficientnet_lite0 | cpu |",
+    ]
+    assert report.fill("<!-- first_run:miou -->0 <!-- first_run:miou -->0.00 ± 0.00").endswith("0.62 ± 0.01")
 
 
 def test_a_gain_is_called_sure_only_if_its_seeds_agree(results):
@@ -377,9 +435,16 @@ def test_the_resnet50_of_those_with_a_gpu_joins_the_table(results):
 def test_leads_over_the_forest_are_those_of_the_same_seeds(results):
     lines = ["split,variant,points,seed,epochs,size,every,miou"]
     lines += [f"scenes,forest,100,{seed},0,128,3,{0.4 + seed / 10}" for seed in range(2)]
-    lines += ["scenes,default,100,1,24,128,3,0.6", "scenes,dense,all,0,24,128,3,0.55", "val,default,100,0,24,128,3,0.9"]
+    lines += [
+        "scenes,default,100,1,24,128,3,0.6",
+        "scenes,dense,all,0,24,128,3,0.55",
+        "val,default,100,0,24,128,3,0.9",
+    ]
     (results / "study.csv").write_text("\n".join(lines) + "\n")
-    lines = ["split,variant,points,epochs,size,every,way,seed,miou", "scenes,default,100,24,128,3,plain,1,0.6"]
+    lines = [
+        "split,variant,points,epochs,size,every,way,seed,miou",
+        "scenes,default,100,24,128,3,plain,1,0.6",
+    ]
     lines += ["scenes,default,100,24,128,3,plain,0,0.5"]
     lines += ["scenes,default,100,24,128,3,ensemble of 2,0 1,0.7"]
     (results / "inference.csv").write_text("\n".join(lines) + "\n")
@@ -389,12 +454,13 @@ def test_leads_over_the_forest_are_those_of_the_same_seeds(results):
         ("| `dense`", "", "0.550 (1)", "+0.150 (1) |"),
         ("| `default`", "", "0.600 (1)", "+0.100 (1) |"),
     ]
-    marks = "<!-- study:scenes/default/100:lead -->1 <!-- inference:scenes/default/100/ensemble_of_2:lead -->1 <!-- inference:scenes/default/100/ensemble_of_2:gain -->0.11 <!-- inference:scenes/default/100/ensemble_of_2:points -->1"
+    ensemble = "<!-- inference:scenes/default/100/ensemble_of_2"
+    marks = f"<!-- study:scenes/default/100:lead -->1 {ensemble}:lead -->1 {ensemble}:gain -->0.11 {ensemble}:points -->1"
     assert re.findall(r"->([\d.]+)", report.fill(marks)) == ["10", "25", "0.15", "15"]
 
 
 def test_a_figure_that_does_not_show_the_rows_is_found(results):
-    assert report.stale_figures() == ["points", "cost"]
+    assert report.stale_figures() == ["points"]
     report.draw_figures()
     assert report.stale_figures() == []
     with (results / "study.csv").open("a") as file:
@@ -426,7 +492,13 @@ def test_other_text_stays():
 
 def test_rows_of_two_machines_are_paired_with_care():
     def row(miou: float, seconds: float, precision: str, hardware: str) -> dict:
-        return {"seed": "0", "miou": str(miou), "seconds": str(seconds), "precision": precision, "hardware": hardware}
+        return {
+            "seed": "0",
+            "miou": str(miou),
+            "seconds": str(seconds),
+            "precision": precision,
+            "hardware": hardware,
+        }
 
     slow, fast = row(0.50, 400, "float32", "old"), row(0.54, 100, "bfloat16", "new")
     own = row(0.60, 200, "bfloat16", "new")
