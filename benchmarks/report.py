@@ -46,11 +46,8 @@ SETUPS = COMPARED | {
     "choose_scenes": setup("choose_scenes", 2, 12),
 }
 CLASSWISE = ("5", "20", "100")  # budgets for which every class is shown
-METHODS = {
-    "forest": "random forest",
-    "plain": "plain",
-    "default": "default",
-}  # compared at every budget of points
+# Compared at every budget of points.
+METHODS = {"forest": "random forest", "plain": "plain", "default": "default"}
 WITH_MASKS = {"plain": "dense", "default": "dense+teacher+cut_mix"}  # the same with every pixel labelled
 # Each of them has the mean teacher.
 BESIDE_TEACHER = ("labels", "confident", "confident+cut_mix", "pairwise", "regions", "multi_scale")
@@ -62,71 +59,6 @@ KINDS = {
     "noise": ("", "@wrong5", "@wrong10", "@wrong20", "@shift1", "@shift3", "@shift5"),
     "networks": ("", "_unet", "_resnet50", *(f"{network}_random_weights" for network in RANDOM_STARTS)),
 }
-DEFAULT_FOR_PLAIN = {"the default in place of plain training": "default"}
-NO_LABELS = {"`PSEUDO_LABEL_WEIGHT = 0`: no soft labels": "teacher+cut_mix"}
-UNET = {"`ARCHITECTURE = unet`": "default_unet"}
-STRATIFIED = {"`POINT_SAMPLING = stratified`, today's default": "default_stratified"}
-# What one may change: set-up, points and the variant as it was -> the change, and the variant that shows it.
-SWITCHES = {
-    ("val", "20", "plain"): {
-        **DEFAULT_FOR_PLAIN,
-        "`TEACHER_DECAY = 0.99` alone: the mean model": "teacher",
-        "`CUT_MIX = 0.5` alone": "plain+cut_mix",
-        "mean model and CutMix, no soft labels": "teacher+cut_mix",
-    },
-    ("val", "20", "teacher"): {"soft labels beside the mean model": "labels"},
-    ("val", "100", "plain"): DEFAULT_FOR_PLAIN,
-    ("val256", "100", "plain"): DEFAULT_FOR_PLAIN,
-    ("val", "5", "default"): NO_LABELS,
-    ("val", "20", "default"): {
-        **NO_LABELS,
-        "`CUT_MIX = 0`": "labels",
-        "no augmentation": "default_none",
-        "`AUGMENTATION = weak`": "default_weak",
-        "`AUGMENTATION = strong`": "default_strong",
-        "`POINT_SAMPLING = grid`": "default_grid",
-        **STRATIFIED,
-        "`POINT_SAMPLING = boundary`": "default_boundary",
-        "random weights in place of ImageNet's": "default_random_weights",
-    },
-    ("val", "100", "default"): UNET | STRATIFIED,
-    ("val256", "100", "default"): UNET,
-    ("scenes", "100", "plain"): DEFAULT_FOR_PLAIN,
-    ("scenes", "100", "default"): UNET,
-    ("choose24", "20", "plain"): DEFAULT_FOR_PLAIN,
-    ("choose24", "20", "default"): {
-        **NO_LABELS,
-        "`CUT_MIX = 0`": "labels",
-        "`CLASS_BALANCE = 0.5`": "default+balanced",
-    },
-    ("choose", "20", "labels"): {
-        "`POINT_EVIDENCE = False`": "labels-evidence",
-        "`TEACHER_VIEWS` 1, not 2 (`rejected.py`)": "labels-views",
-        "`TEACHER_VIEWS` 4, not 2 (`rejected.py`)": "labels+views",
-        "`PSEUDO_LABEL_THRESHOLD = 0.9`": "labels+threshold",
-    },
-    ("choose", "20", "teacher"): {
-        "`PAIRWISE_WEIGHT` 0.01 (`rejected.py`)": "pairwise",
-        "`REGION_WEIGHT` 0.5 (`rejected.py`)": "regions",
-        "`MULTI_SCALE = 1.4`": "multi_scale",
-        "confident pseudo-labels": "confident",
-        "confident pseudo-labels and `CUT_MIX = 0.5`": "confident+cut_mix",
-    },
-}
-AFTER_TRAINING = {
-    "`--tta`: eight views at prediction": "8 views",
-    "three scales at prediction": "3 scales",
-    "`map_scenes.py --crf`: local CRF": "CRF",
-    "ensemble of three trainings": "ensemble of 3",
-}
-AT_PREDICTION = {  # the same of benchmarks/inference.py: the change, and the way of predicting
-    ("val", "100", "default"): AFTER_TRAINING,
-    ("scenes256", "100", "default_unet"): {
-        "`--tta`: eight views at prediction": "8 views",
-        "ensemble of three trainings": "ensemble of 3",
-        "ensemble of three trainings, with `--tta`": "ensemble of 3, 8 views",
-    },
-}
 # What twice as much brings, at twenty points per tile: the set-up with less, and the one with more.
 TWICE = {
     "twice the tiles, as many epochs": ("choose_quarter", "choose24"),
@@ -134,9 +66,10 @@ TWICE = {
     "twice the steps on 145 tiles": ("choose_short", "choose_quarter"),
     "twice the steps on 290 tiles": ("choose", "choose24"),
 }
-# The short tables of the report, see `overview`: their lines, and columns (set-up, points, base, measure).
+# What `overview` shows: lines, and columns (set-up, points, base, measure).
+ITSELF = "{}"  # the base
 ADDED = {
-    "plain, the score itself": "{}",
+    "plain, the score itself": ITSELF,
     "mean teacher": "teacher",
     "CutMix": "plain+cut_mix",
     "mean teacher, CutMix": "teacher+cut_mix",
@@ -150,8 +83,34 @@ ADDED_WHERE = {
     "`val`, 20 points": ("val", "20", "plain", "miou"),
     "`choose`, 20 points": ("choose24", "20", "plain", "miou"),
 }
+LEFT_OUT = {
+    "default, the score itself": ITSELF,
+    "`PSEUDO_LABEL_WEIGHT = 0`: no soft labels": "teacher+cut_mix",
+    "`CUT_MIX = 0`": "labels",
+    "both, and no teacher: plain": "plain",
+}
+LEFT_OUT_WHERE = {
+    f"{name}, {points} points: {what}": (setup, points, "default", key)
+    for name, setup, points in (("`val`", "val", "5"), ("`val`", "val", "20"), ("`choose`", "choose24", "20"))
+    for what, key in (("mIoU", "miou"), ("road", "iou_road"))
+}
+BESIDE_LABELS = {
+    "teacher and soft labels, the score itself": ITSELF,
+    "`PSEUDO_LABEL_THRESHOLD = 0.9`": "labels+threshold",
+    "`POINT_EVIDENCE = False`": "labels-evidence",
+    "`TEACHER_VIEWS` 4, not 2 (`rejected.py`)": "labels+views",
+    "`TEACHER_VIEWS` 1, not 2 (`rejected.py`)": "labels-views",
+}
+BESIDE_MEAN = {
+    "mean teacher, the score itself": ITSELF,
+    "confident labels": "confident",
+    "confident labels and `CUT_MIX = 0.5`": "confident+cut_mix",
+    "`PAIRWISE_WEIGHT` 0.01 (`rejected.py`)": "pairwise",
+    "`REGION_WEIGHT` 0.5 (`rejected.py`)": "regions",
+    "`MULTI_SCALE = 1.4`": "multi_scale",
+}
 SAMPLED = {
-    "random, the score itself": "{}",
+    "random, the score itself": ITSELF,
     "stratified": "{}_stratified",
     "grid": "{}_grid",
     "boundary": "{}_boundary",
@@ -347,13 +306,6 @@ def counted(values: list[float], digits: int = 3, sign: str = "") -> str:
     return f"{spread(values, digits, sign)} ({len(values)})" if values else "-"
 
 
-def roughly(factors: list[float]) -> str:
-    """A factor of training time, when like work itself takes up to a third more or less from run to run."""
-    if factors and 1 / 1.3 < statistics.mean(factors) < 1.3:
-        return "about 1"
-    return f"{statistics.mean(factors):.1f}" if factors else "-"
-
-
 def gained(own: list[dict], base: list[dict], key: str = "miou") -> str:
     """The gain, seed by seed: bold beyond chance, marked if a seed and its base differ in precision."""
     alike = {(row["seed"], row.get("precision")) for row in base}
@@ -417,9 +369,13 @@ def overview(lines: dict[str, str], columns: dict[str, tuple[str, str, str, str]
         simple, cells = pick(found, variant=base), []
         for pattern in lines.values():
             own = pick(found, variant=pattern.format(base))
-            cells.append(gained(own, simple, key) if simple and own != simple else counted(column(own, key)))
+            cells.append(gained(own, simple, key) if base and own != simple else counted(column(own, key)))
         shown.append(cells if set(cells[1:]) - {"-"} else ["-"] * len(cells))
     return markdown(["", *columns], [list(line) for line in zip(lines, *shown, strict=True)])
+
+
+def measures(*cell: str) -> dict[str, tuple]:
+    return {"mIoU": (*cell, "miou"), "IoU of roads": (*cell, "iou_road")}
 
 
 def more_points_table() -> str:
@@ -492,12 +448,19 @@ def variants_table(kind: str) -> str:
             base = base_of(name, named)
             gain = gained(own, named.get(base, [])) if name != "plain" else "-"
             against = f"{gain} over {base}" if gain != "-" else gain
-            line = [title, f"`{name}`", counted(column(own)), against, spread(costs(own, plain), 1)]
+            roads = gained(own, named.get(base, []), "iou_road") if name != "plain" else "-"
+            line = [title, f"`{name}`", counted(column(own)), against, roads, spread(costs(own, plain), 1)]
             body.append(line + [show(own) for show in extra.values()])
             title = ""
-    return markdown(
-        ["set-up", "variant", "mIoU", "gain, seed by seed", "training time, plain = 1", *extra], body
-    )
+    header = [
+        "set-up",
+        "variant",
+        "mIoU",
+        "gain, seed by seed",
+        "in the IoU of roads",
+        "training time, plain = 1",
+    ]
+    return markdown([*header, *extra], body)
 
 
 def inference_table() -> str:
@@ -509,36 +472,12 @@ def inference_table() -> str:
         plain, title = pick(here, way="plain"), f"`{cell[0]}`: {setup_title(here[0], cell[1])}"
         for way in dict.fromkeys(row["way"] for row in here):
             own = pick(here, way=way)
-            gain = gained(own, plain) if way != "plain" else "-"
+            gain = [gained(own, plain, key) if way != "plain" else "-" for key in ("miou", "iou_road")]
             cost = spread(costs(own, plain, "seconds_per_tile"), 1)
-            body.append([title, way, counted(column(own)), gain, cost])
+            body.append([title, way, counted(column(own)), *gain, cost])
             title = ""
-    return markdown(["models", "prediction", "mIoU", "gain, seed by seed", "time, plain = 1"], body)
-
-
-def switches_table(places: Collection[tuple] = SWITCHES.keys() | AT_PREDICTION.keys()) -> str:
-    """What single changes bring, by set-up, the most first; where settings were chosen comes last."""
-    body = []
-    order = [place for place in {**SWITCHES, **AT_PREDICTION} if place in places]
-    for place in sorted(order, key=lambda place: place[0].startswith("choose")):
-        setup, points, base = place
-        found = pick(study_rows(SETUPS[setup]), points=points)
-        predicted = rows("inference.csv", **SETUPS[setup], variant=base, points=points)
-        without, plainly, lines = pick(found, variant=base), pick(predicted, way="plain"), []
-        for change, name in SWITCHES.get(place, {}).items():
-            own = pick(found, variant=name)
-            lines.append((own, without, change, roughly(costs(own, without))))
-        for change, way in AT_PREDICTION.get(place, {}).items():
-            own = pick(predicted, way=way)
-            times = f"{spread(costs(own, plainly, 'seconds_per_tile'), 1)} in prediction"
-            lines.append((own, plainly, change, times))
-        lines = [line for line in lines if gains(*line[:2])]
-        if lines:
-            where = f"*{setup_title(SETUPS[setup], points)}: `{base}`, mIoU {spread(column(without))}*"
-            body.append([where, "", "", ""])
-        for own, other, change, time in sorted(lines, key=lambda line: -statistics.mean(gains(*line[:2]))):
-            body.append([change, gained(own, other), gained(own, other, "iou_road"), time])
-    return markdown(["change", "gain in mIoU, seed by seed", "in the IoU of roads", "time, factor"], body)
+    header = ["models", "prediction", "mIoU", "gain, seed by seed", "in the IoU of roads", "time, plain = 1"]
+    return markdown(header, body)
 
 
 def across_table() -> str:
@@ -672,7 +611,8 @@ def big_scene_table() -> str:
 SHORT = {  # tables of the report, with nothing that the others have not
     "budgets": lambda: points_table(COMPARED["val"], width=5),
     "added": lambda: overview(ADDED, ADDED_WHERE),
-    "rejected": lambda: switches_table([("choose", "20", "labels"), ("choose", "20", "teacher")]),
+    "beside_labels": lambda: overview(BESIDE_LABELS, measures("choose", "20", "labels")),
+    "beside_mean": lambda: overview(BESIDE_MEAN, measures("choose", "20", "teacher")),
     "sampled": lambda: overview(SAMPLED, SAMPLED_WHERE),
     "places": lambda: overview(PLACES, PLACES_WHERE),
 }
@@ -682,7 +622,7 @@ TABLES = {
     **{kind: lambda kind=kind: variants_table(kind) for kind in ("parts", "methods", *KINDS)},
     "more_points": more_points_table,
     "twice": twice_table,
-    "switches": switches_table,
+    "left_out": lambda: overview(LEFT_OUT, LEFT_OUT_WHERE),
     "across": across_table,
     "first_run": first_run_table,
     "tiles": tiles_table,
@@ -812,11 +752,14 @@ def marked(source: str, key: str) -> list[float]:
 
 
 def of_cell(kind: str, setup: str, name: str, points: str, way: str = "", *, key: str) -> list[float]:
-    """Of a study's cell, or of a way of predicting with its models (spaces as _): a column, or
+    """Of a study's cell, or of a way of predicting with its models (spaces as _): a column or one of these.
 
-    `seeds`, their number; `gain` and `cost` over its base; `points`, the gain in points of mIoU, whatever its
-    sign; `lead` over the forest in points of mIoU; `gap`, the share of the way from plain to dense masks.
+    `seeds`, their number; `gain` and `cost` over its base; `points`, the gain in hundredths without its sign;
+    `lead` over the forest in hundredths; `gap`, the share of the way from plain training to dense masks.
+    They are of mIoU, or of another column after a dot: `gain.iou_road`.
     """
+    what, _, measure = key.partition(".")
+    measure = measure or "miou"
     found = study_rows(SETUPS[setup])
     own, base = cell_and_base(setup, name, points)
     clock = "seconds"
@@ -824,16 +767,16 @@ def of_cell(kind: str, setup: str, name: str, points: str, way: str = "", *, key
         predicted = rows("inference.csv", **SETUPS[setup], variant=name, points=points)
         own, base = pick(predicted, way=way.replace("_", " ")), pick(predicted, way="plain")
         clock = "seconds_per_tile"
-    gain, forest = gains(own, base), pick(found, variant="forest", points=points)
-    to_dense = gains(pick(found, variant="dense"), pick(found, variant="plain", points=points))
+    gain, forest = gains(own, base, measure), pick(found, variant="forest", points=points)
+    to_dense = gains(pick(found, variant="dense"), pick(found, variant="plain", points=points), measure)
     values = {
         "seeds": lambda: [len(column(own))],
         "gain": lambda: gain,
         "cost": lambda: costs(own, base, clock),
         "points": lambda: [abs(100 * statistics.mean(gain))] if gain else [],
-        "lead": lambda: [100 * lead for lead in gains(own, forest)],
+        "lead": lambda: [100 * lead for lead in gains(own, forest, measure)],
         "gap": lambda: [statistics.mean(gain) / statistics.mean(to_dense)],
-    }.get(key, lambda: column(own, key))()
+    }.get(what, lambda: column(own, key))()
     if not values:
         raise ValueError(f"{kind}:{setup}/{name}/{points}/{way}:{key}: benchmarks/results has no such rows")
     return values
