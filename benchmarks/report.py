@@ -508,12 +508,15 @@ def across_table() -> str:
 def first_run_table() -> str:
     """README's first command on the generated tiles, of benchmarks/first_run.py."""
     found, body = rows("first_run.csv"), []
-    keys = [key for key in ("epochs", "backbone", "weights", "hardware") if found and key in found[0]]
-    for values in dict.fromkeys(tuple(row[key] for key in keys) for row in found):
-        own = pick(found, **dict(zip(keys, values, strict=True)))
-        scores = [show(own) for show in class_columns(found).values()]
-        body.append([counted(column(own)), *scores, spread(column(own, "seconds"), 0), *values])
-    return markdown(["mIoU", *class_columns(found), "seconds of training", *keys], body)
+    keys = ("epochs", "backbone", "precision", "weights", "hardware")
+    for values in dict.fromkeys(tuple(row.get(key, "-") for key in keys) for row in found):
+        own = [row for row in found if tuple(row.get(key, "-") for key in keys) == values]
+        scores = [spread(column(own, "miou_of_last_epoch"))]
+        scores += [show(own) for show in class_columns(found).values()]
+        times = [spread(column(own, key), 0) for key in ("seconds", "all_seconds")]
+        body.append([counted(column(own)), *scores, *times, *values])
+    header = ["mIoU", "last epoch's", *class_columns(found), "seconds of training", "of all", *keys]
+    return markdown(header, body)
 
 
 def tiles_table() -> str:
