@@ -1,4 +1,4 @@
-"""README's examples run exactly as printed, in order, in one folder; its commands are the ones that CI and users run."""
+"""README's examples run exactly as printed, in order, in one folder; its commands are those that CI runs."""
 
 import os
 import re
@@ -21,10 +21,9 @@ def folder(tmp_path_factory):
     """A folder with a small dataset/ cut from the shipped one."""
     folder = tmp_path_factory.mktemp("readme")
     for split, count in (("train", 4), ("val", 2)):
-        for image_path, mask_path in lc.list_tiles(ROOT / f"dataset/{split}/images", ROOT / f"dataset/{split}/masks")[
-            :count
-        ]:
-            for path in (image_path, mask_path):
+        tiles = lc.list_tiles(ROOT / f"dataset/{split}/images", ROOT / f"dataset/{split}/masks")
+        for tile in tiles[:count]:
+            for path in tile:
                 small = folder / path.relative_to(ROOT)
                 small.parent.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(small), cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[:96, :96])
@@ -51,11 +50,13 @@ def test_examples_run_as_printed(folder, monkeypatch, capsys):
 def test_files_and_flags_that_readme_names_exist():
     for path in re.findall(r"`((?:tools|tests|benchmarks|dataset)/[\w./-]*)`", README):
         assert (ROOT / path).exists() or "…" in path, path
-    assert all(os.access(path, os.X_OK) for path in ROOT.glob("benchmarks/*.sh")), "they are named as commands"
+    commands = ROOT.glob("benchmarks/*.sh")
+    assert all(os.access(path, os.X_OK) for path in commands), "they are named as commands"
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
         assert (ROOT / picture).is_file(), picture
     known = {f"--{name.lower().replace('_', '-')}" for name in lc.setting_types()} | {"--help", "--check"}
-    for source in (ROOT / "landcover_segmentation.py", *ROOT.glob("tools/*.py"), *ROOT.glob("benchmarks/*.py")):
+    programs = (*ROOT.glob("*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("benchmarks/*.py"))
+    for source in programs:
         known |= set(re.findall(r'"(--[a-z-]+)"', source.read_text(encoding="utf-8")))
     ours = re.sub(r"#SBATCH.*|torchrun .*?(?=landcover_segmentation\.py)", "", README)
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", ours)) <= known
@@ -63,7 +64,7 @@ def test_files_and_flags_that_readme_names_exist():
 
 @pytest.mark.parametrize("name", ["README.md", "technical_report.md", "benchmarks/results/TABLES.md"])
 def test_no_score_stands_unmarked(name):
-    """Rule 6: what is marked is written by benchmarks/report.py and compared with its CSV in test_benchmarks.py."""
+    """Rule 6: benchmarks/report.py writes what is marked; test_benchmarks.py compares it with the CSVs."""
     text = (ROOT / name).read_text(encoding="utf-8")
     mark = r"<!-- [\w:.+@/,-]+ -->[+-]?\d+(\.\d+)?( ± \d+(\.\d+)?)?"
     assert re.search(mark, text)
