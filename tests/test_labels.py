@@ -1,0 +1,279 @@
+"""Labels of the field: vector points fall on the pixels that hold them, and become a CSV for training."""
+
+import csv
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+from test_annotations import NAMES, UTM, write_csv, write_tif
+
+import landcover_segmentation as lc
+
+sys.path.insert(0, str(ROOT / "tools"))
+import geo
+import labels as label_tool
+
+geopandas = pytest.importorskip("geopandas")
+shapely = pytest.importorskip("shapely")
+
+
+def write_vector(path, places, labels, crs=UTM, kind=shapely.Point, name="class", **more):
+    """A file of geometries, kind(place) for each place."""
+    geometry = [kind(place) for place in places]
+    geopandas.GeoDataFrame({name: labels}, geometry=geometry, crs=crs).to_file(path, engine="pyogrio", **more)
+
+
+@pytest.fixture
+def tiles(tmp_path):
+    """Two GeoTIFFs beside each other, 40x30 pixels of half a metre."""
+    folder = tmp_path / "tiles"
+    folder.mkdir()
+    for name, left in (("west", 326000.0), ("east", 326020.0)):
+        write_tif(folder / f"{name}.tif", np.zeros((30, 40, 3), np.uint8), left=left)
+    return folder
+
+
+PLACES = [(326000.1, 2779999.9), (326019.99, 2779985.01), (326020.0, 2779990.2), (326050.0, 2779990.0)]
+EXPECTED = {"west": {(0, 0): 0, (29, 39): 2}, "east": {(19, 0): 1}}
+
+
+@pytest.mark.parametrize(
+    "kind", [shapely.Point, lambda place: shapely.MultiPoint([place])], ids=["point", "multipoint"]
+)
+@pytest.mark.parametrize(
+    ("crs", "suffix"),
+    [(UTM, "gpkg"), ("EPSG:4326", "gpkg"), ("EPSG:3857", "gpkg"), (UTM, "geojson"), ("EPSG:4326", "geojson")],
+)
+def test_vector_points_fall_on_the_pixel_that_holds_them(crs, suffix, kind, tiles, tmp_path):
+    """In any reference system; a border belongs to one tile; the fourth point is on none."""
+    from rasterio.warp import transform
+
+    places = np.array(PLACES)
+    places[2, 0] += 0.01 if crs != UTM else 0  # a border survives no rounding
+    places = np.array(transform(UTM, crs, *places.T)).T
+    write_vector(tmp_path / f"points.{suffix}", places, ["low", "2", "Middle", "low"], crs, kind)
+    points, passed_over = geo.read_points(tmp_path / f"points.{suffix}", lc.list_images(tiles), NAMES)
+    assert points == EXPECTED and passed_over == {"points outside of all images": 1}
+
+
+def test_a_point_on_the_other_side_of_the_earth_is_one_outside_of_the_tiles(tiles, tmp_path):
+    """The tiles' reference system has no coordinates for it."""
+    from rasterio.warp import transform
+
+    places = [*np.array(transform(UTM, "EPSG:4326", *np.array(PLACES[:2]).T)).T, (-123.0, 0.0)]
+    write_vector(tmp_path / "points.gpkg", places, ["low", "2", "low"], "EPSG:4326")
+    points, passed_over = geo.read_points(tmp_path / "points.gpkg", lc.list_images(tiles), NAMES)
+    assert points == {"west": EXPECTED["west"]} and passed_over == {"points outside of all images": 1}
+
+
+def test_ids_of_vector_points_may_have_gaps(tiles, tmp_path):
+    """QGIS writes NULL where the class is not filled in yet, and whole numbers beside it become 2.0."""
+    write_vector(tmp_path / "points.gpkg", PLACES[:3], np.array([0, 2, np.nan]), name="Class")
+    points, passed_over = geo.read_points(tmp_path / "points.gpkg", lc.list_images(tiles), NAMES)
+    assert points == {"west": EXPECTED["west"]} and passed_over == {"points without a class": 1}
+
+
+def test_a_multipoint_gives_its_class_to_all_its_points(tiles, tmp_path):
+    write_vector(tmp_path / "points.gpkg", [PLACES[:3]], ["low"], kind=shapely.MultiPoint)
+    points, _ = geo.read_points(tmp_path / "points.gpkg", lc.list_images(tiles), NAMES)
+    assert points == {name: dict.fromkeys(at, 0) for name, at in EXPECTED.items()}
+
+
+def no_crs(tiles, path):
+    write_vector(path, PLACES, ["low"] * 4, crs=None)
+
+
+def bare_tile(tiles, path):
+    write_vector(path, PLACES, ["low"] * 4)
+    write_tif(tiles / "bare.tif", np.zeros((30, 40, 3), np.uint8), crs=None)
+
+
+def png_tile(tiles, path):
+    write_vector(path, PLACES, ["low"] * 4)
+    Image.new("RGB", (40, 30)).save(tiles / "plain.png")
+
+
+def polygons(tiles, path):
+    write_vector(path, [[(0, 0), (0, 1), (1, 1)]], ["low"], kind=shapely.Polygon)
+
+
+def two_layers(tiles, path):
+    for layer in ("spring", "summer"):
+        write_vector(path, PLACES, ["low"] * 4, layer=layer)
+
+
+BAD_VECTORS = {
+    "wrong CRS": (
+        lambda tiles, path: write_vector(path, PLACES, ["low"] * 4, "EPSG:4326"),
+        "points.gpkg: cannot be brought to .* are its coordinates in EPSG:4326, as it says?",
+    ),
+    "no CRS": (no_crs, "points.gpkg: names no reference system"),
+    "tile without georeference": (
+        bare_tile,
+        "bare.tif: has no georeference, which points in .*points.gpkg need",
+    ),
+    "PNG tile": (png_tile, "plain.png: has no georeference"),
+    "polygons": (polygons, "points.gpkg, feature 1: is not a point"),
+    "two layers": (two_layers, r"points.gpkg: holds 2 layers \(spring, summer\)"),
+    "other field": (
+        lambda tiles, path: write_vector(path, PLACES, ["low"] * 4, name="cover"),
+        "points.gpkg: has no field 'class' but cover",
+    ),
+    "unknown class": (
+        lambda tiles, path: write_vector(path, PLACES, ["low", "low", "lake", "low"]),
+        "points.gpkg, feature 3: class 'lake'",
+    ),
+    "elsewhere": (
+        lambda tiles, path: write_vector(path, [(0, 0)], ["low"]),
+        "points.gpkg: holds no point with a class on an image; 1 points outside",
+    ),
+    "two classes": (
+        lambda tiles, path: write_vector(path, [PLACES[0], (326000.4, 2779999.6)], ["low", "high"]),
+        "points.gpkg, feature 2: pixel 0,0 of west.tif has another class in feature 1",
+    ),
+    "no features": (lambda tiles, path: write_vector(path, [], []), "points.gpkg: holds no point"),
+    "text": (lambda tiles, path: path.write_text("text"), "points.gpkg: cannot be read"),
+    "missing": (lambda tiles, path: None, "points.gpkg: cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_VECTORS)
+def test_bad_vector_points_are_named(case, tiles, tmp_path, recwarn):
+    damage, wanted = BAD_VECTORS[case]
+    damage(tiles, tmp_path / "points.gpkg")
+    with pytest.raises(lc.InputError, match=wanted) as caught:
+        geo.read_points(tmp_path / "points.gpkg", lc.list_images(tiles), NAMES)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("package", ["geopandas", "rasterio"])
+def test_a_missing_package_is_one_line(package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(lc.InputError, match="pip install geopandas rasterio"):
+        geo.read_points(tmp_path / "points.gpkg", {}, NAMES)
+
+
+# =====================================================================================================
+# labels.py
+# =====================================================================================================
+
+
+def rows_of(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def run(source, images, output, *more):
+    given = ["--labels", source, "--images", images, "--output", output, *more]
+    return label_tool.main([str(part) for part in given])
+
+
+def complaint_of(capsys, *given):
+    """What the program says of a mistake, which it does in one line."""
+    assert run(*given) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and len(said.err.splitlines()) == 1 and said.err.startswith("error: ")
+    return said.err
+
+
+def georeference(data):
+    """The tiles of both splits as GeoTIFFs in a row, and all their points, of train and val, in one GeoPackage."""
+    places, labels = [], []
+    for number, path in enumerate(sorted(data.glob("*/images/*.png"))):
+        mask, left = lc.read_mask(path.parents[1] / "masks" / path.name), 326000.0 + 100 * number
+        write_tif(path.with_suffix(".tif"), lc.read_image(path), left=left)
+        path.unlink()
+        rng = np.random.default_rng(number)
+        for y, x in np.argwhere(lc.sample_random_points(mask, 20, rng) != 255).tolist():
+            places.append((left + 0.5 * (x + 0.5), 2780000.0 - 0.5 * (y + 0.5)))
+            labels.append(NAMES[mask[y, x]])
+    write_vector(data / "points.gpkg", places, labels)
+
+
+def test_vector_points_become_a_csv_that_a_person_can_open(tiles, tmp_path, capsys):
+    labels = ["low", "2", "Middle", "low"]
+    write_vector(tmp_path / "points.gpkg", PLACES, labels)
+    Image.new("RGB", (9, 9)).save(tmp_path / "other.png")
+    output = tmp_path / "made/points.csv"
+    assert run(tmp_path / "points.gpkg", tiles, output, "--class-names", "low,middle,high") == 0
+    head, *rows = rows_of(output)
+    assert head == ["image", "x", "y", "class"]
+    wanted = [
+        ["west.tif", "0", "0", "low"],
+        ["west.tif", "39", "29", "high"],
+        ["east.tif", "0", "19", "middle"],
+    ]
+    assert sorted(rows) == sorted(wanted)
+    points, passed_over = lc.read_points(output, lc.list_images(tiles), NAMES)
+    assert points == EXPECTED and not passed_over
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0][-5:] == ["3", "points", "in", "2", "images"]
+    assert lines[1:4] == [["low", "1"], ["middle", "1"], ["high", "1"]]
+    assert " ".join(lines[4]) == "passed over: 1 points outside of all images" and len(lines) == 5
+
+
+def test_one_geopackage_gives_train_and_val_what_their_masks_say(data, capsys):
+    georeference(data)
+    for side, number, others in (("train", 100, 40), ("val", 40, 100)):
+        output = data / f"{side}.csv"
+        assert (
+            run(data / "points.gpkg", data / side / "images", output, "--class-names", ",".join(NAMES)) == 0
+        )
+        said = capsys.readouterr().out
+        assert f"{number} points in" in said
+        assert f"passed over: {others} points outside of all images" in said
+        dataset = lc.LandCoverDataset(data / side / "images", output, class_names=NAMES)
+        assert len(dataset) == number // 20
+        for index, (image, _) in enumerate(dataset.tiles):
+            _, points, _ = dataset.read(index)
+            mask = lc.read_mask(data / side / "masks" / f"{image.stem}.png")
+            labelled = points != 255
+            assert labelled.sum() == 20 and (points == mask)[labelled].all()
+
+
+def test_a_csv_is_put_in_order(data, capsys):
+    """Ids become names, an open question and an image without a point are counted, and no label moves."""
+    write_csv(data / "mixed.csv", data / "train/masks")
+    lines = (data / "mixed.csv").read_text().splitlines()
+    kept = [line for line in lines if not line.startswith("tile_4")]
+    (data / "mixed.csv").write_text("\n".join([*kept, "tile_0,1,1,"]) + "\n")
+    images = data / "train/images"
+    assert run(data / "mixed.csv", images, data / "points.csv", "--class-names", ",".join(NAMES)) == 0
+    said = capsys.readouterr().out
+    assert "passed over: 1 points without a class" in said
+    assert "passed over: 1 images without a point" in said
+    assert {row[3] for row in rows_of(data / "points.csv")[1:]} <= set(NAMES)
+    both = [
+        lc.read_points(data / name, lc.list_images(images), NAMES)[0] for name in ("mixed.csv", "points.csv")
+    ]
+    assert both[0] == both[1] and sum(map(len, both[0].values())) == 80
+
+
+def test_labels_that_are_there_are_not_overwritten(data, capsys):
+    write_csv(data / "mine.csv", data / "train/masks")
+    before, images = (data / "mine.csv").read_bytes(), data / "train/images"
+    for source in ("mine.csv", "other.csv"):
+        (data / "other.csv").write_text("image,x,y,class\ntile_0,1,1,low\n")
+        given = data / source, images, data / "mine.csv", "--class-names", ",".join(NAMES)
+        assert "mine.csv: holds labels, which would be lost" in complaint_of(capsys, *given)
+        assert (data / "mine.csv").read_bytes() == before
+    (data / "open.csv").write_text("image,x,y,class\ntile_0,1,1,\n")
+    given = data / "other.csv", images, data / "open.csv", "--class-names", ",".join(NAMES)
+    assert run(*given) == 0, "open questions alone are no loss"
+
+
+def test_mistakes_are_one_line(data, tmp_path, capsys):
+    images = data / "train/images"
+    (data / "points.csv").write_text("image,x,y,class\ntile_0,1,1,lake\n")
+    for wanted, *given in (
+        ("line 2: class 'lake'", data / "points.csv", images, data / "out.csv"),
+        ("points.txt: must be a file .csv, .geojson, .gpkg", data / "points.txt", images, data / "out.csv"),
+        ("out.txt: must be a file NAME.csv", data / "points.csv", images, data / "out.txt"),
+        ("holds no image", data / "points.csv", data / "train/masks/..", data / "out.csv"),
+        ("give 1 to 254 names", data / "points.csv", images, data / "out.csv", "--class-names", "a,a"),
+        ("cannot be read", data / "none.csv", images, data / "out.csv"),
+    ):
+        assert wanted in complaint_of(capsys, *given)
+        assert not (data / "out.csv").exists()

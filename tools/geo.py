@@ -1,0 +1,341 @@
+"""Rasters and vectors of the field <-> arrays and plain files. Imported by the programs beside it, not run.
+
+A scene is read row by row, so a map may be larger than memory. GeoTIFFs need `pip install rasterio`,
+vector points `pip install geopandas rasterio`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+import typing
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from xml.sax.saxutils import escape, quoteattr
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from PIL import Image
+
+import landcover_segmentation as lc
+
+POINT_SUFFIXES = (".csv", ".geojson", ".gpkg")  # files of points
+MODEL_PIXEL_SCALE = 33550  # the tag that makes a GeoTIFF of a TIFF
+
+# =====================================================================================================
+# Scenes -> rows of pixels
+# =====================================================================================================
+
+
+@dataclass
+class Scene:
+    """An image that is read from top to bottom.
+
+    read(top, bottom) -> (bottom - top, W, 4), alpha last, alpha 0 = no data; uint8 unless deep.
+    crs, transform: rasterio's; both None without a georeference. kind: how the file stores its pixels.
+    deep: whether in more than 8 bits per channel.
+    """
+
+    height: int
+    width: int
+    read: Callable[[int, int], np.ndarray]
+    crs: typing.Any = None
+    transform: typing.Any = None
+    kind: str = "mode RGB"
+    deep: bool = False
+
+
+@contextlib.contextmanager
+def open_scene(
+    path: str | Path, bands: Sequence[int] = lc.RGB_BANDS, ranges: Sequence | None = None
+) -> Iterator[Scene]:
+    """Opens an image of any size as `lc.read_tile` reads a tile: (h, W, 4) uint8, by rows.
+
+    bands, ranges: as for `lc.read_tile`. Raises InputError for files that cannot be read, or not so.
+    """
+    with open_unscaled(path, bands) as scene:
+        lc.check_depth(path, scene.deep, ranges)
+        if scene.deep:
+            read = scene.read
+            scene.read = lambda top, bottom: lc.stretch(read(top, bottom), ranges)
+        yield scene
+
+
+@contextlib.contextmanager
+def open_unscaled(path: str | Path, bands: Sequence[int] = lc.RGB_BANDS) -> Iterator[Scene]:
+    """Opens an image of any size; what is deeper than 8 bits keeps its values.
+
+    rasterio reads by rows. Pillow, which reads what is no TIFF, holds a picture whole, at 4 bytes per pixel.
+    """
+    height, width, kind, deep = lc.image_facts(path)
+    if not lc.is_raster(path, bands):
+        warn_of_lost_georeference(path)
+        lc.check_bands(path, bands, 3)
+        yield Scene(height, width, picture_reader(path, bands), kind=kind)
+        return
+    dataset = lc.open_raster(path)
+    from rasterio import Env
+
+    def read(top: int, bottom: int) -> np.ndarray:
+        return lc.raster_bands(dataset, bands, ((top, bottom), (0, width)))
+
+    # The size of GDAL's cache in bytes; by itself GDAL takes a share of the machine's memory.
+    with dataset, Env(GDAL_CACHEMAX=2**28):
+        lc.choose_bands(dataset, bands)  # raises InputError for those that it lacks
+        placed = dataset.crs or not dataset.transform.is_identity
+        place = (dataset.crs, dataset.transform) if placed else (None, None)
+        yield Scene(height, width, read, *place, kind, deep)
+
+
+def picture_reader(path: str | Path, bands: Sequence[int]) -> Callable[[int, int], np.ndarray]:
+    """Reads rows of a picture, which is decoded when the first are asked for."""
+
+    @cache
+    def decode() -> np.ndarray:
+        return lc.read_bands(path, bands)
+
+    return lambda top, bottom: decode()[top:bottom].copy()
+
+
+def warn_of_lost_georeference(path: str | Path) -> None:
+    with lc.open_picture(path) as picture:
+        is_geotiff = MODEL_PIXEL_SCALE in getattr(picture, "tag_v2", {})
+    if is_geotiff:
+        loss = "GeoTIFFs lose their georeference without rasterio"
+        warnings.warn(f"{loss}; pip install rasterio", stacklevel=2)
+
+
+def pixel_hectares(scene: Scene) -> np.ndarray | None:
+    """The area of a pixel in each row, (H,), in hectares; None where it is not known, or not of Earth.
+
+    In a projected system it is that of the grid, as a GIS reports it. Degrees and Mercator, whose scale
+    depends on the latitude, are measured on the ground, in the equal-area projection EPSG:6933.
+    """
+    crs = scene.crs
+    if not crs or not (crs.is_projected or crs.is_geographic):
+        return None
+    if crs.is_projected and '"Mercator' not in crs.to_wkt():
+        unit = crs.linear_units_factor[1]
+        hectares = abs(scene.transform.determinant) * unit**2 / 10_000
+        return np.full(scene.height, hectares)
+    from rasterio.transform import xy
+    from rasterio.warp import transform
+
+    rows, middle = np.arange(scene.height), np.full(scene.height, scene.width / 2)
+
+    def on_the_ground(down: int, across: int) -> np.ndarray:
+        corner = xy(scene.transform, rows + down, middle + across, offset="ul")
+        return np.array(transform(crs, "EPSG:6933", *corner))
+
+    try:
+        corner = on_the_ground(0, 0)
+        sides = on_the_ground(0, 1) - corner, on_the_ground(1, 0) - corner
+    except Exception:  # what rasterio raises here has no class in common
+        return None
+    hectares = np.abs(np.linalg.det(np.stack(sides).T)) / 10_000
+    on_earth = np.isfinite(hectares) & (hectares > 0)
+    return hectares if on_earth.all() else None
+
+
+# =====================================================================================================
+# Class ids -> rasters with their legend and place
+# =====================================================================================================
+
+
+@contextlib.contextmanager
+def raster_writer(
+    path: Path,
+    scene: Scene,
+    description: str,
+    names: Sequence[str] = (),
+    palette: np.ndarray | None = None,
+) -> Iterator[Callable[[int, np.ndarray], None]]:
+    """Yields write(top, rows (h, W) uint8) for a raster of the scene's size in which 255 is nodata.
+
+    With a georeference it becomes a cloud-optimised GeoTIFF, by way of a tiled one in a temporary folder;
+    else a PNG, which is held at one byte per pixel until all rows are there. names, palette (C, 3) uint8:
+    of its classes. Raises InputError if there is no room for the GeoTIFF.
+    """
+    table = None if palette is None else lc.colorize(np.arange(256), palette)
+    if scene.transform is None:
+        picture = Image.new("L", (scene.width, scene.height))
+        yield lambda top, rows: picture.paste(Image.fromarray(rows), (0, top))
+        if table is not None:
+            picture.putpalette(table.tobytes())
+        picture.save(path)
+        return
+    import rasterio
+
+    place = {"height": scene.height, "width": scene.width, "crs": scene.crs, "transform": scene.transform}
+    form = {"count": 1, "dtype": "uint8", "nodata": lc.IGNORE_INDEX, "compress": "deflate"}
+    form |= {"tiled": True, "blockxsize": 512, "blockysize": 512, "bigtiff": "if_safer"}
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
+        tiled = Path(folder) / "tiled.tif"
+        with rasterio.open(tiled, "w", "GTiff", **place, **form) as dataset:
+            dataset.set_band_description(1, description)
+            dataset.update_tags(1, **{f"CLASS_{index}": name for index, name in enumerate(names)})
+            if table is not None:
+                dataset.write_colormap(1, dict(enumerate(table.tolist())))
+
+            def write(top: int, rows: np.ndarray) -> None:
+                with there_is_room(path.parent):
+                    dataset.write(rows, 1, window=((top, top + len(rows)), (0, scene.width)))
+
+            yield write
+        with there_is_room(path.parent):
+            optimise_for_clouds(tiled, path, "average" if table is None else "mode")
+
+
+def optimise_for_clouds(tiled: Path, path: Path, resampling: str) -> None:
+    """Copies a GeoTIFF of one band to a cloud-optimised one. Raises OSError if its end is missing."""
+    import rasterio.shutil
+
+    packed = {"compress": "deflate", "bigtiff": "if_safer", "overview_resampling": resampling}
+    rasterio.shutil.copy(tiled, path, driver="COG", **packed)
+    with rasterio.open(tiled) as ours, rasterio.open(path) as copied:
+        if ours.checksum(1) != copied.checksum(1):  # GDAL keeps to itself what fails as it closes a file
+            raise OSError("its end is missing")
+
+
+@contextlib.contextmanager
+def there_is_room(folder: Path) -> Iterator[None]:
+    """Raises InputError where GDAL, whose errors have no class in common, cannot write."""
+    try:
+        yield
+    except Exception as error:
+        cure = "is the disk full? free some space"
+        raise lc.InputError(f"{folder}: a map cannot be written ({error}); {cure}") from error
+
+
+def category_names(names: Sequence[str]) -> str:
+    """The .aux.xml in which GDAL looks for the names of a raster's classes."""
+    categories = "".join(f"<Category>{escape(name)}</Category>" for name in names)
+    band = f'<PAMRasterBand band="1"><CategoryNames>{categories}</CategoryNames></PAMRasterBand>'
+    return f"<PAMDataset>{band}</PAMDataset>"
+
+
+def placement(scene: Scene, step: int) -> str:
+    """The .aux.xml in which GDAL and QGIS look for the place of a picture of every step-th pixel."""
+    system = f"<SRS>{escape(scene.crs.to_wkt())}</SRS>" if scene.crs else ""
+    a, b, c, d, e, f = scene.transform[:6]  # GDAL has them in another order
+    numbers = ", ".join(map(repr, (c, step * a, step * b, f, step * d, step * e)))
+    return f"<PAMDataset>{system}<GeoTransform>{numbers}</GeoTransform></PAMDataset>"
+
+
+def qgis_style(names: Sequence[str], palette: np.ndarray) -> str:
+    """The .qml in which QGIS looks for a raster's legend: without it, all 256 colours of a table show."""
+    entries = ""
+    for index, (name, color) in enumerate(zip(names, palette, strict=True)):
+        look = f'value="{index}" color="#{bytes(color).hex()}" alpha="255"'
+        entries += f"<paletteEntry {look} label={quoteattr(name)}/>"
+    renderer = '<rasterrenderer type="paletted" band="1" opacity="1">'
+    table = f"<colorPalette>{entries}</colorPalette>"
+    return f"<qgis><pipe>{renderer}{table}</rasterrenderer></pipe></qgis>"
+
+
+# =====================================================================================================
+# Points where they lie on the ground -> points by pixel
+# =====================================================================================================
+
+
+def is_points_file(path: str | Path) -> bool:
+    """Whether a path names a file of points rather than a folder of masks."""
+    return Path(path).suffix.lower() in POINT_SUFFIXES and not Path(path).is_dir()
+
+
+def read_points(
+    path: str | Path, images: dict[str, Path], class_names: Sequence[str]
+) -> tuple[dict[str, lc.Points], Counter]:
+    """Reads the points of all images: a CSV, as `lc.read_points`, or vector points with a field class.
+
+    Vector points (.geojson, .gpkg) lie where they are on the ground, in whatever reference system; one
+    that falls on several images belongs to each of them. images: by name without suffix.
+    Returns and raises what `lc.read_points` does.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".csv":
+        return lc.read_points(path, images, class_names)
+    return lc.collect_points(path, vector_points(path, images), images, class_names)
+
+
+def vector_points(path: Path, images: dict[str, Path]) -> Iterator[tuple[str, str | None, int, int, str]]:
+    """Yields feature, image, x, y and class of each vector point on each image; on none, the image is None.
+
+    Raises InputError as `read_vector` does, and for an image without a georeference.
+    """
+    points, labels = read_vector(path)
+    in_system, on_none = cache(points.to_crs), np.ones(len(points), bool)
+    for stem, image in images.items():
+        with open_unscaled(image) as scene:
+            if scene.crs is None:
+                cure = "give pixels in a CSV instead"
+                problem = f"has no georeference, which points in {path} need"
+                raise lc.InputError(f"{image}: {problem}; {cure}")
+        try:
+            inside, rows, columns = pixels_of(in_system(scene.crs.to_wkt()), scene)
+        except Exception as error:  # what pyproj and affine raise here has no class in common
+            problem = f"cannot be brought to the reference system of {image} ({error})"
+            cure = f"are its coordinates in {points.crs}, as it says?"
+            raise lc.InputError(f"{path}: {problem}; {cure}") from error
+        on_none &= ~inside
+        for index in np.flatnonzero(inside):
+            feature = f"feature {points.index[index]}"
+            yield feature, stem, int(columns[index]), int(rows[index]), labels[index]
+    for index in np.flatnonzero(on_none):
+        yield f"feature {points.index[index]}", None, 0, 0, labels[index]
+
+
+def pixels_of(points: typing.Any, scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which points of a GeoSeries, in the scene's reference system, lie on it, and their rows and columns."""
+    from rasterio.transform import rowcol
+
+    x, y = points.x.to_numpy(), points.y.to_numpy()
+    placed = np.isfinite(x) & np.isfinite(y)  # pyproj's word for a point too far off for that system
+    if len(placed) and not placed.any():
+        raise ValueError("all lie outside of it")
+    x, y = np.where(placed, x, 0), np.where(placed, y, 0)
+    rows, columns = np.array(rowcol(scene.transform, x, y, op=np.floor))
+    inside = (rows >= 0) & (rows < scene.height) & (columns >= 0) & (columns < scene.width)
+    return placed & inside, rows, columns
+
+
+def read_vector(path: Path) -> tuple[typing.Any, list[str]]:
+    """The points of a vector file with one layer of them: a GeoSeries by number of feature, and the classes.
+
+    Raises InputError without geopandas and rasterio, for other files, and without a reference system.
+    """
+    try:
+        import geopandas
+        import pyogrio  # by which geopandas reads
+        import rasterio  # noqa: F401
+    except ImportError as error:
+        cure = "pip install geopandas rasterio"
+        raise lc.InputError(f"{path}: vector points need two packages: {cure}") from error
+    try:
+        layers = [name for name, geometry in pyogrio.list_layers(path) if geometry]
+        if len(layers) != 1:
+            problem = f"holds {len(layers)} layers ({', '.join(layers)})"
+            raise lc.InputError(f"{path}: {problem}; save the points on their own")
+        table = geopandas.read_file(path, layer=layers[0], engine="pyogrio", fid_as_index=True).explode()
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+        raise lc.InputError(f"{path}: cannot be read ({error}); save it anew") from error
+    fields = table.columns.drop("geometry")
+    column = next((name for name in fields if name.lower() == "class"), None)
+    if column is None:
+        found = ", ".join(fields) or "none at all"
+        raise lc.InputError(f"{path}: has no field 'class' but {found}; rename or add it")
+    if table.crs is None:
+        cure = "assign its own, in QGIS or by ogr2ogr -a_srs"
+        raise lc.InputError(f"{path}: names no reference system (CRS); {cure}")
+    if (other := table.geom_type != "Point").any():
+        where = f"{path}, feature {table.index[other][0]}"
+        raise lc.InputError(f"{where}: is not a point; delete it, or make points of it")
+    classes, missing = table[column], table[column].isna()
+    labels = ["" if gap else str(text).strip() for text, gap in zip(classes, missing, strict=True)]
+    return table.geometry, labels

@@ -1,0 +1,415 @@
+"""Map images of any size with a trained model: class ids, overlay, area per class.
+
+    python tools/map_scenes.py --input scenes --output maps                    with best_model.pth
+    python tools/map_scenes.py --checkpoint a.pth b.pth --input s.tif --output maps    mean of both
+    torchrun --nproc_per_node=4 tools/map_scenes.py --input scenes --output maps       shares the files
+
+NAME_classes holds class ids, 255 = no data, in the classes' colours: a GeoTIFF if the image has a
+georeference (pip install rasterio), else a PNG. NAME_overlay.png shows them over the image, NAME_area.csv
+counts pixels, share and, where the pixel size is known, hectares of each class. The model sees an image in
+windows that overlap and are blended; memory holds one row of windows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import math
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import geo
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from tqdm.auto import tqdm
+
+import landcover_segmentation as lc
+
+OVERLAY_SIDE = 4096  # pixels; larger overlays are thinned
+
+# =====================================================================================================
+# Checkpoints -> a model for prediction alone
+# =====================================================================================================
+
+
+def load_ensemble(paths: Sequence[str | Path], device: str = "auto") -> nn.Module:
+    """Loads one checkpoint, as `lc.load_model`, or several as one model.
+
+    Raises InputError if these differ in classes or bands.
+    """
+    models = [lc.load_model(path, device) for path in paths]
+    first = models[0]
+    for path, model in zip(paths, models, strict=True):
+        if (model.class_names, model.reading) != (first.class_names, first.reading):
+            problem = f"has other classes or bands than {paths[0]}"
+            raise lc.InputError(f"{path}: {problem}; an ensemble is of models of the same data")
+    if len(models) == 1:
+        return first
+    ensemble = lc.Ensemble(models).eval()
+    for name in ("num_classes", "class_names", "class_colors", "reading"):
+        setattr(ensemble, name, getattr(first, name))
+    return ensemble
+
+
+def fold_batch_norm(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Copies a model for prediction alone: its batch norms become part of the convolutions before them.
+
+    dtype: of the convolutions' weights; if it is not float32, predict under `lc.autocast`, which then need
+    not convert them.
+    """
+    model = copy.deepcopy(model).eval()
+    for module in model.modules():
+        children = list(module.named_children())
+        for (_, before), (name, after) in pairwise(children):
+            if isinstance(before, nn.Conv2d) and type(after) is nn.BatchNorm2d:
+                norm = after.running_mean, after.running_var, after.eps, after.weight, after.bias
+                before.weight, before.bias = fuse_conv_bn_weights(before.weight, before.bias, *norm)
+                setattr(module, name, nn.Identity())
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(dtype, memory_format=torch.channels_last)
+    return model
+
+
+# =====================================================================================================
+# Window -> probabilities
+# =====================================================================================================
+
+
+def predict_window(
+    model: nn.Module,
+    images: Tensor,
+    views: int = 1,
+    scales: Sequence[float] = (1.0,),
+    crf: bool = False,
+) -> Tensor:
+    """Class probabilities (B, C, H, W) of normalised images (B, 3, H, W), and what is done to improve them.
+
+    views: as for `lc.predict_probabilities`. scales: the mean over the images resized by each; it costs
+    sharpness. crf: refined by `refine_with_crf`.
+    """
+    at_scales = [model if scale == 1 else partial(lc.at_scale, model, scale) for scale in scales]
+    opinions = [lc.predict_probabilities(one, images, views) for one in at_scales]
+    probabilities = sum(opinions) / len(opinions)
+    return refine_with_crf(probabilities, images) if crf else probabilities
+
+
+def refine_with_crf(
+    probabilities: Tensor,
+    images: Tensor,
+    iterations: int = 5,
+    weight: float = 3.0,
+    radius: int = 5,
+    sigma_xy: float = 6.0,
+    sigma_rgb: float = 0.1,
+) -> Tensor:
+    """Sharpens a prediction along the edges of the image, by mean-field inference in a CRF.
+
+    probabilities: (B, C, H, W); images: (B, 3, H, W), normalised. Each iteration adds to the
+    log-probabilities weight times the mean of the neighbours' probabilities, weighted as in
+    `pairwise_messages`. Returns probabilities (B, C, H, W).
+
+    Krähenbühl & Koltun 2011, https://arxiv.org/abs/1210.5644; pairs reach no further than radius, as in
+    ConvCRF (Teichmann & Cipolla 2018, https://arxiv.org/abs/1805.04777).
+    """
+    unary = probabilities.clamp(min=1e-6).log()
+    for _ in range(iterations):
+        messages, strength = pairwise_messages(probabilities, images, radius, sigma_xy, sigma_rgb)
+        probabilities = (unary + weight * messages / strength).softmax(1)
+    return probabilities
+
+
+def pairwise_messages(
+    values: Tensor, images: Tensor, radius: int = 5, sigma_xy: float = 6.0, sigma_rgb: float = 0.1
+) -> tuple[Tensor, Tensor]:
+    """What every pixel hears from its neighbours: their values, weighted by nearness and likeness of colour.
+
+    values: (B, C, H, W); images: (B, 3, H, W), normalised. The kernel is 0.9 exp(-d²/2 sigma_xy² -
+    c²/2 sigma_rgb²) + 0.1 exp(-d²/2 sigma_xy²) for a distance d in pixels and c in RGB of 0..1, over the
+    window of the given radius without the pixel itself (Obukhov et al. 2019,
+    https://arxiv.org/abs/1906.04651). Returns the weighted sums (B, C, H, W) and the sums of weights
+    (B, 1, H, W).
+    """
+    height, width = values.shape[-2:]
+    colors = lc.unnormalised(images)
+    messages, strength = torch.zeros_like(values), torch.zeros_like(values[:, :1])
+    for dy in range(radius + 1):  # half of the window: each pair is visited once and speaks both ways
+        for dx in range(-radius if dy else 1, radius + 1):
+            if dy >= height or abs(dx) >= width:
+                continue
+            left = slice(max(0, -dx), width - max(0, dx))
+            right = slice(max(0, dx), width - max(0, -dx))
+            here, there = (..., slice(0, height - dy), left), (..., slice(dy, height), right)
+            unlikeness = (colors[here] - colors[there]).square_().sum(1, keepdim=True)
+            kernel = unlikeness.mul_(-1 / (2 * sigma_rgb**2)).exp_().mul_(0.9).add_(0.1)
+            kernel *= math.exp(-(dy**2 + dx**2) / (2 * sigma_xy**2))
+            messages[here] += kernel * values[there]
+            messages[there] += kernel * values[here]
+            strength[here] += kernel
+            strength[there] += kernel
+    return messages, strength
+
+
+# =====================================================================================================
+# Scene -> strips of class ids
+# =====================================================================================================
+
+
+def lay_windows(size: int, tile: int = 512, overlap: int | None = None) -> tuple[np.ndarray, Tensor]:
+    """Lays windows along `size` pixels: where each begins (N,), and the weights of its pixels (N, length).
+
+    The windows are spread evenly over the size rounded up to a multiple of 32, and begin at multiples of
+    32, so that a network that halves five times sees the same grid in each. Neighbours share at least
+    `overlap` pixels (None: a quarter of the tile). In the middle of what they share one weight falls as
+    the other rises, in a raised cosine over half the overlap; the rest, where a window sees too little
+    around it, weighs nothing. At every pixel the weights sum to 1.
+    """
+    overlap = tile // 4 if overlap is None else overlap
+    if tile < 64 or tile % 32:
+        raise lc.InputError(f"tile = {tile}: must be a multiple of 32, and at least 64")
+    if not 0 <= overlap <= tile // 2:
+        raise lc.InputError(f"overlap = {overlap}: must lie between 0 and {tile // 2}, half of the tile")
+    span = size + -size % 32
+    length = min(tile, span)
+    gaps = math.ceil((span - length) / ((tile - overlap) // 32 * 32))
+    starts = np.arange(gaps + 1) * (span - length) // 32 // max(1, gaps) * 32
+    crossings = (starts[:-1] + starts[1:] + length) / 2
+    positions = starts[:, None] + np.arange(length) + 0.5
+
+    def risen(centres: np.ndarray) -> np.ndarray:
+        way = (positions - centres[:, None]) / max(1, overlap / 2) + 0.5
+        return np.sin(np.pi / 2 * way.clip(0, 1)) ** 2
+
+    weights = risen(np.array([-np.inf, *crossings])) - risen(np.array([*crossings, np.inf]))
+    return starts, torch.from_numpy(weights).float()
+
+
+def predict_strips(
+    model: nn.Module,
+    scene: geo.Scene,
+    *,
+    tile: int = 512,
+    overlap: int | None = None,
+    batch_size: int = 4,
+    dtype: torch.dtype = torch.float32,
+    progress: str | None = None,
+    **improvement,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """Predicts a scene in windows, blended by `lay_windows`, in memory for tile x W x classes float32.
+
+    Yields strips of finished rows from top to bottom, each as the number of its first row, image (h, W, 4),
+    class ids (h, W) and confidence (h, W), the probability in percent; all uint8, the last two 255 where
+    there is no data. There the network sees the mean colour. A network whose logits depend on no more than
+    overlap / 4 pixels around gives what it would give for the whole scene at once. batch_size: windows per
+    forward pass. progress names a bar. improvement: views, scales, crf of `predict_window`.
+    """
+    device = next(model.parameters()).device
+    tops, downs = lay_windows(scene.height, tile, overlap)
+    lefts, acrosses = lay_windows(scene.width, tile, overlap)
+    (height, width), span = (downs.shape[1], acrosses.shape[1]), lefts[-1] + acrosses.shape[1]
+    with lc.autocast(device, dtype):
+        trial = lc.predict_probabilities(model, torch.zeros(1, 3, 32, 32, device=device))
+    total = torch.zeros(trial.shape[1], height, span, device=device)
+    pixels = np.empty((0, scene.width, 4), np.uint8)
+    windows = len(tops) * len(lefts)
+    bar = tqdm(total=windows, desc=progress, unit="window", disable=None if progress else True)
+    for top, bottom, down in zip(tops, [*tops[1:], scene.height], downs.to(device), strict=True):
+        fresh = scene.read(top + len(pixels), min(top + height, scene.height))
+        fresh[fresh[..., 3] == 0, :3] = lc.MEAN_COLOR
+        pixels = np.concatenate([pixels, fresh])
+        padding = (0, height - len(pixels)), (0, span - scene.width), (0, 0)
+        padded = np.pad(pixels, padding, mode="edge")  # as the model itself pads
+        seen = [at for at, left in enumerate(lefts) if padded[:, left : left + width, 3].any()]
+        for batch in (seen[at : at + batch_size] for at in range(0, len(seen), batch_size)):
+            views = [padded[:, left : left + width, :3] for left in lefts[batch]]
+            images = lc.to_device(torch.cat([lc.preprocess_image(view) for view in views]), device)
+            with lc.autocast(device, dtype):
+                probabilities = predict_window(model, images, **improvement)
+            for left, across, part in zip(lefts[batch], acrosses[batch], probabilities, strict=True):
+                total[:, :, left : left + width] += part * (across.to(device) * down[:, None])
+            bar.update(len(batch))
+        bar.update(len(lefts) - len(seen))
+        rows = bottom - top
+        confidence, class_ids = total[:, :rows, : scene.width].max(0)
+        done = torch.stack([class_ids.byte(), (100 * confidence).round().byte()]).cpu().numpy()
+        done[:, pixels[:rows, :, 3] == 0] = lc.IGNORE_INDEX
+        yield int(top), pixels[:rows], *done
+        pixels, unfinished = pixels[rows:], total[:, rows:].clone()
+        total.zero_()[:, : unfinished.shape[1]] = unfinished
+    bar.close()
+
+
+# =====================================================================================================
+# Strips -> maps, areas, pictures
+# =====================================================================================================
+
+
+def predict_scene(
+    model: nn.Module,
+    path: str | Path,
+    output_dir: str | Path,
+    *,
+    confidence: bool = False,
+    **options,
+) -> list[Path]:
+    """Maps an image of any size with a model of `lc.load_model`. Writes all of its files or none.
+
+    NAME_classes: GDAL finds the class names of a .tif in the .aux.xml beside it, QGIS its legend in the
+    .qml, other programs find tags. NAME_overlay.png: thinned to 4096 pixels at most, with its place in an
+    .aux.xml. With confidence, NAME_confidence: the probability of the class in percent.
+
+    options: as for `predict_strips`. Returns the files written. Raises InputError as `geo.open_scene` and
+    `lay_windows` do.
+    """
+    palette = lc.class_palette(model.class_colors, model.num_classes)
+    names, written = model.class_names, []
+    reading = getattr(model, "reading", {})  # a network of another make reads 8-bit RGB
+    with (
+        geo.open_scene(path, **reading) as scene,
+        contextlib.ExitStack() as results,
+        contextlib.ExitStack() as rasters,
+    ):
+
+        def target(ending: str) -> Path:
+            written.append(Path(output_dir) / f"{Path(path).stem}_{ending}")
+            return results.enter_context(lc.atomic_write(written[-1]))
+
+        placed = scene.transform is not None
+        suffix = "tif" if placed else "png"
+        classes = target(f"classes.{suffix}")
+        writers = [geo.raster_writer(classes, scene, "land cover", names, palette)]
+        if confidence:
+            sure = target(f"confidence.{suffix}")
+            writers.append(geo.raster_writer(sure, scene, "confidence in percent"))
+        if placed:
+            write_text(target("classes.tif.aux.xml"), geo.category_names(names))
+            write_text(target("classes.qml"), geo.qgis_style(names, palette))
+        writers = [rasters.enter_context(writer) for writer in writers]
+        step = math.ceil(max(scene.height, scene.width) / OVERLAY_SIDE)
+        overlay, hectares = [], geo.pixel_hectares(scene)
+        counts, areas = np.zeros(256, np.int64), np.zeros(256)
+        for top, pixels, class_ids, percent in predict_strips(model, scene, **options):
+            for write, rows in zip(writers, (class_ids, percent), strict=False):
+                write(top, rows)
+            counts += np.bincount(class_ids.ravel(), minlength=256)
+            if hectares is not None:
+                each = np.repeat(hectares[top : top + len(class_ids)], scene.width)
+                areas += np.bincount(class_ids.ravel(), each, minlength=256)
+            thin = slice(-top % step, None, step), slice(None, None, step)
+            overlay.append(shade(pixels[thin], class_ids[thin], palette))
+        Image.fromarray(np.concatenate(overlay)).save(target("overlay.png"))
+        if placed:
+            write_text(target("overlay.png.aux.xml"), geo.placement(scene, step))
+        table = area_table(names, counts, None if hectares is None else areas)
+        lc.write_history(target("area.csv"), table)
+    return written
+
+
+def write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def shade(pixels: np.ndarray, class_ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Lays the colours of classes (h, W) over an image (h, W, 4): (h, W, 3), white where there is no data."""
+    colors = lc.colorize(class_ids, palette)
+    hidden = class_ids[..., None] == lc.IGNORE_INDEX
+    return np.where(hidden, colors, colors // 2 + pixels[..., :3] // 2)
+
+
+def area_table(names: Sequence[str], counts: np.ndarray, areas: np.ndarray | None) -> list[dict]:
+    """A row per class from pixels and hectares by class id, (256,); shares are of the pixels with data."""
+    shares = (counts / max(1, counts[: lc.IGNORE_INDEX].sum())).round(6)
+    rows = []
+    for index, name in enumerate(names):
+        row = {"class_id": index, "class": name, "pixels": counts[index], "share": shares[index]}
+        rows.append(row if areas is None else row | {"hectares": round(areas[index], 4)})
+    return rows
+
+
+# =====================================================================================================
+# Command line
+# =====================================================================================================
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = lc.FlagParser(description=__doc__)
+    flag = parser.add_argument
+    # fmt: off
+    flag("--checkpoint", metavar="FILE", nargs="+", default=["best_model.pth"],
+         help="the trained model (default: best_model.pth); of several the mean, as of runs with other SEEDs")
+    flag("--input", metavar="PATH", type=Path, required=True,
+         help="an image or a folder of them; GeoTIFFs: pip install rasterio")
+    flag("--output", metavar="DIR", type=Path, required=True, help="folder for the results")
+    flag("--tile", metavar="N", type=int, default=512, help="side of the windows in pixels (default: 512)")
+    flag("--overlap", metavar="N", type=int,
+         help="of neighbouring windows in pixels (default: a quarter of the tile)")
+    flag("--device", metavar="NAME", default=lc.DEVICE,
+         help=f"auto, cpu, cuda or another of PyTorch (default: {lc.DEVICE})")
+    flag("--tta", action="store_true", help="mean over the eight flips and quarter turns, eight times slower")
+    flag("--scales", metavar="X", nargs="+", type=float, default=[1.0],
+         help="mean over these sizes, as 0.8 1 1.25")
+    flag("--crf", action="store_true",
+         help="refine along the edges of the image, by a CRF; it gained nothing: mIoU -0.000, IoU of roads "
+         "-0.008, 4.5 times as slow on a CPU (benchmarks/results/inference.csv, val, three seeds)")
+    flag("--confidence", action="store_true", help="write the probability of the class too, in percent")
+    # fmt: on
+    config = parser.parse_args(argv)
+    if config.output.resolve() == config.input.resolve():
+        raise lc.InputError(f"--output {config.output}: is the input; name another folder")
+    if not all(0.25 <= scale <= 4 for scale in config.scales):
+        given = " ".join(map(str, config.scales))
+        raise lc.InputError(f"--scales {given}: must lie between 0.25 and 4")
+    lay_windows(1, config.tile, config.overlap)
+    return config
+
+
+def open_on_trial(paths: Iterable[Path], reading: dict) -> list[str]:
+    """Reads a row of each image before the first is predicted. Returns notes on those deeper than 8 bits."""
+    notes = []
+    for path in paths:
+        with geo.open_scene(path, **reading) as scene:
+            scene.read(0, 1)
+        if scene.deep:
+            notes.append(f"note: {path}: {scene.kind}; {reading} is applied, as in training\n")
+    return notes
+
+
+@lc.command_line
+def main(argv: list[str]) -> None:
+    """Ranks of torchrun check the same, share the images, and need tell each other nothing."""
+    said = sys.stdout  # the group mutes all ranks but one, but each says what it wrote
+    with lc.process_group():
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # no rank waits for another: all stop at once
+        config = parse(argv)
+        is_folder = config.input.is_dir()
+        paths = list(lc.list_images(config.input).values()) if is_folder else [config.input]
+        model = load_ensemble(config.checkpoint, config.device)
+        notes = open_on_trial(paths, model.reading)
+        lc.prepare_output(config.output)
+        print("".join(notes), end="")
+        dtype = lc.pick_precision("auto", next(model.parameters()).device)
+        model = fold_batch_norm(model, dtype)
+        options = {"tile": config.tile, "overlap": config.overlap, "confidence": config.confidence}
+        options |= {"views": 8 if config.tta else 1, "scales": config.scales, "crf": config.crf}
+        for path in paths[lc.rank() :: lc.world_size()]:
+            how = {"dtype": dtype, "progress": path.name, **options}
+            written = predict_scene(model, path, config.output, **how)
+            print("wrote " + ", ".join(map(str, written)), file=said)
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True, errors="replace")
+    sys.stderr.reconfigure(errors="replace")
+    sys.exit(main())
