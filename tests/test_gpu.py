@@ -1,16 +1,23 @@
 """Where the host would wait for a GPU, found without one.
 
-PyTorch's meta device stands in for the GPU: its tensors have a shape and no values, so it tells a tensor that is on the wrong side, and
-every place where the host asks for a value. Kernels, memory and speed it does not tell.
+PyTorch's meta device stands in for the GPU: its tensors have a shape and no values. So it tells a tensor that
+is on the wrong side, and every place where the host asks for a value. Kernels, memory and speed it does not.
 """
 
 import contextlib
+import sys
+from functools import partial
 
 import pytest
 import torch
+from conftest import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import landcover_segmentation as lc
+
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "benchmarks")]
+import map_scenes
+import rejected
 
 GPU = torch.device("meta")
 
@@ -28,13 +35,17 @@ class DoubleError(AssertionError):
 
 
 class WatchedGpu(TorchDispatchMode):
-    """Raises WaitError at an operation for which the host waits: one that needs values, or a copy that holds it up."""
+    """Raises WaitError at an operation for which the host waits: it needs values, or a copy holds it up."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
         target = kwargs.get("device") or (tensors[0].device if tensors else None)
-        if tensors and tensors[0].device.type != target.type and not (target == GPU and kwargs.get("non_blocking")):
+        if (
+            tensors
+            and tensors[0].device.type != target.type
+            and not (target == GPU and kwargs.get("non_blocking"))
+        ):
             raise WaitError(f"{func}: from {tensors[0].device} to {target}")
         if func is torch.ops.aten._local_scalar_dense.default and tensors[0].device == GPU:
             raise WaitError(f"{func}: a single value")
@@ -108,7 +119,7 @@ def test_a_loss_that_no_seed_decides_is_seen(reduction):
 
 
 def test_what_is_saved_has_left_the_gpu(tmp_path):
-    """The file opens on machines without one. The stand-in has no values to give, and says so when it is asked."""
+    """The file opens on machines without one. The stand-in has no values to give, and says so if asked."""
     model = new_model()
     with pytest.raises(NotImplementedError, match="meta tensor"):
         lc.save_checkpoint(tmp_path / "model.pth", model)
@@ -128,44 +139,49 @@ def test_host_works_as_ever():
             on_gpu + torch.arange(3)
 
 
+def objective(**settings):
+    return partial(lc.UnlabelledPixels, total_steps=10, **settings)
+
+
 @pytest.mark.parametrize(
-    ("backbone", "settings"),
+    ("backbone", "teach", "weights"),
     [
-        ("mobilenet_v3_large", None),
-        ("mobilenet_v3_large", {}),
-        ("mobilenet_v3_large", {"pseudo_label_threshold": 0.9, "point_evidence": False}),
-        ("mobilenet_v3_large", {"pairwise_weight": 0.1}),
-        ("mobilenet_v3_large", {"criterion": lc.PartialCrossEntropyLoss(class_weights=torch.ones(5)).to(GPU)}),
-        ("efficientnet_lite0", {}),
-        ("resnet50", {}),
+        ("mobilenet_v3_large", None, None),
+        ("mobilenet_v3_large", objective(), None),
+        ("mobilenet_v3_large", objective(pseudo_label_threshold=0.9, point_evidence=False), None),
+        ("mobilenet_v3_large", partial(rejected.Rejected, total_steps=10, pairwise_weight=0.1), None),
+        ("mobilenet_v3_large", objective(), torch.ones(5)),
+        ("efficientnet_lite0", objective(), None),
+        ("resnet50", objective(), None),
     ],
 )
-def test_training_waits_for_the_gpu_at_the_end_of_the_epoch_alone(monkeypatch, backbone, settings):
-    """settings: of the objective; None for points alone. Reading the mean loss is what waits at the end."""
-    monkeypatch.setattr(lc.time, "perf_counter", lambda: 0.0)  # or the loss would be shown once a second
+def test_training_waits_for_the_gpu_at_the_end_of_the_epoch_alone(backbone, teach, weights):
+    """teach: makes what the unlabelled pixels teach. Reading the mean loss is what waits at the end."""
     model, batches = new_model(backbone), new_batches()
-    objective = lc.PartialCrossEntropyLoss() if settings is None else lc.UnlabelledPixels(model, 10, **settings)
+    criterion = lc.PartialCrossEntropyLoss(class_weights=weights).to(GPU)
+    unlabelled = teach and teach(model)
     optimizer = torch.optim.AdamW(model.parameters(), fused=False, foreach=True)
     with WatchedGpu(), pytest.raises(WaitError, match="to cpu"):
-        lc.train_epoch(model, batches, objective, optimizer, GPU, multi_scale=1.4)
+        lc.train_epoch(model, batches, criterion, optimizer, GPU, unlabelled=unlabelled, multi_scale=1.4)
     assert batches.taken == len(batches)
-    assert settings is None or objective.step == len(batches)
+    assert not teach or unlabelled.step == len(batches)
 
 
-@pytest.mark.parametrize("tallies", [None, []])
-def test_validation_waits_for_the_gpu_at_its_end_alone(tallies):
+@pytest.mark.parametrize("judge", [lc.Scores, lc.PointScores])
+def test_validation_waits_for_the_gpu_at_its_end_alone(judge):
     model, batches = new_model(), new_batches()
     with WatchedGpu(), pytest.raises(WaitError, match="to cpu"):
-        lc.validate(model, batches, 5, GPU, tallies=tallies)
+        lc.validate(model, batches, 5, GPU, judge=judge)
     assert batches.taken == len(batches)
 
 
 def test_prediction_stays_on_the_gpu():
-    model = lc.fold_batch_norm(new_model().eval())
+    model = map_scenes.fold_batch_norm(new_model().eval())
     images, targets = (tensor.to(GPU) for tensor in new_batches()[0])
     with WatchedGpu(), torch.inference_mode():
-        probabilities = lc.predict_probabilities(model, images, views=8, scales=(0.75, 1.0))
-        refined = lc.refine_with_crf(probabilities, images)
+        for scale in (0.75, 1.0):
+            probabilities = lc.predict_probabilities(partial(lc.at_scale, model, scale), images, views=8)
+        refined = map_scenes.refine_with_crf(probabilities, images)
         assert refined.shape == probabilities.shape == (2, 5, 64, 64)
         assert lc.ensemble_predict([model, model], images).shape == (2, 64, 64)
         assert lc.confusion_matrix(refined.argmax(1), targets, 5).device == GPU

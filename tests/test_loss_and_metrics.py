@@ -71,7 +71,7 @@ def test_batch_without_labels_leaves_the_training_sane():
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     before = model.weight.detach().clone()
     loader = [(torch.rand(2, 3, 8, 8), torch.full((2, 8, 8), 255))]
-    assert lc.train_epoch(model, loader, lc.PartialCrossEntropyLoss(), optimizer, torch.device("cpu")) == 0
+    assert lc.train_epoch(model, loader, lc.PartialCrossEntropyLoss(), optimizer, torch.device("cpu")) is None
     assert torch.equal(model.weight, before)
 
 
@@ -91,7 +91,7 @@ def test_iou_agrees_with_torchmetrics_and_sklearn(seed, classes, labelled):
     reference = reference(predictions, targets).double()
     present = ~iou.isnan()
     torch.testing.assert_close(iou[present], reference[present], atol=1e-6, rtol=1e-6)
-    scores = lc.score(confusion)
+    scores = lc.Scores(confusion).as_dict()
     assert scores["pixel_accuracy"] == pytest.approx((predictions == targets)[known].double().mean().item())
     assert scores["miou"] == pytest.approx(iou[present].mean().item())
 
@@ -101,7 +101,9 @@ def test_counting_pixels_leaves_determinism_as_it_was():
     try:
         for mode in (0, 1, 2):
             torch.set_deterministic_debug_mode(mode)
-            lc.confusion_matrix(torch.zeros(1, 2, 2, dtype=torch.int64), torch.zeros(1, 2, 2, dtype=torch.int64), 2)
+            lc.confusion_matrix(
+                torch.zeros(1, 2, 2, dtype=torch.int64), torch.zeros(1, 2, 2, dtype=torch.int64), 2
+            )
             assert torch.get_deterministic_debug_mode() == mode
     finally:
         torch.set_deterministic_debug_mode(before)
@@ -120,7 +122,7 @@ def test_absent_classes():
     iou = lc.compute_iou(lc.confusion_matrix(predictions, targets, 4)).tolist()
     assert iou[:3] == [1, 0, 0], "in only one of masks and predictions: IoU 0"
     assert math.isnan(iou[3]), "in neither (a prediction on an unlabelled pixel does not count): no IoU"
-    assert lc.score(lc.confusion_matrix(predictions, targets, 4))["miou"] == pytest.approx(1 / 3)
+    assert lc.Scores(lc.confusion_matrix(predictions, targets, 4)).value == pytest.approx(1 / 3)
 
 
 class AlwaysBlue(nn.Module):
@@ -149,9 +151,9 @@ def test_validate_pools_pixels_of_tiles_of_any_size(tmp_path):
     )
     for batch_size in (1, 2, 8):
         loader = lc.make_loader(dataset, lc.batches_of_one_size(sizes, batch_size), 0, torch.device("cpu"))
-        loss, confusion = lc.validate(AlwaysBlue(), loader, 2, torch.device("cpu"))
-        assert np.array_equal(confusion.numpy(), pooled)
-        assert math.isfinite(loss)
+        scores = lc.validate(AlwaysBlue(), loader, 2, torch.device("cpu"))
+        assert np.array_equal(scores.confusion.numpy(), pooled)
+        assert math.isfinite(scores.loss)
 
 
 def test_accumulated_gradients_equal_the_big_batch():
@@ -163,7 +165,12 @@ def test_accumulated_gradients_equal_the_big_batch():
         loader = list(zip(images.split(size), targets[:, 1:-1, 1:-1].split(size), strict=True))
         optimizer = torch.optim.SGD(model.parameters(), 1.0)
         lc.train_epoch(
-            model, loader, lc.PartialCrossEntropyLoss(), optimizer, torch.device("cpu"), accumulation_steps=steps
+            model,
+            loader,
+            lc.PartialCrossEntropyLoss(),
+            optimizer,
+            torch.device("cpu"),
+            accumulation_steps=steps,
         )
         weights.append(model.weight.detach())
     torch.testing.assert_close(weights[0], weights[1])

@@ -1,4 +1,4 @@
-"""Rules 1 to 3 of the design: points are fixed, the budget is exact, augmentation neither loses nor moves a point."""
+"""Rules 1 to 3 of the design: points are fixed, the budget is exact, augmentation moves none."""
 
 import subprocess
 import sys
@@ -52,14 +52,18 @@ def test_points_are_the_same_in_another_process(tmp_path):
         "ds = lc.LandCoverDataset(sys.argv[1] + '/images', sys.argv[1] + '/masks', 10)\n"
         "print((ds[0][1] != 255).nonzero().tolist())"
     )
-    there = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=ROOT, check=True)
+    there = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     here = lc.LandCoverDataset(tmp_path / "images", tmp_path / "masks", 10)[0][1]
     assert there.stdout.strip() == str((here != 255).nonzero().tolist())
 
 
 def test_points_stay_the_same_over_the_epochs(tmp_path):
     write_tiles(tmp_path, 1)
-    dataset = lc.LandCoverDataset(tmp_path / "images", tmp_path / "masks", 10, lc.get_transforms("train", "strong", 64))
+    dataset = lc.LandCoverDataset(
+        tmp_path / "images", tmp_path / "masks", 10, lc.get_transforms("train", "strong", 64)
+    )
     epochs = []
     for dataset.epoch in range(6):
         _, points = dataset[0]
@@ -67,7 +71,9 @@ def test_points_stay_the_same_over_the_epochs(tmp_path):
         assert points.shape == (64, 64)
         assert points.dtype == torch.int64
         assert torch.equal(points[points != 255].sort().values, epochs[0][epochs[0] != 255].sort().values)
-    assert any(not torch.equal(points, epochs[0]) for points in epochs), "augmentation is not the same every epoch"
+    assert any(not torch.equal(points, epochs[0]) for points in epochs), (
+        "augmentation is not the same every epoch"
+    )
 
 
 @settings(deadline=None)
@@ -166,13 +172,12 @@ def test_create_sparse_mask_keeps_the_given_positions():
 
 @pytest.mark.parametrize("strength", ["weak", "medium", "strong"])
 def test_augmentation_neither_loses_nor_moves_a_point(strength):
-    """Every pixel of the image carries its own label in the blue channel, far brighter where the label is 1."""
+    """Every pixel of the image carries its label in its blue channel, far brighter where it is 1."""
     rng = np.random.default_rng(0)
     for seed in range(30):
         mask = np.full((48, 48), 255, np.uint8)
-        cells = rng.permutation(64)[
-            :40
-        ]  # 6 x 6 pixels each: points lie apart, for a blur spreads one over its neighbours
+        # 6 x 6 pixels each: points lie apart, for a blur spreads one over its neighbours.
+        cells = rng.permutation(64)[:40]
         rows, columns = np.stack([cells // 8, cells % 8]) * 6 + rng.integers(1, 5, (2, 40))
         mask[rows, columns] = rng.integers(0, 2, 40)
         image = np.full((48, 48, 3), 128, np.uint8)
@@ -191,7 +196,9 @@ def test_crop_moves_image_and_points_together_and_pads_with_255():
     mask = np.arange(40 * 30, dtype=np.int64).reshape(40, 30) % 200
     mask = mask.astype(np.uint8)
     image = np.repeat(mask[..., None], 3, axis=2)
-    geometry = [step for step in lc.get_transforms("train", "strong", 36) if isinstance(step, A.RandomCrop | A.D4)]
+    geometry = [
+        step for step in lc.get_transforms("train", "strong", 36) if isinstance(step, A.RandomCrop | A.D4)
+    ]
     for seed in range(20):
         transform = A.Compose(geometry, seed=seed)
         item = transform(image=image, mask=mask)
@@ -238,9 +245,13 @@ def test_the_matrix_of_colours_does_what_albumentations_does(change, amount):
     image = np.random.default_rng(0).integers(60, 180, (32, 32, 3), dtype=np.uint8)
     nothing = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
     only = nothing | {change: amount / 8 if change == "hue" else 1 + amount}
-    theirs = A.ColorJitter(**{name: (value, value) for name, value in only.items()}, p=1)(image=image)["image"]
+    theirs = A.ColorJitter(**{name: (value, value) for name, value in only.items()}, p=1)(image=image)[
+        "image"
+    ]
     ours = cv2.transform(image, lc.color_matrix(image.mean((0, 1)), **only)).astype(float)
-    if change == "hue":  # turned at constant luma here, there at constant value: the same way, not to the same colours
+    if (
+        change == "hue"
+    ):  # turned at constant luma here, there at constant value: the same way, not to the same colours
         assert np.corrcoef((ours - image).ravel(), (theirs.astype(float) - image).ravel())[0, 1] > 0.5
     else:
         assert np.abs(ours - theirs).max() <= 1

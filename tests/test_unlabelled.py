@@ -13,63 +13,6 @@ from torch import nn
 import landcover_segmentation as lc
 
 
-def brute_force_messages(values, images, radius, sigma_xy, sigma_rgb):
-    colors = images * torch.tensor(lc.IMAGENET_STD, dtype=images.dtype).view(3, 1, 1)
-    messages, strength = torch.zeros_like(values), torch.zeros_like(values[:, :1])
-    batch, _, height, width = values.shape
-    for b, y, x, dy, dx in itertools.product(
-        range(batch), range(height), range(width), *2 * [range(-radius, radius + 1)]
-    ):
-        v, u = y + dy, x + dx
-        if (dy, dx) != (0, 0) and 0 <= v < height and 0 <= u < width:
-            near = -(dy**2 + dx**2) / (2 * sigma_xy**2)
-            unlike = (colors[b, :, y, x] - colors[b, :, v, u]).square().sum().item() / (2 * sigma_rgb**2)
-            kernel = 0.9 * math.exp(near - unlike) + 0.1 * math.exp(near)
-            messages[b, :, y, x] += kernel * values[b, :, v, u]
-            strength[b, 0, y, x] += kernel
-    return messages, strength
-
-
-@pytest.mark.parametrize("size", [(7, 6), (2, 9), (1, 1)])
-def test_messages_agree_with_a_loop_over_all_pairs(size):
-    torch.manual_seed(0)
-    values, images = torch.rand(2, 3, *size, dtype=torch.float64), torch.rand(2, 3, *size, dtype=torch.float64)
-    expected = brute_force_messages(values, images, 3, 2.0, 0.1)
-    for ours, theirs in zip(lc.pairwise_messages(values, images, 3, 2.0, 0.1), expected, strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-6)
-
-
-def test_pairwise_loss_has_the_gradient_of_its_value():
-    torch.manual_seed(0)
-    logits, images = torch.randn(1, 3, 6, 6), torch.randn(1, 3, 6, 6)
-    loss = lc.PairwiseLoss(reduction=1, radius=2)
-    given = logits.clone().requires_grad_()
-    loss(given, images).backward()
-    probabilities = logits.clone().requires_grad_()
-    p = probabilities.softmax(1)
-    with torch.no_grad():
-        kernels = torch.stack(
-            [lc.pairwise_messages(one, images, 2)[0] for one in torch.eye(36).view(36, 1, 1, 6, 6)]
-        ).reshape(36, 36)
-    flat = p[0].reshape(3, 36)
-    energy = (kernels * (1 - flat.T @ flat)).sum() / 36  # the definition: weight times the chance to differ
-    energy.backward()
-    assert loss(logits, images).item() == pytest.approx(energy.item(), rel=1e-4)
-    assert torch.allclose(given.grad, probabilities.grad, atol=1e-5)
-
-
-def test_pairwise_loss_is_deaf_to_what_is_beyond_the_tile():
-    """Neither the pixels there nor their neighbours inside learn anything of what is said of them."""
-    torch.manual_seed(0)
-    images, logits = torch.randn(1, 3, 24, 24), torch.randn(1, 3, 24, 24, requires_grad=True)
-    images[..., 11:] = 0
-    loss = lc.PairwiseLoss()(logits, images)
-    loss.backward()
-    assert logits.grad[..., 10:].abs().max() == 0, "half a cell beyond is beyond"
-    alone = lc.PairwiseLoss()(logits[..., :10], images[..., :10])
-    assert loss.item() == pytest.approx(alone.item() * 10 / 24, rel=1e-5)
-
-
 def test_pseudo_labels_are_the_confident_argmax():
     logits = torch.tensor([[4.0, 0.0], [0.1, 0.0]]).T.reshape(1, 2, 1, 2)
     labels, confident = lc.generate_pseudo_labels(logits, 0.9)
@@ -89,15 +32,25 @@ def test_pasted_boxes_keep_pixels_and_what_is_known_of_them_together():
     assert torch.equal(targets.long()[foreign] // 10_000, ((tile - 1) % 6).expand_as(foreign)[foreign])
     for box in foreign:
         rows, columns = box.any(1).nonzero()[:, 0], box.any(0).nonzero()[:, 0]
-        assert box.sum() == len(rows) * len(columns) == pytest.approx(600, rel=0.05), "one box, of half the area"
+        assert box.sum() == len(rows) * len(columns) == pytest.approx(600, rel=0.05), (
+            "one box, of half the area"
+        )
     assert torch.equal(lc.paste_boxes(0.0, known)[0], known)
     some = lc.paste_boxes(0.5, torch.arange(200.0).view(200, 1, 1).repeat(1, 8, 8))[0]
     assert 70 < sum(len(one.unique()) > 1 for one in some) < 130
 
 
+def both_losses(objective, model, images, targets):
+    """On the points and on the unlabelled pixels, as `train_epoch` adds them up."""
+    images, targets, soft_labels = objective.prepare(images, targets)
+    logits = model(images)
+    on_points = lc.PartialCrossEntropyLoss()(logits, targets)
+    return on_points, objective.loss(logits, images, targets, soft_labels)
+
+
 @pytest.mark.parametrize("threshold", [0.0, 0.9])
 def test_a_pseudo_label_never_overrules_a_point(threshold):
-    """A teacher that is sure of class 0 everywhere; the only pixels are points of class 1: nothing else may be learnt."""
+    """A teacher is sure of class 0 everywhere, all pixels are points of class 1: nothing else is learnt."""
     model = nn.Conv2d(3, 2, 1)
     with torch.no_grad():
         model.weight.zero_()
@@ -105,11 +58,13 @@ def test_a_pseudo_label_never_overrules_a_point(threshold):
     objective = lc.UnlabelledPixels(model, 10, pseudo_label_weight=5, pseudo_label_threshold=threshold)
     objective.step = 10  # the ramp is over
     images, targets = torch.randn(1, 3, 4, 4), torch.ones(1, 4, 4, dtype=torch.int64)
-    loss, on_points = objective(model, images, targets)
-    assert loss.item() == on_points.item() > 8
+    on_points, beside = both_losses(objective, model, images, targets)
+    assert beside == 0 and on_points.item() > 8
+    targets[0, 0, 0] = 255
+    assert (objective.soft_labels(images, targets).sum(1)[targets != 255] == 0).all()
     student = nn.Conv2d(3, 2, 1)
-    loss, on_points = objective(student, images, torch.full_like(targets, 255))
-    assert on_points.item() == 0 and loss.item() > 0  # without a point, the teacher is all there is
+    on_points, beside = both_losses(objective, student, images, torch.full_like(targets, 255))
+    assert on_points.item() == 0 < beside.item()  # without a point, the teacher is all there is
 
 
 def test_below_the_threshold_nothing_is_taught():
@@ -120,7 +75,7 @@ def test_below_the_threshold_nothing_is_taught():
     images, targets = torch.randn(2, 3, 4, 4), torch.full((2, 4, 4), 255)
     for threshold, taught in ((0.7, [1.0, 0.0]), (0.8, [0.0, 0.0])):
         objective = lc.UnlabelledPixels(teacher, 10, pseudo_label_threshold=threshold, point_evidence=False)
-        assert (objective.pseudo_labels(images, targets) == torch.tensor(taught).view(1, 2, 1, 1)).all()
+        assert (objective.soft_labels(images, targets) == torch.tensor(taught).view(1, 2, 1, 1)).all()
 
 
 def brute_force_evidence(image, targets, opinion, sigmas):
@@ -131,7 +86,9 @@ def brute_force_evidence(image, targets, opinion, sigmas):
 
     def smooth(y, x):
         window = [
-            (min(max(y + v, 0), height - 1), min(max(x + u, 0), width - 1)) for v in (-1, 0, 1) for u in (-1, 0, 1)
+            (min(max(y + v, 0), height - 1), min(max(x + u, 0), width - 1))
+            for v in (-1, 0, 1)
+            for u in (-1, 0, 1)
         ]
         return torch.stack([colors[:, v, u] for v, u in window]).mean(0)
 
@@ -168,8 +125,8 @@ def test_evidence_corrects_a_teacher_where_it_is_mistaken_alike():
         teacher.bias.copy_(torch.tensor([0.5, 0.0]))
     targets = torch.full((1, 8, 8), 255)
     targets[0, 0, 0], targets[0, 4, 6] = 0, 1
-    labels = lc.UnlabelledPixels(teacher, 10).pseudo_labels(images, targets)
-    alone = lc.UnlabelledPixels(teacher, 10, point_evidence=False).pseudo_labels(images, targets)
+    labels = lc.UnlabelledPixels(teacher, 10).soft_labels(images, targets)
+    alone = lc.UnlabelledPixels(teacher, 10, point_evidence=False).soft_labels(images, targets)
     assert (alone[0, 1] < 0.5).all()
     unlabelled = targets[0] == 255
     assert (labels[0, 1, :, 5:][unlabelled[:, 5:]] > 0.9).all() and (labels[0, 1, :, :3] < 0.2).all()
@@ -194,9 +151,19 @@ def test_many_points_are_thinned_but_no_class_is_lost():
 
 def test_dense_tiles_cost_no_teacher(monkeypatch):
     objective = lc.UnlabelledPixels(nn.Conv2d(3, 2, 1), 10)
-    monkeypatch.setattr(objective, "pseudo_labels", lambda *_: pytest.fail("nothing is unlabelled"))
-    loss, on_points = objective(nn.Conv2d(3, 2, 1), torch.randn(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64))
-    assert torch.equal(loss, on_points)
+    monkeypatch.setattr(objective, "soft_labels", lambda *_: pytest.fail("nothing is unlabelled"))
+    images, targets = torch.randn(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64)
+    assert both_losses(objective, nn.Conv2d(3, 2, 1), images, targets)[1] == 0
+
+
+def test_soft_labels_count_more_and_more():
+    torch.manual_seed(0)
+    objective = lc.UnlabelledPixels(nn.Conv2d(3, 2, 1), 100, pseudo_label_weight=0.7)
+    logits, soft_labels = torch.randn(2, 1, 2, 4, 4)
+    entropy = -(soft_labels * logits.log_softmax(1)).sum(1).mean().item()
+    for objective.step, ramp in ((0, math.exp(-5)), (15, math.exp(-1.25)), (30, 1.0), (90, 1.0)):
+        loss = objective.loss(logits, torch.ones(1, 3, 4, 4), torch.full((1, 4, 4), 255), soft_labels)
+        assert loss.item() == pytest.approx(0.7 * ramp * entropy)
 
 
 def test_nothing_is_taught_beyond_the_edge_of_a_tile(tmp_path):
@@ -227,27 +194,6 @@ def test_teacher_is_a_mean_of_the_student():
     assert teacher.num_batches_tracked == 7
 
 
-def test_points_spread_over_their_superpixel_as_shares(monkeypatch):
-    regions = iter([np.array([[0, 0, 1, 1]]), np.array([[0, 0, 0, 2]])])
-    monkeypatch.setattr(lc, "find_superpixels", lambda picture: next(regions))
-    targets = torch.tensor([[[1, 255, 255, 255]], [[0, 1, 255, 255]]])
-    soft, covered = lc.spread_points(torch.zeros(2, 3, 1, 4), targets, 3)
-    assert covered.tolist() == [[[True, True, False, False]], [[True, True, True, False]]]
-    assert soft[0, :, 0, 1].tolist() == [0, 1, 0] and soft[1, :, 0, 2].tolist() == [0.5, 0.5, 0]
-
-
-def test_superpixels_are_those_of_the_picture():
-    """Two halves of different colour; the points of each reach no pixel of the other."""
-    pytest.importorskip("skimage")
-    images = torch.zeros(1, 3, 40, 40)
-    images[..., 20:] = 2.0
-    targets = torch.full((1, 40, 40), 255)
-    targets[0, ::5, 5], targets[0, ::5, 30] = 0, 1
-    soft, covered = lc.spread_points(images, targets, 2)
-    assert covered.float().mean() > 0.2
-    assert (soft[0, 1, :, :20] == 0).all() and (soft[0, 0, :, 20:] == 0).all()
-
-
 def test_informative_points_are_uncertain_and_spread_out():
     probabilities = torch.zeros(1, 2, 60, 60)
     probabilities[:, 0] = 1.0
@@ -262,16 +208,18 @@ def test_informative_points_are_uncertain_and_spread_out():
 
 
 def test_symmetries_are_undone_before_the_mean():
-    """A network that looks at one pixel at a time is the same from all sides; one that drifts to a side is not."""
+    """A network of one pixel at a time is the same from all sides; one that drifts to a side is not."""
     torch.manual_seed(0)
     images = torch.randn(2, 3, 8, 12)
     pointwise = nn.Conv2d(3, 4, 1).eval()
-    assert torch.allclose(lc.predict_probabilities(pointwise, images, views=8), pointwise(images).softmax(1), atol=1e-6)
+    assert torch.allclose(
+        lc.predict_probabilities(pointwise, images, views=8), pointwise(images).softmax(1), atol=1e-6
+    )
     drifting = nn.Conv2d(3, 4, 3, padding=1).eval()
     turned = lc.predict_probabilities(drifting, images.rot90(1, (-2, -1)), views=8)
-    assert torch.allclose(turned.rot90(-1, (-2, -1)), lc.predict_probabilities(drifting, images, views=8), atol=1e-6)
-    scaled = lc.predict_probabilities(drifting, images, scales=(0.5, 1, 2))
-    assert scaled.shape == (2, 4, 8, 12) and torch.allclose(scaled.sum(1), torch.ones(2, 8, 12), atol=1e-5)
+    assert torch.allclose(
+        turned.rot90(-1, (-2, -1)), lc.predict_probabilities(drifting, images, views=8), atol=1e-6
+    )
 
 
 def test_ensemble_is_the_mean_probability():
@@ -281,23 +229,20 @@ def test_ensemble_is_the_mean_probability():
     assert torch.equal(lc.ensemble_predict(iter(models), images), expected)
 
 
-def test_crf_removes_a_speck_but_keeps_an_edge():
-    images = torch.zeros(1, 3, 20, 20)
-    images[..., 10:] = 3.0
-    probabilities = torch.full((1, 2, 20, 20), 0.3)
-    probabilities[:, 0, :, :10] = probabilities[:, 1, :, 10:] = 0.7
-    probabilities[0, :, 5, 5] = torch.tensor([0.4, 0.6])
-    refined = lc.refine_with_crf(probabilities, images).argmax(1)[0]
-    assert (refined[:, :10] == 0).all() and (refined[:, 10:] == 1).all()
-
-
 @pytest.mark.parametrize(
     "architecture, backbone",
-    [("unet", "resnet34"), ("unet", "efficientnet_lite0"), ("segformer", "mit_b0"), ("deeplabv3", "resnet34")],
+    [
+        ("unet", "resnet34"),
+        ("unet", "efficientnet_lite0"),
+        ("segformer", "mit_b0"),
+        ("deeplabv3", "resnet34"),
+    ],
 )
 def test_other_architectures(architecture, backbone, tmp_path):
     pytest.importorskip("segmentation_models_pytorch")
-    model = lc.DeepLabV3Segmentation(4, backbone, None, architecture).to(memory_format=torch.channels_last).eval()
+    model = (
+        lc.DeepLabV3Segmentation(4, backbone, None, architecture).to(memory_format=torch.channels_last).eval()
+    )
     lc.save_checkpoint(tmp_path / "model.pth", model)
     images = torch.rand(1, 3, 50, 71)
     with torch.inference_mode():
