@@ -46,7 +46,9 @@ def closest(found):
     return distance[~np.eye(len(found), dtype=bool)].min()
 
 
-@pytest.mark.parametrize("probabilities", [None, uncertain(), uncertain(band=slice(30, 32)), uncertain(band=slice(0))])
+@pytest.mark.parametrize(
+    "probabilities", [None, uncertain(), uncertain(band=slice(30, 32)), uncertain(band=slice(0))]
+)
 def test_budget_is_exact_and_no_label_is_lost_or_invented(probabilities):
     """Whether the model is unsure everywhere, in places or nowhere."""
     rng = np.random.default_rng(0)
@@ -80,7 +82,7 @@ def test_where_the_annotator_knows_no_label_the_next_pixel_is_asked():
 
 
 def test_points_stay_spread_out_and_uncertain_round_after_round():
-    """The distance shrinks as points gather: if it did not, the third round would find no room and draw at random."""
+    """The distance shrinks as points gather: else the third round would find no room and draw at random."""
     known = np.zeros((60, 60), bool)
     for number in range(1, 9):
         (found,) = lc.select_informative_points(uncertain(), 0.0, 5, torch.from_numpy(known)[None])
@@ -162,13 +164,17 @@ def test_a_stopped_study_goes_on_and_ends_as_if_it_had_not_been_stopped(study, m
         return train_round(config, val, number, model, bar)
 
     def spy(run, *rest):
-        """What training gets: the model of the round before, points, never more than are paid for, and no other mask."""
+        """What training gets: the model of the round before, points, no more than paid for, no other mask."""
         _, number, model = rounds[-1]
         weights = run.model.state_dict()
         assert (model is None) == (number == 1)
-        assert model is None or all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+        assert model is None or all(
+            torch.equal(value, weights[name]) for name, value in model.state_dict().items()
+        )
         assert str(study / "stopped/points") in str(run.train_set.tiles[0][1])
-        assert {len(positions(run.train_set.read(index)[2])) for index in range(TILES)} == {PER_ROUND * number}
+        assert {len(positions(run.train_set.read(index)[2])) for index in range(TILES)} == {
+            PER_ROUND * number
+        }
         return run_epoch(run, *rest)
 
     monkeypatch.setattr(al, "train_round", stop_at_fifth_round)
@@ -196,7 +202,15 @@ def model(tmp_path):
 
 def suggest(model, folder, *more):
     """Runs `suggest` on the images of a folder; returns the rows of its CSV."""
-    given = ["--checkpoint", model, "--images", folder / "images", "--output", folder / "new/points.csv", *more]
+    given = [
+        "--checkpoint",
+        model,
+        "--images",
+        folder / "images",
+        "--output",
+        folder / "new/points.csv",
+        *more,
+    ]
     assert al.main(["suggest", *map(str, given)]) == 0
     lines = (folder / "new/points.csv").read_text().splitlines()
     assert lines[0] == "image,x,y,class,uncertainty"
@@ -211,7 +225,14 @@ def test_suggestions_are_ranked_spread_out_and_away_from_what_is_labelled(tmp_pa
     (tmp_path / "known").mkdir()
     Image.fromarray(known).save(tmp_path / "known/tile_0.png")
     rows = suggest(
-        model, tmp_path, "--num-points", 12, "--labelled", tmp_path / "known", "--pictures", tmp_path / "drawn"
+        model,
+        tmp_path,
+        "--num-points",
+        12,
+        "--labelled",
+        tmp_path / "known",
+        "--pictures",
+        tmp_path / "drawn",
     )
     assert [row["image"] for row in rows] == ["tile_0.png"] * 12 + ["tile_1.png"] * 12
     for part, known_here in ((rows[:12], positions(known)), (rows[12:], np.empty((0, 2), int))):
@@ -257,7 +278,9 @@ def test_the_mask_of_an_image_is_found_however_its_accent_is_stored(tmp_path, mo
 
 def test_uncertainty_is_that_of_the_model_at_that_pixel(tmp_path, model):
     write_tiles(tmp_path, 1, 64)
-    p = lc.predict_probabilities(lc.load_model(model), lc.load_and_preprocess_image(tmp_path / "images/tile_0.png"))[0]
+    p = lc.predict_probabilities(
+        lc.load_model(model), lc.load_and_preprocess_image(tmp_path / "images/tile_0.png")
+    )[0]
     for row in suggest(model, tmp_path):
         at = p[:, int(row["y"]), int(row["x"])]
         assert float(row["uncertainty"]) == pytest.approx(-(at * at.log()).sum().item() / np.log(3), abs=1e-3)
@@ -312,7 +335,10 @@ def test_bad_input_of_simulate_is_one_line_and_leaves_the_study_as_it_is(study, 
 
 @pytest.mark.parametrize("shape", [(90, 300), (300, 250)])
 def test_of_a_large_image_only_windows_are_predicted(shape, monkeypatch):
-    """The model is unsure along one column of ten; each window gives one point on it, none without data, none beside a known one."""
+    """The model is unsure along one column of ten; each window gives one point on it.
+
+    None lies where there is no data, none beside a known one.
+    """
     monkeypatch.setattr(al, "WHOLE", 10_000)
     monkeypatch.setattr(al, "WINDOW", 64)
     monkeypatch.setattr(al, "REACH", 20)

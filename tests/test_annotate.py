@@ -1,4 +1,4 @@
-"""Labels given in a real browser end up in the CSV, line by line, and nobody else's are lost; strangers get no answer."""
+"""Labels given in a real browser end up in the CSV, and nobody else's are lost; strangers get no answer."""
 
 import argparse
 import csv
@@ -142,7 +142,9 @@ def labelled(page, here, everywhere):
 def on_screen(page, x, y):
     """Where the middle of a pixel is, while the whole tile is shown."""
     box = page.locator("#view").bounding_box()
-    scale = min((box["width"] - 24) / WIDTH, (box["height"] - 24) / HEIGHT)  # 12 pixels are left free on each side
+    scale = min(
+        (box["width"] - 24) / WIDTH, (box["height"] - 24) / HEIGHT
+    )  # 12 pixels are left free on each side
     left, top = ((box[side] - size * scale) / 2 for side, size in (("width", WIDTH), ("height", HEIGHT)))
     return box["x"] + left + (x + 0.5) * scale, box["y"] + top + (y + 0.5) * scale
 
@@ -163,7 +165,9 @@ def test_labels_given_by_key_and_click_are_in_the_csv_at_once_and_survive_a_relo
     expected = [f"tile_0.png,{x0},{y0},high", f"tile_0.png,{x1},{y1},middle", f"tile_0.png,{x2},{y2},"]
     assert lines(config)[1:] == expected
 
-    free = next((x, y) for y in range(5, HEIGHT) for x in range(5, WIDTH) if far_from_suggestions(config, x, y))
+    free = next(
+        (x, y) for y in range(5, HEIGHT) for x in range(5, WIDTH) if far_from_suggestions(config, x, y)
+    )
     page.mouse.click(*on_screen(page, *free))
     says(page, "Your own pixel, x {}, y {}: not labelled".format(*free))
     page.keyboard.press("1")
@@ -188,15 +192,21 @@ def test_labels_given_by_key_and_click_are_in_the_csv_at_once_and_survive_a_relo
     page.reload()
     says(page, f"x {x3}, y {y3}: not labelled")
     labelled(page, 3, 3)
-    assert [page.locator("#classes .count").nth(index).text_content() for index in range(3)] == ["1", "1", "1"]
+    assert [page.locator("#classes .count").nth(index).text_content() for index in range(3)] == [
+        "1",
+        "1",
+        "1",
+    ]
     page.mouse.click(*on_screen(page, *free))
     says(page, "Your own pixel, x {}, y {}: low".format(*free))
     assert lines(config)[1:] == [*left, f"tile_0.png,{x0},{y0},high"]
 
 
 def test_what_was_labelled_trains_with_the_command_that_the_page_shows(serve, open_page, tmp_path, capsys):
-    """Three tiles are labelled by the brightness of the pixel asked for, one pixel is skipped; the rest is the command's, and the
-    last tile scores."""
+    """Three tiles are labelled by the brightness of the pixel asked for, one pixel is skipped.
+
+    The rest is the command's, and the last tile scores.
+    """
     config = serve("--points", tmp_path / "my points.csv")
     page = open_page(config)
     given, learnt = [0, 0, 0], []
@@ -213,7 +223,13 @@ def test_what_was_labelled_trains_with_the_command_that_the_page_shows(serve, op
         page.keyboard.press("n")
     assert min(given) > 0
     words = shlex.split(page.locator("#training").text_content())
-    quick = {"weights": "none", "backbone": "mobilenet_v3_large", "epochs": 1, "batch_size": 2, "device": "cpu"}
+    quick = {
+        "weights": "none",
+        "backbone": "mobilenet_v3_large",
+        "epochs": 1,
+        "batch_size": 2,
+        "device": "cpu",
+    }
     quick |= {"output_dir": tmp_path / "out", "pseudo_label_weight": 0}
     more = [str(part) for name, value in quick.items() for part in (f"--{name.replace('_', '-')}", value)]
     assert lc.main([*words[2:], *more]) == 0
@@ -223,7 +239,9 @@ def test_what_was_labelled_trains_with_the_command_that_the_page_shows(serve, op
         assert any(line.split()[:2] == [name, str(count)] for line in said.splitlines()), said
     checkpoint = lc.load_checkpoint(tmp_path / "out/best_model.pth")
     assert checkpoint["class_names"] == ["low", "middle", "high"]
-    config = serve("--checkpoint", tmp_path / "out/best_model.pth", "--num-points", 9, "--points", config.points)
+    config = serve(
+        "--checkpoint", tmp_path / "out/best_model.pth", "--num-points", 9, "--points", config.points
+    )
     assert len(ask(config, "suggestions", "tile_0.png")) == 5
 
 
@@ -246,7 +264,8 @@ def test_the_keyboard_alone_is_enough(serve, open_page):
         page.keyboard.press(key)
     labelled(page, 1, 6)
     expected = [
-        f"tile_0.png,{x},{y},{names[i]}" for (x, y), i in zip(asked["tile_0.png"], (0, 1, 2, 0, 1), strict=True)
+        f"tile_0.png,{x},{y},{names[i]}"
+        for (x, y), i in zip(asked["tile_0.png"], (0, 1, 2, 0, 1), strict=True)
     ]
     moved = min(x + 1, WIDTH - 1), y + 10 if y < HEIGHT - 10 else y - 10
     assert lines(config)[1:] == [*expected, "tile_1.png,{},{},middle".format(*moved)]
@@ -314,7 +333,11 @@ def test_a_second_tab_and_another_program_lose_no_label(serve, open_page):
         file.write("tile_2.png,7,8,middle\r\n")
     pages[0].keyboard.press("2")
     labelled(pages[0], 2, 2)
-    assert lines(config)[1:] == [f"tile_0.png,{x0},{y0},low", "tile_2.png,7,8,middle", f"tile_0.png,{x1},{y1},middle"]
+    assert lines(config)[1:] == [
+        f"tile_0.png,{x0},{y0},low",
+        "tile_2.png,7,8,middle",
+        f"tile_0.png,{x1},{y1},middle",
+    ]
 
 
 def test_what_goes_wrong_is_said_and_the_next_tile_can_be_labelled(serve, open_page, tiles):
@@ -364,7 +387,9 @@ def test_without_a_model_the_pixels_are_spread_out_and_always_the_same(serve, ti
 def model(tmp_path):
     torch.manual_seed(0)
     names, colors = ["a", "b", "c"], ["red", "green", "blue"]
-    lc.save_checkpoint(tmp_path / "m.pth", lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", None), names, colors)
+    lc.save_checkpoint(
+        tmp_path / "m.pth", lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", None), names, colors
+    )
     return tmp_path / "m.pth"
 
 
@@ -381,7 +406,9 @@ def test_a_model_asks_where_it_is_least_sure_and_brings_its_classes(serve, model
         tmp_path / "s.csv",
     ]
     assert al.main([*map(str, given)]) == 0
-    rows = [row for row in csv.DictReader((tmp_path / "s.csv").open(newline="")) if row["image"] == "tile_1.png"]
+    rows = [
+        row for row in csv.DictReader((tmp_path / "s.csv").open(newline="")) if row["image"] == "tile_1.png"
+    ]
     config = serve("--checkpoint", model)
     suggested = [[int(row["x"]), int(row["y"])] for row in rows]
     assert ask(config, "suggestions", "tile_1.png") == suggested
@@ -390,7 +417,9 @@ def test_a_model_asks_where_it_is_least_sure_and_brings_its_classes(serve, model
     annotate.prepare(bare)
     assert bare.class_names == ["a", "b", "c"] and bare.colors == ["#ff0000", "#008000", "#0000ff"]
 
-    config = serve("--points", tmp_path / "s.csv")  # what `suggest` wrote is asked in its order, and filled in
+    config = serve(
+        "--points", tmp_path / "s.csv"
+    )  # what `suggest` wrote is asked in its order, and filled in
     assert ask(config, "suggestions", "tile_1.png") == suggested
     put(config, "tile_1.png", *suggested[0], "", "low")
     filled = next(row for row in csv.DictReader((tmp_path / "s.csv").open(newline="")) if row["class"])
@@ -411,7 +440,9 @@ def test_the_page_and_its_labels_do_not_wait_for_the_model(serve, model, monkeyp
     asking.start()
     assert begun.wait(20)
     assert send(config, "GET", "/")[0] == 200 and ask(config, "tile", "tile_0.png")["labels"] == []
-    assert put(config, "tile_0.png", 3, 4, None, "low")[0] == 200 and lines(config)[1:] == ["tile_0.png,3,4,low"]
+    assert put(config, "tile_0.png", 3, 4, None, "low")[0] == 200 and lines(config)[1:] == [
+        "tile_0.png,3,4,low"
+    ]
     assert asking.is_alive()
     done.set()
     asking.join(20)
@@ -433,7 +464,12 @@ def test_a_csv_that_was_begun_is_continued_and_nothing_in_it_is_lost(serve, tmp_
     assert lines(config) == [*kept, "tile_0.png,9,9,middle,"]
     assert put(config, "tile_0.png", 3, 4, "high", "low")[0] == 200
     assert put(config, "tile_0.png", 7, 8, "", "high")[0] == 200
-    assert lines(config)[1:] == [kept[2], "tile_0.png,9,9,middle,", "tile_0,3.5,4,low,Ann", "tile_0.png,7,8,high,Bob"]
+    assert lines(config)[1:] == [
+        kept[2],
+        "tile_0.png,9,9,middle,",
+        "tile_0,3.5,4,low,Ann",
+        "tile_0.png,7,8,high,Bob",
+    ]
     assert not list(tmp_path.glob(".partial-*"))
 
 
@@ -460,8 +496,14 @@ def test_a_label_that_cannot_be_written_is_refused_and_the_file_stays(serve, mon
 
     monkeypatch.setattr(lc, "atomic_write", full)
     status, body = put(config, "tile_0.png", 5, 6, None, "low")
-    assert status == 422 and "No space left" in json.loads(body)["error"] and "not saved" in json.loads(body)["error"]
-    assert config.points.read_bytes() == before and ask(config, "tile", "tile_0.png")["labels"] == [[3, 4, "low"]]
+    assert (
+        status == 422
+        and "No space left" in json.loads(body)["error"]
+        and "not saved" in json.loads(body)["error"]
+    )
+    assert config.points.read_bytes() == before and ask(config, "tile", "tile_0.png")["labels"] == [
+        [3, 4, "low"]
+    ]
 
 
 # ---- Strangers
@@ -494,9 +536,15 @@ def test_a_label_that_cannot_be_written_is_refused_and_the_file_stays(serve, mon
 )
 def test_only_our_own_page_is_answered(serve, method, path, headers, status):
     config = serve()
-    body = json.dumps({"image": "tile_0.png", "x": 1, "y": 2, "was": None, "now": "low"}) if method == "POST" else None
+    body = (
+        json.dumps({"image": "tile_0.png", "x": 1, "y": 2, "was": None, "now": "low"})
+        if method == "POST"
+        else None
+    )
     given = {"Content-Type": "application/json"} | headers
-    found, _ = send(config, method, path, body, **{name: text.format(port=config.port) for name, text in given.items()})
+    found, _ = send(
+        config, method, path, body, **{name: text.format(port=config.port) for name, text in given.items()}
+    )
     assert found == status and config.points.exists() == (method == "POST" and status == 200)
 
 
@@ -556,7 +604,9 @@ def test_tiles_that_browsers_show_otherwise_come_as_the_module_reads_them(serve,
         assert (np.array(Image.open(io.BytesIO(body)).convert("RGB")) == lc.read_image(tiles / name)).all()
 
 
-def test_deep_images_are_shown_as_training_scales_them_and_nothing_is_asked_where_there_is_no_data(serve, tiles):
+def test_deep_images_are_shown_as_training_scales_them_and_nothing_is_asked_where_there_is_no_data(
+    serve, tiles
+):
     rasterio = pytest.importorskip("rasterio")
     for path in tiles.iterdir():
         values = np.array(Image.open(path)).astype(np.uint16).transpose(2, 0, 1) * 40
@@ -568,12 +618,16 @@ def test_deep_images_are_shown_as_training_scales_them_and_nothing_is_asked_wher
     config = serve()
     ranges = lc.band_ranges(sorted(tiles.iterdir()))
     shown = np.array(Image.open(io.BytesIO(send(config, "GET", "/image?image=tile_0.tif")[1])))
-    assert (shown[:, WIDTH // 2 :, :3] == lc.read_image(tiles / "tile_0.tif", ranges=ranges)[:, WIDTH // 2 :]).all()
+    assert (
+        shown[:, WIDTH // 2 :, :3] == lc.read_image(tiles / "tile_0.tif", ranges=ranges)[:, WIDTH // 2 :]
+    ).all()
     assert (shown[:, : WIDTH // 2, 3] == 0).all() and (shown[:, WIDTH // 2 :, 3] == 255).all()
     asked = ask(config, "suggestions", "tile_0.tif")
     assert len(asked) == WANTED and min(x for x, _ in asked) >= WIDTH // 2
     status, answer = put(config, "tile_0.tif", 0, 0, None, "low")
-    assert status == 400 and "has no data at 0,0" in json.loads(answer)["error"] and not config.points.exists()
+    assert (
+        status == 400 and "has no data at 0,0" in json.loads(answer)["error"] and not config.points.exists()
+    )
     assert put(config, "tile_0.tif", WIDTH - 1, 0, None, "low")[0] == 200
 
 
@@ -600,7 +654,16 @@ def test_bad_input_is_one_line(tiles, tmp_path, capsys, change, named):
     (tmp_path / "empty").mkdir()
     (tmp_path / "foreign.csv").write_text("image,x,y,class\ntile_0.png,1,2,desert\n")
     (tmp_path / "twice.csv").write_text("image,x,y,class\ntile_0.png,1,2,low\ntile_0,1,2,high\n")
-    given = ["--images", str(tiles), "--points", str(tmp_path / "points.csv"), "--port", "0", "--no-browser", *CLASSES]
+    given = [
+        "--images",
+        str(tiles),
+        "--points",
+        str(tmp_path / "points.csv"),
+        "--port",
+        "0",
+        "--no-browser",
+        *CLASSES,
+    ]
     capsys.readouterr()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         change = [part.format(data=tmp_path, taken=taken.getsockname()[1]) for part in change]
@@ -612,9 +675,21 @@ def test_bad_input_is_one_line(tiles, tmp_path, capsys, change, named):
 
 def test_control_c_ends_cleanly_and_says_how_to_train(tiles, tmp_path):
     """Started as a user would."""
-    given = ["--images", tiles, "--points", tmp_path / "my points.csv", "--port", "0", "--no-browser", *CLASSES]
+    given = [
+        "--images",
+        tiles,
+        "--points",
+        tmp_path / "my points.csv",
+        "--port",
+        "0",
+        "--no-browser",
+        *CLASSES,
+    ]
     process = subprocess.Popen(
-        [sys.executable, ROOT / "tools/annotate.py", *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, ROOT / "tools/annotate.py", *given],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     address = process.stdout.readline().split("http://127.0.0.1:")[1]
     config = argparse.Namespace(port=int(address.split("/")[0]), points=tmp_path / "my points.csv")
@@ -634,7 +709,9 @@ def test_control_c_ends_cleanly_and_says_how_to_train(tiles, tmp_path):
     assert settings.num_points is None and settings.crop_size == HEIGHT
 
 
-def test_the_val_tiles_of_the_constants_score_where_they_are_those_of_the_tiles(serve, tiles, tmp_path, monkeypatch):
+def test_the_val_tiles_of_the_constants_score_where_they_are_those_of_the_tiles(
+    serve, tiles, tmp_path, monkeypatch
+):
     monkeypatch.setattr(lc, "TRAIN_IMAGE_DIR", str(tiles))
     monkeypatch.setattr(lc, "VAL_MASK_DIR", str(tmp_path / "masks"))
     monkeypatch.setattr(lc, "CLASS_NAMES", ["low", "middle", "high"])
@@ -650,4 +727,6 @@ def test_the_val_tiles_of_the_constants_score_where_they_are_those_of_the_tiles(
     settings = lc.parse_settings(shlex.split(training)[2:])
     assert settings.val_mask_dir == str(tmp_path / "masks")
     points, _ = lc.read_points(settings.train_mask_dir, lc.list_images(tiles), ["low", "middle", "high"])
-    assert points == {f"tile_{tile}": {(6, 5): 2} for tile in range(2)}, "without what training would not find"
+    assert points == {f"tile_{tile}": {(6, 5): 2} for tile in range(2)}, (
+        "without what training would not find"
+    )

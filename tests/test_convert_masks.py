@@ -37,11 +37,23 @@ def run(tmp_path, capsys):
 def draw(palette: cm.Palette, seed=0):
     """Random class ids with unlabelled pixels, and the picture of them in the palette's colours."""
     nothing = [code for code, class_id in palette.by_color.items() if class_id == 255]
-    ids = np.random.default_rng(seed).integers(0, len(palette.colors) + bool(nothing), (20, 30)).astype(np.uint8)
+    ids = (
+        np.random.default_rng(seed)
+        .integers(0, len(palette.colors) + bool(nothing), (20, 30))
+        .astype(np.uint8)
+    )
     colors = [int(color[1:], 16) for color in palette.colors] + nothing[:1]
     codes = np.array(colors)[ids]
     ids[ids == len(palette.colors)] = 255
     return ids, np.stack([codes >> 16, codes >> 8 & 255, codes & 255], 2).astype(np.uint8)
+
+
+def test_rgb_mask_to_class_ids():
+    palette = [(0, 0, 255), (34, 97, 38)]
+    mask = np.array([[palette[1], palette[0], (1, 2, 3)]], np.uint8)
+    assert cm.rgb_mask_to_class_ids(mask, palette).tolist() == [[1, 0, 255]]
+    with pytest.raises(lc.InputError):
+        cm.rgb_mask_to_class_ids(mask[..., 0], palette)
 
 
 @pytest.mark.parametrize("name", cm.PALETTES)
@@ -51,12 +63,16 @@ def test_colours_of_every_palette_come_back_from_their_ids(name, run):
     masks, printed = run({"a.png": picture}, "--palette", name)
     assert (masks["a.png"] == ids).all() and "not in the palette" not in printed
     labelled = ids != 255
-    assert (lc.colorize(ids, lc.class_palette(palette.colors, len(palette.names)))[labelled] == picture[labelled]).all()
+    assert (
+        lc.colorize(ids, lc.class_palette(palette.colors, len(palette.names)))[labelled] == picture[labelled]
+    ).all()
     rgb = [tuple(int(color[i : i + 2], 16) for i in (1, 3, 5)) for color in palette.colors]
-    assert (lc.rgb_mask_to_class_ids(picture, rgb) == ids).all()
+    assert (cm.rgb_mask_to_class_ids(picture, rgb) == ids).all()
 
 
-@pytest.mark.parametrize("name, first, classes", [("loveda", 1, 7), ("openearthmap", 1, 8), ("landcover.ai", 0, 5)])
+@pytest.mark.parametrize(
+    "name, first, classes", [("loveda", 1, 7), ("openearthmap", 1, 8), ("landcover.ai", 0, 5)]
+)
 def test_published_ids_become_class_ids(name, first, classes, run):
     ids = np.arange(first + classes, dtype=np.uint8)[None].repeat(3, 0)
     expected = np.where(ids < first, 255, ids - first)
@@ -74,8 +90,12 @@ def test_printed_constants_are_those_of_the_module_and_shares_add_up(run):
     exec(printed[printed.index("NUM_CLASSES") :], constants)
     assert constants["NUM_CLASSES"] == len(constants["CLASS_NAMES"]) == len(constants["CLASS_COLORS"]) == 6
     assert constants["CLASS_NAMES"][0] == "urban land" and constants["CLASS_COLORS"][0] == "#00ffff"
-    shares = {line.rsplit(maxsplit=1)[0].strip(): line.split()[-1] for line in printed.splitlines() if "%" in line}
-    assert shares["urban land"] == "75.00%" and shares["unlabelled"] == "25.00%" and shares["water"] == "0.00%"
+    shares = {
+        line.rsplit(maxsplit=1)[0].strip(): line.split()[-1] for line in printed.splitlines() if "%" in line
+    }
+    assert (
+        shares["urban land"] == "75.00%" and shares["unlabelled"] == "25.00%" and shares["water"] == "0.00%"
+    )
 
 
 def test_unknown_colours_become_255_and_are_named_with_their_number(run):
@@ -91,7 +111,11 @@ def test_tolerance_takes_the_nearest_colour_and_no_further_one(run):
     picture = np.array([[(0, 250, 250), (0, 255, 240), (120, 255, 255), (0, 10, 0), (0, 240, 240)]], np.uint8)
     masks, printed = run({"a.png": picture}, "--palette", "deepglobe", "--tolerance", "15")
     assert masks["a.png"].tolist() == [[0, 0, 255, 255, 255]], "(0, 10, 0) is near black, which is unlabelled"
-    assert "3 pixels took the nearest colour" in printed and "#78ffff (1)" in printed and "#00f0f0 (1)" in printed
+    assert (
+        "3 pixels took the nearest colour" in printed
+        and "#78ffff (1)" in printed
+        and "#00f0f0 (1)" in printed
+    )
     noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3)).astype(np.uint8)
     noise[noise[..., 1:].max(2) < 128] = 0  # red is the one corner of the cube that is no class
     masks, printed = run({"a.png": noise}, "--palette", "deepglobe", "--tolerance", "221")
@@ -115,7 +139,9 @@ def test_own_colours_ids_and_files_describe_a_palette(run, tmp_path):
         'CLASS_NAMES: list[str] | None = ["town", "water"]' in printed
         and "CLASS_COLORS: list[str] | None = None" in printed
     )
-    (tmp_path / "palette.csv").write_text("name,color,id\ntown,#FF0000,1\ntown,,2\nwater,#0000ff,5\n,,0\n", "utf-8-sig")
+    (tmp_path / "palette.csv").write_text(
+        "name,color,id\ntown,#FF0000,1\ntown,,2\nwater,#0000ff,5\n,,0\n", "utf-8-sig"
+    )
     masks, _ = run({"a.png": ids}, "--palette", tmp_path / "palette.csv")
     assert masks["a.png"].tolist() == [[255, 0, 0, 1, 255, 255]]
     red = np.array([[(255, 0, 0), (0, 0, 255), (0, 0, 0)]], np.uint8)

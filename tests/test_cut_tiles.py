@@ -35,11 +35,19 @@ def write_scene(folder, name, height, width, first=0, mask=None):
 
 
 def run(folder, *flags, code=0, labels=("--masks", "masks"), **settings):
-    given = {"images": "scenes", "output": "out", "class-names": ",".join(NAMES), "tile": 32, "block": 2, **settings}
+    given = {
+        "images": "scenes",
+        "output": "out",
+        "class-names": ",".join(NAMES),
+        "tile": 32,
+        "block": 2,
+        **settings,
+    }
     parts = [part for name, value in given.items() for part in (f"--{name}", str(value))]
     paths = {"scenes", "out", "masks"}
     whole = [
-        str(folder / part) if part in paths or part.endswith(".csv") else part for part in (*parts, *labels, *flags)
+        str(folder / part) if part in paths or part.endswith(".csv") else part
+        for part in (*parts, *labels, *flags)
     ]
     assert ct.main(whole) == code
 
@@ -92,7 +100,9 @@ def test_edges_can_be_dropped_and_what_that_costs_is_said(tmp_path, capsys):
     mask = write_scene(tmp_path, "a", 140, 130)
     run(tmp_path, "--edges", "drop")
     tiles = read_tiles(tmp_path)
-    assert {(row, column) for _, _, row, column in tiles} == {(row, column) for row in range(4) for column in range(4)}
+    assert {(row, column) for _, _, row, column in tiles} == {
+        (row, column) for row in range(4) for column in range(4)
+    }
     lost = (mask != 255).sum() - len(labels_of(tiles))
     assert f"left out: {lost:,} labels in edge tiles" in capsys.readouterr().out
 
@@ -146,14 +156,16 @@ def test_points_land_on_their_pixel_in_their_tile(tmp_path, capsys):
         for _ in range(30):
             at[name, int(rng.integers(width)), int(rng.integers(height))] = int(rng.integers(3))
     rows = [
-        f"{name}{'.png' if x % 2 else ''},{x + 0.25 * (y % 3)},{y},{label if x % 3 else NAMES[label].title()},0.5"
+        f"{name}{'.png' if x % 2 else ''},{x + 0.25 * (y % 3)},{y},"
+        f"{label if x % 3 else NAMES[label].title()},0.5"
         for (name, x, y), label in at.items()
     ]
     write_points(tmp_path, [*rows, rows[0], "b,1,1,,0.5"], "image,x,y,class,uncertainty", "utf-8-sig")
     run(tmp_path, block=1, labels=("--points", "points.csv"))
     tiles = read_tiles(tmp_path)
     expected = {
-        1 + (15000 * (name == "b")) + y * {"a": 100, "b": 80}[name] + x: label for (name, x, y), label in at.items()
+        1 + (15000 * (name == "b")) + y * {"a": 100, "b": 80}[name] + x: label
+        for (name, x, y), label in at.items()
     }
     assert labels_of(tiles) == expected
     for (_, name, row, column), (_, mask) in tiles.items():
@@ -175,7 +187,11 @@ def test_points_land_on_their_pixel_in_their_tile(tmp_path, capsys):
         (["a.png,3,4,lake"], None, "line 2: class 'lake' is neither 0 to 2 nor one of water, forest, road"),
         (["a.png,3,4,3"], None, "line 2: class '3'"),
         (["c.png,3,4,0"], None, "line 2: there is no image 'c.png'"),
-        (["a.png,3,4,0", "a,5,5,1", "a,3,4,1"], None, "line 4: pixel 3,4 of a.png has another class in line 2"),
+        (
+            ["a.png,3,4,0", "a,5,5,1", "a,3,4,1"],
+            None,
+            "line 4: pixel 3,4 of a.png has another class in line 2",
+        ),
         ([], None, "holds no point with a class"),
         (["a.png,3,4,"], None, "holds no point with a class"),
         (["a.png|3|4|0"], "image|x|y|class", "line 1: lacks image, x, y, class"),
@@ -198,7 +214,8 @@ def test_a_bad_row_is_one_line_that_names_it_and_nothing_is_written(rows, head, 
 
 
 @pytest.mark.parametrize(
-    "content, named", [(b"", "is empty"), ("image,x".encode("utf-16"), "cannot be read"), (None, "cannot be read")]
+    "content, named",
+    [(b"", "is empty"), ("image,x".encode("utf-16"), "cannot be read"), (None, "cannot be read")],
 )
 def test_a_csv_that_is_none_is_named(content, named, tmp_path, capsys):
     write_scene(tmp_path, "a", 90, 100)
@@ -213,8 +230,14 @@ def test_a_csv_that_is_none_is_named(content, named, tmp_path, capsys):
     "change, named",
     [
         (lambda folder: (folder / "masks/b.png").unlink(), "b.png: has no mask"),
-        (lambda folder: Image.new("L", (50, 50)).save(folder / "masks/b.png"), "masks/b.png: differs in size"),
-        (lambda folder: Image.new("L", (90, 90), 7).save(folder / "masks/b.png"), "masks/b.png: holds class id 7"),
+        (
+            lambda folder: Image.new("L", (50, 50)).save(folder / "masks/b.png"),
+            "masks/b.png: differs in size",
+        ),
+        (
+            lambda folder: Image.new("L", (90, 90), 7).save(folder / "masks/b.png"),
+            "masks/b.png: holds class id 7",
+        ),
         (lambda folder: (folder / "scenes/b.png").write_bytes(b"no"), "scenes/b.png"),
         (lambda folder: (folder / "out/val").mkdir(parents=True), "out/val: is there already"),
         ({"block": 50, "images": "scenes/a.png"}, "--block 50"),
@@ -269,7 +292,9 @@ def test_a_mask_belongs_to_its_scene(names, tmp_path):
 def test_infrared_that_passes_for_alpha_is_spoken_of(tmp_path, capsys):
     """A GeoTIFF whose fourth band is called alpha, and is 0 over water."""
     rasterio = pytest.importorskip("rasterio")
-    mask = write_scene(tmp_path, "a", 96, 96, mask=np.random.default_rng(0).integers(0, 3, (96, 96)).astype(np.uint8))
+    mask = write_scene(
+        tmp_path, "a", 96, 96, mask=np.random.default_rng(0).integers(0, 3, (96, 96)).astype(np.uint8)
+    )
     (tmp_path / "scenes/a.png").unlink()
     values = np.random.default_rng(1).integers(20, 200, (4, 96, 96)).astype(np.uint8)
     values[3][mask == 0] = 0
@@ -301,7 +326,11 @@ def test_georeference_nodata_and_palette_of_geotiffs_are_kept(tmp_path):
     image, ids = numbered(96, 130), np.random.default_rng(0).integers(0, 3, (96, 130)).astype(np.uint8)
     ids[50:60] = 255
     image[:40, :40] = 0
-    place = {"crs": "EPSG:32640", "transform": rasterio.Affine(0.5, 0, 326000, 0, -0.5, 2780000), "dtype": "uint8"}
+    place = {
+        "crs": "EPSG:32640",
+        "transform": rasterio.Affine(0.5, 0, 326000, 0, -0.5, 2780000),
+        "dtype": "uint8",
+    }
     form = {"height": 96, "width": 130, **place}
     with rasterio.open(tmp_path / "scenes/a.tif", "w", "GTiff", count=3, nodata=0, **form) as dataset:
         dataset.write(image.transpose(2, 0, 1))
@@ -338,7 +367,9 @@ def test_values_bands_and_what_has_no_data_are_kept(dtype, count, alpha, nodata,
     hidden = np.zeros((80, 120), bool)
     hidden[:40, :40] = alpha or nodata is not None
     values[:, hidden] = 0 if alpha else nodata or 0
-    write_scene(tmp_path, "a", 80, 120, mask=np.random.default_rng(1).integers(0, 3, (80, 120)).astype(np.uint8))
+    write_scene(
+        tmp_path, "a", 80, 120, mask=np.random.default_rng(1).integers(0, 3, (80, 120)).astype(np.uint8)
+    )
     (tmp_path / "scenes/a.png").unlink()
     form = {"count": count, "height": 80, "width": 120, "dtype": dtype, "nodata": nodata, "crs": "EPSG:32640"}
     form["transform"] = rasterio.Affine(0.5, 0, 326000, 0, -0.5, 2780000)
@@ -357,7 +388,11 @@ def test_values_bands_and_what_has_no_data_are_kept(dtype, count, alpha, nodata,
         bands = values[(slice(count - alpha), *own)]
         height, width = bands.shape[1:]
         assert found.dtype == dtype and (found[:, :height, :width] == bands).all()
-        assert (mask[:height, :width] == ~hidden[own]).all() and not mask[height:].any() and not mask[:, width:].any()
+        assert (
+            (mask[:height, :width] == ~hidden[own]).all()
+            and not mask[height:].any()
+            and not mask[:, width:].any()
+        )
         labels = lc.read_mask(path.parents[1] / "masks" / f"{path.stem}.png")
         assert ((labels != 255) == mask).all()
         seen[own] = True

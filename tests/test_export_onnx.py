@@ -36,7 +36,9 @@ def make_model(backbone="efficientnet_lite0", architecture="deeplabv3") -> lc.De
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Broad blotches of colour, (H, W, 3) uint8."""
     coarse = np.random.default_rng(seed).integers(0, 256, (3, height // 16 + 2, width // 16 + 2))
-    fine = torch.nn.functional.interpolate(torch.from_numpy(coarse)[None].float(), (height, width), mode="bilinear")
+    fine = torch.nn.functional.interpolate(
+        torch.from_numpy(coarse)[None].float(), (height, width), mode="bilinear"
+    )
     return fine[0].permute(1, 2, 0).byte().numpy()
 
 
@@ -53,7 +55,9 @@ def deepness(session, tiles: np.ndarray) -> np.ndarray:
     (given,), (wanted,) = session.get_inputs(), session.get_outputs()
     known = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
     assert known["model_type"] == "Segmentor"
-    assert all(type(side) is int for side in given.shape[-2:]), "it sets its tile size from the declared shape"
+    assert all(type(side) is int for side in given.shape[-2:]), (
+        "it sets its tile size from the declared shape"
+    )
     assert wanted.shape[-2:] == given.shape[-2:] == [known["tile_size"]] * 2
     assert wanted.shape[-3] == len(known["class_names"])
     mean, std = (np.float32(known[f"standardization_{name}"]) for name in ("mean", "std"))
@@ -65,7 +69,7 @@ def deepness(session, tiles: np.ndarray) -> np.ndarray:
 
 
 def assert_same_classes(model, image: np.ndarray, given: np.ndarray) -> None:
-    """Class ids equal those of `predict_class_ids`, but where the two best classes are all but equally likely."""
+    """Class ids equal those of `predict_class_ids`, but where the best two are all but equally likely."""
     best = lc.predict_probabilities(model, lc.preprocess_image(image))[0].topk(2, 0).values
     clear = (best[0] - best[1] > 1e-4).numpy()
     expected = lc.predict_class_ids(model, image)
@@ -86,22 +90,32 @@ def test_deepness_draws_the_map_that_the_module_draws(tmp_path):
         "für QGIS.onnx",
     ]
     run = subprocess.run(
-        [*command, "--tile", "90", "--resolution", "12.5"], cwd=tmp_path, capture_output=True, text=True, timeout=200
+        [*command, "--tile", "90", "--resolution", "12.5"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
     assert run.returncode == 0, run.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best model.pth", "für QGIS.onnx"], "one file, whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best model.pth", "für QGIS.onnx"], (
+        "one file, whole"
+    )
     session = session_of(tmp_path / "für QGIS.onnx")
     known = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
     assert known["class_names"] == dict(zip("012", NAMES, strict=True))
     assert known["class_colors"] == dict(zip("012", ["#0000ff", "#1e6b34", "#ff0000"], strict=True))
     assert known["resolution"] == 12.5 and known["seg_small_segment"] == 0
     images = [picture(90, 90, seed) for seed in (7, 8)]
-    tiles = np.stack([np.dstack([image, np.full((90, 90), 255, np.uint8)]) for image in images])  # QGIS gives alpha too
+    tiles = np.stack(
+        [np.dstack([image, np.full((90, 90), 255, np.uint8)]) for image in images]
+    )  # QGIS gives alpha too
     for image, given in zip(images, deepness(session, tiles), strict=True):
         assert_same_classes(model, image, given)
 
 
-@pytest.mark.parametrize(("architecture", "backbone"), [("deeplabv3", "efficientnet_lite0"), ("segformer", "mit_b0")])
+@pytest.mark.parametrize(
+    ("architecture", "backbone"), [("deeplabv3", "efficientnet_lite0"), ("segformer", "mit_b0")]
+)
 def test_a_file_for_any_size_takes_any_size_and_batch(tmp_path, architecture, backbone):
     if architecture != "deeplabv3":
         pytest.importorskip("segmentation_models_pytorch")

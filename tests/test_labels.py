@@ -179,7 +179,7 @@ def complaint_of(capsys, *given):
 
 
 def georeference(data):
-    """The tiles of both splits as GeoTIFFs in a row, and all their points, of train and val, in one GeoPackage."""
+    """The tiles of both splits as GeoTIFFs in a row, and all their points in one GeoPackage."""
     places, labels = [], []
     for number, path in enumerate(sorted(data.glob("*/images/*.png"))):
         mask, left = lc.read_mask(path.parents[1] / "masks" / path.name), 326000.0 + 100 * number

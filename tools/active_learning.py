@@ -1,17 +1,21 @@
 """Which pixels to label next: those of which a trained model is least sure (active learning).
 
-    python tools/active_learning.py suggest --checkpoint best_model.pth --images FOLDER   the next points for a person to label
-    python tools/active_learning.py simulate --epochs 12 --output-dir study               does it pay? masks play the annotator
+    python tools/active_learning.py suggest --checkpoint best_model.pth --images FOLDER     the next points
+    python tools/active_learning.py simulate --epochs 12 --output-dir study     does it pay? masks answer
 
-`suggest` writes a CSV of image,x,y,class,uncertainty, the most uncertain first; class is left to the person. Each point keeps
-its distance from the others and from those of --labelled (a folder of sparse masks NAME.png, 255 = unlabelled, or a file of
-points). Filled in, the CSV is what TRAIN_MASK_DIR and --labelled take: x and y are whole pixels from the top left, which is 0,0.
+`suggest` writes a CSV of image,x,y,class,uncertainty, the most uncertain first; class is left to the
+person. Each point keeps its distance from the others and from those of --labelled (a folder of sparse
+masks NAME.png, 255 = unlabelled, or a file of points). Filled in, the CSV is what TRAIN_MASK_DIR and
+--labelled take: x and y are whole pixels from the top left, which is 0,0.
+
 `simulate` draws mIoU over labelled points for that choice and for random points. It takes every flag of
-landcover_segmentation.py; EPOCHS are those of a round. NUM_POINTS, POINT_SAMPLING, SEED and RESUME it sets itself: the same
-command goes on where it was stopped, at the first run (one seed, one choice of points) that was not ended.
+landcover_segmentation.py; EPOCHS are those of a round. NUM_POINTS, POINT_SAMPLING, SEED and RESUME it
+sets itself: the same command goes on where it was stopped, at the first run (one seed, one choice of
+points) that was not ended.
 
-The uncertainty is the entropy of the model's probabilities (uncertainty sampling: Settles 2009, Computer Sciences Technical
-Report 1648, University of Wisconsin-Madison; for pixels: Shin et al. 2021, https://arxiv.org/abs/2104.06394).
+The uncertainty is the entropy of the model's probabilities (uncertainty sampling: Settles 2009, Computer
+Sciences Technical Report 1648, University of Wisconsin-Madison; for pixels: Shin et al. 2021,
+https://arxiv.org/abs/2104.06394).
 """
 
 from __future__ import annotations
@@ -26,8 +30,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import geo
 import numpy as np
 import torch
+from labels import check_no_label_lost
 from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -51,9 +57,8 @@ def predict(model: nn.Module, image: np.ndarray) -> Tensor:
 
 
 def read_tile(path: Path, reading: dict) -> np.ndarray:
-    """An image as training sees it, (H, W, 4) uint8; where it has no data, alpha is 0 and the colour the mean."""
-    with lc.open_scene(path, **reading) as scene:
-        pixels = scene.read(0, scene.height)
+    """An image as training sees it, (H, W, 4) uint8; without data alpha is 0 and the colour the mean."""
+    pixels = lc.read_tile(path, **reading)
     pixels[pixels[..., 3] == 0, :3] = lc.MEAN_COLOR
     return pixels
 
@@ -61,14 +66,16 @@ def read_tile(path: Path, reading: dict) -> np.ndarray:
 def least_sure(
     model: nn.Module, image: np.ndarray, known: np.ndarray, num_points: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels of which a model is least sure: positions (N, 2), (row, column), and uncertainties (N,), the highest first.
+    """The pixels of which a model is least sure, the worst first: positions (N, 2) and uncertainties (N,).
 
-    image: (H, W, 4) uint8; where alpha is 0 nothing is asked. known: (H, W) bool, the pixels to keep away from. Of a large image
-    only windows are predicted, around pixels that are spread over it, and each gives one: all of it would take minutes.
+    Positions are (row, column). image: (H, W, 4) uint8; where alpha is 0 nothing is asked. known: (H, W)
+    bool, the pixels to keep away from. Of a large image only windows are predicted, around pixels that
+    are spread over it, and each gives one: all of it would take minutes.
     """
     if known.size <= WHOLE:
         probabilities = predict(model, image[..., :3]) * torch.from_numpy(image[..., 3] > 0)
-        (positions,) = lc.select_informative_points(probabilities, 0.0, num_points, torch.from_numpy(known)[None])
+        avoided = torch.from_numpy(known)[None]
+        (positions,) = lc.select_informative_points(probabilities, 0.0, num_points, avoided)
         return positions, lc.entropy_map(probabilities)[0].numpy()[tuple(positions.T)]
     known, found = known.copy(), []
     for centre in spread_out(image[..., 3] > 0, known, num_points, np.random.default_rng(0)):
@@ -84,10 +91,13 @@ def least_sure(
     return found[:, 1:].astype(int), found[:, 0]
 
 
-def spread_out(has_data: np.ndarray, known: np.ndarray, num_points: int, rng: np.random.Generator) -> np.ndarray:
-    """Pixels with data, away from each other and from the known ones, in no order: positions (N, 2). has_data, known: (H, W) bool.
+def spread_out(
+    has_data: np.ndarray, known: np.ndarray, num_points: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Pixels with data, away from each other and from the known ones, in no order: positions (N, 2).
 
-    As if there were a random opinion of each pixel, or of every n-th of a large image.
+    has_data, known: (H, W) bool. As if there were a random opinion of each pixel, or of every n-th of a
+    large image.
     """
     step = 1 + max(known.shape) // 1024
     opinion = rng.random(has_data[::step, ::step].shape) / 4  # nearer to 1/2 many entropies round to the same
@@ -101,17 +111,23 @@ def spread_out(has_data: np.ndarray, known: np.ndarray, num_points: int, rng: np
 
 
 def label_more(
-    points: np.ndarray, mask: np.ndarray, num_points: int, rng: np.random.Generator, probabilities: Tensor | None = None
+    points: np.ndarray,
+    mask: np.ndarray,
+    num_points: int,
+    rng: np.random.Generator,
+    probabilities: Tensor | None = None,
 ) -> np.ndarray:
-    """The annotator's turn, played by the dense mask: returns the sparse mask (H, W) with num_points labels more.
+    """The annotator's turn, played by the dense mask: the sparse mask (H, W) with num_points labels more.
 
-    points, mask: (H, W) class ids, 255 = unlabelled. With probabilities (1, C, H, W) the most uncertain pixels are labelled;
-    what is lacking, and without probabilities all, is drawn at random. If the mask has fewer labels, all of them are used.
+    points, mask: (H, W) class ids, 255 = unlabelled. With probabilities (1, C, H, W) the most uncertain
+    pixels are labelled; what is lacking, and without probabilities all, is drawn at random. If the mask
+    has fewer labels, all of them are used.
     """
     chosen = points != lc.IGNORE_INDEX
     budget = int(chosen.sum()) + num_points
     if probabilities is not None:
-        answerable = torch.from_numpy(mask != lc.IGNORE_INDEX)  # elsewhere the annotator passes and is asked the next
+        # Elsewhere the annotator passes and is asked the next.
+        answerable = torch.from_numpy(mask != lc.IGNORE_INDEX)
         known = torch.from_numpy(chosen)[None]
         (positions,) = lc.select_informative_points(probabilities * answerable, 0.0, num_points, known)
         chosen[tuple(positions.T)] = True
@@ -126,21 +142,22 @@ def label_more(
 
 
 def simulate(config: argparse.Namespace) -> None:
-    """Runs what is left of the study and draws it. config: the module's settings, and rounds, points_per_round and seeds."""
+    """Runs what is left of the study and draws it.
+
+    config: the module's settings, and rounds, points_per_round and seeds.
+    """
     config.num_points, config.point_sampling, config.resume = config.points_per_round, "random", False
     for seed in config.seeds:
         config.seed = seed
         lc.check_settings(config)
-    config.class_names = config.class_names or lc.numbered_classes(config.num_classes)
-    dense, val_set = lc.make_dataset(config, "train"), lc.make_dataset(config, "val")
-    dense.reading["ranges"] = lc.band_ranges([image for image, _ in dense.tiles], config.bands)
-    val_set.reading = dense.reading
+    config = lc.settle_settings(config)
+    ranges = lc.band_ranges(lc.list_images(config.train_image_dir).values(), config.bands)
+    dense, val_set = (lc.make_dataset(config, split, ranges) for split in ("train", "val"))
     lc.check_fit(config, lc.check_dataset(dense, config.num_classes, "train tiles"))
-    val = val_set, lc.check_dataset(val_set, config.num_classes, "val tiles").sizes
-    if val_set.sparse:
-        raise lc.InputError(
-            f"VAL_MASK_DIR = {config.val_mask_dir!r}: holds points; mIoU, the yardstick here, takes dense masks"
-        )
+    val = val_set, lc.check_dataset(val_set, config.num_classes, "val tiles")
+    if val[1].sparse:
+        problem = "holds points; mIoU, the yardstick here, takes dense masks"
+        raise lc.InputError(f"VAL_MASK_DIR = {config.val_mask_dir!r}: {problem}")
     lc.prepare_output(config.output_dir)
     output = Path(config.output_dir)
     csv_path = output / "active_learning.csv"
@@ -156,23 +173,25 @@ def simulate(config: argparse.Namespace) -> None:
     try:
         with tqdm(total=rounds * steps, unit="step", smoothing=0, disable=None) as bar:
             for seed, arm in left:
-                own = argparse.Namespace(**vars(config) | {"seed": seed, "train_mask_dir": str(folders[seed, arm])})
+                change = {"seed": seed, "train_mask_dir": str(folders[seed, arm])}
+                own = argparse.Namespace(**vars(config) | change)
                 for model, row in run_arm(arm, own, dense, val, first.get(seed), bar):
                     first.setdefault(seed, (model, row))
                     rows.append({"seed": seed, "arm": arm} | row)
                     lc.write_history(csv_path, rows)
-                    tqdm.write(
-                        f"seed {seed}  {arm:11}  {row['points_per_tile']:>3} points per tile  mIoU {row['miou']:.4f}"
-                    )
+                    points = f"{row['points_per_tile']:>3} points per tile"
+                    tqdm.write(f"seed {seed}  {arm:11}  {points}  mIoU {row['miou']:.4f}")
     finally:
         if rows:
-            save_curve(csv_path.with_suffix(".png"), rows, f"{config.backbone}, {config.epochs} epochs per round")
-    draw_points(output / "active_learning_points.png", dense, [folders[config.seeds[0], arm] for arm in ARMS], config)
-    print(f"wrote active_learning.csv, active_learning.png, active_learning_points.png and points/ to {output}")
+            title = f"{config.backbone}, {config.epochs} epochs per round"
+            save_curve(csv_path.with_suffix(".png"), rows, title)
+    picture = output / "active_learning_points.png"
+    draw_points(picture, dense, [folders[config.seeds[0], arm] for arm in ARMS], config)
+    print(f"wrote {csv_path.name}, {csv_path.stem}.png, {picture.name} and points/ to {output}")
 
 
 def earlier_rows(path: Path, config: argparse.Namespace) -> list[dict]:
-    """The rows of an earlier start. Raises InputError if its settings were others: they must not end up in one curve."""
+    """The rows of an earlier start. Raises InputError if its settings were others: a curve is of one kind."""
     free = ("seed", "seeds", "device", "num_workers", "output_dir")
     settings = {name: value for name, value in vars(config).items() if name not in free}
     record = path.with_suffix(".json")
@@ -192,7 +211,8 @@ def run_arm(
 ) -> typing.Iterator:
     """Labels and trains, round after round; yields the model and the row of each.
 
-    first: model and row of a first round that is done. As both arms begin with the same points, it is the same for both.
+    first: model and row of a first round that is done. As both arms begin with the same points, it is the
+    same for both.
     """
     model, machine = None, lc.environment(lc.pick_device(config.device))
     for number in range(1, config.rounds + 1):
@@ -203,12 +223,13 @@ def run_arm(
             model, row = first
         else:
             model, scores = train_round(config, val, number, model, bar)
+            per_class = zip(config.class_names, scores.per_class, strict=True)
             row = {
                 "round": number,
                 "points_per_tile": number * config.points_per_round,
                 "labelled_pixels": labels,
-                "miou": scores["miou"],
-                **{f"iou_{name}": iou for name, iou in zip(config.class_names, scores["iou_per_class"], strict=True)},
+                "miou": scores.value,
+                **{f"iou_{name}": iou for name, iou in per_class},
                 "seconds": round(time.perf_counter() - start, 1),
                 "starting_weights": model.starting_weights,
                 "hardware": f"{machine['device']} ({machine['cpu']})",
@@ -217,9 +238,9 @@ def run_arm(
 
 
 def label_tiles(config, dense: lc.LandCoverDataset, number: int, model: nn.Module | None) -> int:
-    """Writes the sparse masks of a round, grown from those of the round before: where the model is unsure, or at random.
+    """Writes the sparse masks of a round, grown from those of the round before.
 
-    Returns how many pixels they label.
+    They grow where the model is unsure, or without one at random. Returns how many pixels they label.
     """
     folder, labels = Path(config.train_mask_dir), 0
     folder.mkdir(parents=True, exist_ok=True)
@@ -235,25 +256,30 @@ def label_tiles(config, dense: lc.LandCoverDataset, number: int, model: nn.Modul
     return labels
 
 
-def train_round(config, val: tuple, number: int, model: nn.Module | None, bar: tqdm) -> tuple[nn.Module, dict]:
-    """Trains on the points so far, from the model of the round before but with a fresh optimiser and schedule.
+def train_round(
+    config, val: tuple, number: int, model: nn.Module | None, bar: tqdm
+) -> tuple[nn.Module, lc.Scores]:
+    """Trains on the points so far, from the model of the round before but with a fresh schedule.
 
-    The sparse masks on disk are all that it reads of the train labels. Returns the model that is kept, a mean teacher, and
-    its scores on the dense masks of the val tiles.
+    val: the data set of the val tiles and its report.
+    The sparse masks on disk are all that it reads of the train labels. Returns the model that is kept, a
+    mean teacher, and its scores on the dense masks of the val tiles.
     """
-    config = argparse.Namespace(**vars(config) | {"num_points": None, "weights": None if model else config.weights})
-    train_set = lc.make_dataset(config, "train")
-    train_set.reading = val[0].reading
-    run = lc.start_run(config, train_set, *val)
+    val_set, val_report = val
+    change = {"num_points": None, "weights": None if model else config.weights}
+    config = argparse.Namespace(**vars(config) | change)
+    train_set = lc.make_dataset(config, "train", val_set.reading["ranges"])
+    train_report = lc.check_dataset(train_set, config.num_classes, "points")
+    run = lc.Run(config, train_set, val_set, train_report, val_report)
     teacher = run.unlabelled.teacher
     for network in (run.model, teacher) if model else ():
         network.load_state_dict(model.state_dict())
         network.starting_weights = model.starting_weights
-    for epoch in range((number - 1) * config.epochs + 1, number * config.epochs + 1):  # no round augments like another
+    done = (number - 1) * config.epochs  # no round augments like another
+    for epoch in range(done + 1, done + config.epochs + 1):
         lc.run_epoch(run, epoch, bar)
     how = {"dtype": run.dtype, "progress": "validating"}
-    _, confusion = lc.validate(teacher, run.val_loader, config.num_classes, run.device, **how)
-    return teacher, lc.score(confusion)
+    return teacher, lc.validate(teacher, run.val_loader, config.num_classes, run.device, **how)
 
 
 def save_curve(path: Path, rows: list[dict], title: str) -> None:
@@ -266,7 +292,7 @@ def save_curve(path: Path, rows: list[dict], title: str) -> None:
 
 
 def draw_curve(axes, rows: list[dict], title: str) -> None:
-    """Draws mIoU over points for both arms: runs as dots, their mean as a line, one standard deviation as a band."""
+    """Draws mIoU over points for both arms: runs as dots, mean as a line, standard deviation as a band."""
     for arm, color in ARMS.items():
         own = [row for row in rows if row["arm"] == arm]
         points = sorted({int(row["points_per_tile"]) for row in own})
@@ -276,7 +302,8 @@ def draw_curve(axes, rows: list[dict], title: str) -> None:
         for x, scores in zip(points, runs, strict=True):
             axes.scatter([x] * len(scores), scores, s=12, color=color, alpha=0.35)
         axes.fill_between(points, mean - spread, mean + spread, color=color, alpha=0.15, linewidth=0)
-        axes.plot(points, mean, color=color, marker="o", label=f"{arm}, {len({row['seed'] for row in own})} seeds")
+        label = f"{arm}, {len({row['seed'] for row in own})} seeds"
+        axes.plot(points, mean, color=color, marker="o", label=label)
     axes.set_title(f"{title}, starting weights: {rows[0]['starting_weights']}", fontsize=9, wrap=True)
     axes.set(xlabel="labelled points per tile", ylabel="mIoU on the validation tiles")
     axes.set_xticks(sorted({int(row["points_per_tile"]) for row in rows}))
@@ -284,7 +311,9 @@ def draw_curve(axes, rows: list[dict], title: str) -> None:
     axes.legend()
 
 
-def draw_points(path: Path, dense: lc.LandCoverDataset, folders: list[Path], config: argparse.Namespace) -> None:
+def draw_points(
+    path: Path, dense: lc.LandCoverDataset, folders: list[Path], config: argparse.Namespace
+) -> None:
     """Draws three tiles with the points of the last round, a column per folder of sparse masks."""
     from matplotlib.figure import Figure
 
@@ -310,15 +339,14 @@ def draw_points(path: Path, dense: lc.LandCoverDataset, folders: list[Path], con
 def suggest(args: argparse.Namespace) -> None:
     model = lc.load_model(args.checkpoint)
     images, points, masks = lc.list_images(args.images), None, {}
-    if args.labelled and lc.is_points_file(args.labelled):
-        points, _ = lc.read_points(args.labelled, images, model.class_names)
+    if args.labelled and geo.is_points_file(args.labelled):
+        points, _ = geo.read_points(args.labelled, images, model.class_names)
     elif args.labelled:
         found = lc.files_by_stem(args.labelled, (".png",)) if args.labelled.is_dir() else {}
         masks = {lc.folded(stem): path for stem, path in found.items()}
         if masks.keys().isdisjoint(map(lc.folded, images)):
-            raise lc.InputError(
-                f"{args.labelled}: holds no mask (NAME.png) of these images; correct --labelled or leave it out"
-            )
+            cure = "correct --labelled or leave it out"
+            raise lc.InputError(f"{args.labelled}: holds no mask (NAME.png) of these images; {cure}")
     check_not_lost(args)
     for folder in filter(None, (args.output.parent, args.pictures)):
         lc.prepare_output(folder)
@@ -336,17 +364,17 @@ def suggest(args: argparse.Namespace) -> None:
         ]
         if args.pictures:
             draw_suggestions(args.pictures / f"{stem}.png", image[..., :3], positions)
-    with lc.atomic_write(args.output) as partial_path, partial_path.open("w", newline="", encoding="utf-8") as file:
+    with (
+        lc.atomic_write(args.output) as partial_path,
+        partial_path.open("w", newline="", encoding="utf-8") as file,
+    ):
         csv.writer(file).writerows([("image", "x", "y", "class", "uncertainty"), *rows])
     print(f"wrote {args.output}: {len(rows)} points in {len(images)} images; fill in the column class")
 
 
 def check_not_lost(args: argparse.Namespace) -> None:
     """Raises InputError if the results would replace labels that somebody gave, or the images."""
-    if args.output.is_dir():
-        raise lc.InputError(f"{args.output}: is a folder; name a file with --output")
-    if args.output.exists() and any(row["class"] for _, row in lc.csv_rows(args.output, ("image", "x", "y", "class"))):
-        raise lc.InputError(f"{args.output}: holds labels, which would be lost; name another file with --output")
+    check_no_label_lost(args.output)
     if args.pictures and args.pictures.resolve() == args.images.resolve():
         raise lc.InputError(f"--pictures {args.pictures}: are the images; name another folder")
 
@@ -371,7 +399,8 @@ def draw_suggestions(path: Path, image: np.ndarray, positions: np.ndarray) -> No
     axes.set_axis_off()
     for number, (y, x) in enumerate(positions, 1):
         axes.plot(x, y, "o", color="yellow", markeredgecolor="black", markersize=5)
-        axes.annotate(str(number), (x, y), (4, 4), textcoords="offset points", fontsize=9, backgroundcolor="#ffffffa0")
+        look = {"fontsize": 9, "backgroundcolor": "#ffffffa0"}
+        axes.annotate(str(number), (x, y), (4, 4), textcoords="offset points", **look)
     with lc.atomic_write(path) as partial_path:
         figure.savefig(partial_path, dpi=110)
 
@@ -392,21 +421,23 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = lc.FlagParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     one, two = (commands.add_parser(name, description=__doc__) for name in ("simulate", "suggest"))
-    one.add_argument("--rounds", type=positive, default=4, help="how often to label and train (default: %(default)s)")
-    one.add_argument("--points-per-round", type=positive, default=5, help="new points per tile (default: %(default)s)")
-    one.add_argument(
-        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="a run of each arm per seed (default: 0 1 2)"
-    )
+    # fmt: off
+    one.add_argument("--rounds", type=positive, default=4,
+                     help="how often to label and train (default: %(default)s)")
+    one.add_argument("--points-per-round", type=positive, default=5,
+                     help="new points per tile (default: %(default)s)")
+    one.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2],
+                     help="a run of each arm per seed (default: 0 1 2)")
     two.add_argument("--checkpoint", required=True, help="best_model.pth of a training run")
     two.add_argument("--images", type=Path, required=True, help="folder of RGB images")
-    two.add_argument("--num-points", type=positive, default=20, help="points per image (default: %(default)s)")
-    two.add_argument(
-        "--labelled",
-        type=Path,
-        help="the points labelled already: sparse masks NAME.png in a folder, or a .csv, .geojson or .gpkg",
-    )
-    two.add_argument("--output", type=Path, default="points_to_label.csv", help="the CSV (default: %(default)s)")
+    two.add_argument("--num-points", type=positive, default=20,
+                     help="points per image (default: %(default)s)")
+    two.add_argument("--labelled", type=Path,
+                     help="labelled already: sparse masks NAME.png in a folder, or .csv, .geojson, .gpkg")
+    two.add_argument("--output", type=Path, default="points_to_label.csv",
+                     help="the CSV (default: %(default)s)")
     two.add_argument("--pictures", type=Path, help="folder for a picture per image with the points numbered")
+    # fmt: on
     return parser.parse_known_args(argv)
 
 

@@ -1,14 +1,16 @@
-"""Label pixels in the browser: the page asks for the pixels worth labelling and writes the CSV that training reads.
+"""Label pixels in the browser: the page asks for those worth it and writes the CSV that training reads.
 
     python tools/annotate.py --images dataset/train/images --points points.csv
-    python tools/annotate.py --images new_tiles --points points.csv --checkpoint best_model.pth     asks where the model is least sure
+    python tools/annotate.py --images new_tiles --checkpoint best_model.pth     asks where it is least sure
 
-The CSV has the columns image,x,y,class: file name, pixels from the top left corner, which is 0,0, class name. It is written anew
-after every click, and read anew before, so that what other programs or tabs have written meanwhile is kept. A row without a
-class is an open question: `active_learning.py suggest` writes such rows, and so does "skip"; they are asked, and training passes over
-them. Each tile is asked for --num-points pixels in all, those that are labelled already included.
+The CSV has the columns image,x,y,class: file name, pixels from the top left corner, which is 0,0, class
+name. It is written anew after every click, and read anew before, so that what other programs or tabs have
+written meanwhile is kept. A row without a class is an open question: `active_learning.py suggest` writes
+such rows, and so does "skip"; they are asked, and training passes over them. Each tile is asked for
+--num-points pixels in all, those that are labelled already included.
 
-The page is served on 127.0.0.1 only, to this machine's browser. From another one: ssh -L 8765:127.0.0.1:8765 MACHINE.
+The page is served on 127.0.0.1 only, to this machine's browser. From another one:
+ssh -L 8765:127.0.0.1:8765 MACHINE.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from urllib.parse import parse_qsl, urlsplit
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import active_learning as al
+import geo
 import numpy as np
 from PIL import Image
 
@@ -45,8 +48,8 @@ COLUMNS = ("image", "x", "y", "class")
 PAGE = Path(__file__).with_suffix(".html")
 # Nothing is loaded from elsewhere, no other page frames this one, and only its own script runs.
 POLICY = (
-    "default-src 'none'; img-src 'self' data:; connect-src 'self'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; img-src 'self' data:; connect-src 'self'; script-src 'nonce-{nonce}'; "
+    "style-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 
@@ -64,7 +67,7 @@ class Refused(lc.InputError):
 
 
 class Point(typing.NamedTuple):
-    """A row of the CSV as it stands there, and what it says: the pixel (file name, x, y) and its class, "" = open."""
+    """A row of the CSV as it stands there; its pixel (file name, x, y) and its class, "" = open."""
 
     pixel: tuple[str, int, int]
     label: str
@@ -72,9 +75,10 @@ class Point(typing.NamedTuple):
 
 
 def read_points(config: argparse.Namespace) -> list[Point]:
-    """The rows of the CSV, none if there is no such file yet; those of images that are not shown here are kept too.
+    """The rows of the CSV, none if there is no such file yet.
 
-    Raises InputError, which names file and line, for the first row that cannot be right.
+    Those of images that are not shown here are kept too. Raises InputError, which names file and line, for
+    the first row that cannot be right.
     """
     points, lines = [], {}
     for line, row in lc.csv_rows(config.points, COLUMNS) if config.points.exists() else ():
@@ -102,18 +106,23 @@ def write_points(path: Path, points: list[Point]) -> None:
             writer.writerows(point.row for point in points)
     except OSError as error:
         cure = "close it elsewhere, make room or mend its permissions, then label the pixel again"
-        raise lc.InputError(f"{path}: cannot be written ({error.strerror}), the label is not saved; {cure}") from error
+        problem = f"cannot be written ({error.strerror}), the label is not saved"
+        raise lc.InputError(f"{path}: {problem}; {cure}") from error
 
 
 def labels_of(config: argparse.Namespace, name: str, points: list[Point]) -> dict[tuple[int, int], str]:
-    """The labels of a tile by pixel (x, y), "" = open, in the order of the file. Raises InputError for one outside of it."""
+    """The labels of a tile by pixel (x, y), "" = open, in the order of the file.
+
+    Raises InputError for one outside of it.
+    """
     height, width = config.read(config.tiles[name]).shape[:2]
     labels: dict[tuple[int, int], str] = {}
     for (image, x, y), label, _ in points:
         if image == name:
             if not (0 <= x < width and 0 <= y < height):
                 size = f"{name}, which is {width} wide and {height} high"
-                raise lc.InputError(f"{config.points}: point {x},{y} lies outside {size}; correct or remove its row")
+                problem = f"point {x},{y} lies outside {size}"
+                raise lc.InputError(f"{config.points}: {problem}; correct or remove its row")
             labels[x, y] = labels.get((x, y)) or label
     return labels
 
@@ -126,17 +135,16 @@ def labels_of(config: argparse.Namespace, name: str, points: list[Point]) -> dic
 def describe(config: argparse.Namespace, request: dict) -> dict:
     """All that the page needs once: classes, and tiles with the number of their labels."""
     counts = Counter(point.pixel[0] for point in read_points(config) if point.label)
+    classes = zip(config.class_names, config.colors, strict=True)
     return {
-        "classes": [
-            {"name": name, "color": color} for name, color in zip(config.class_names, config.colors, strict=True)
-        ],
+        "classes": [{"name": name, "color": color} for name, color in classes],
         "tiles": [{"name": name, "labels": counts[name]} for name in config.tiles],
         "target": config.num_points,
     }
 
 
 def show_tile(config: argparse.Namespace, request: dict) -> dict:
-    """The labels of a tile, how many there are of each class in all tiles, and the command that trains on them."""
+    """The labels of a tile, the number of each class in all tiles, and the command that trains on them."""
     name, points = find_tile(config, request), read_points(config)
     labels = labels_of(config, name, points)
     counts = Counter(point.label for point in points if point.pixel[0] in config.tiles)
@@ -148,14 +156,14 @@ def show_tile(config: argparse.Namespace, request: dict) -> dict:
 
 
 def send_image(config: argparse.Namespace, request: dict) -> bytes:
-    """The tile as a PNG of what training sees: browsers show no TIFF, and would turn a photograph as its EXIF says."""
+    """The tile as a PNG of what training sees: browsers show no TIFF, and turn photographs as EXIF says."""
     file = io.BytesIO()
     Image.fromarray(config.read(config.tiles[find_tile(config, request)])).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
 def suggest_pixels(config: argparse.Namespace, request: dict) -> list[tuple[int, int]]:
-    """The pixels (x, y) of a tile to ask for: those chosen when it was first shown, then those that the CSV leaves open."""
+    """The pixels (x, y) of a tile to ask for: those chosen when first shown, then the CSV's open ones."""
     name = find_tile(config, request)
     with config.choosing:  # one prediction at a time: it takes all cores anyway
         labels = labels_of(config, name, read_points(config))
@@ -165,10 +173,13 @@ def suggest_pixels(config: argparse.Namespace, request: dict) -> list[tuple[int,
     return [at for at in config.chosen[name] if at not in left_open] + left_open
 
 
-def choose_pixels(config: argparse.Namespace, name: str, labels: dict[tuple[int, int], str]) -> list[tuple[int, int]]:
-    """As many pixels (x, y) as the tile lacks: where the model is least sure, away from each other and from what the CSV holds.
+def choose_pixels(
+    config: argparse.Namespace, name: str, labels: dict[tuple[int, int], str]
+) -> list[tuple[int, int]]:
+    """As many pixels (x, y) as the tile lacks: where the model is least sure.
 
-    Without a model every pixel is as good as any other: they are spread over the tile, always the same.
+    They keep away from each other and from what the CSV holds. Without a model every pixel is as good as
+    any other: they are spread over the tile, always the same.
     """
     image, lacking = config.read(config.tiles[name]), config.num_points - len(labels)
     if lacking <= 0:
@@ -184,10 +195,10 @@ def choose_pixels(config: argparse.Namespace, name: str, labels: dict[tuple[int,
 
 
 def set_label(config: argparse.Namespace, request: dict) -> dict:
-    """Writes the class of a pixel: `now` is its name, "" to leave the question open, None to take the pixel out of the CSV.
+    """Writes the class of a pixel: `now` is its name, "" an open question; None takes the pixel out.
 
-    `was` is what the page believes to be there. If it is something else, another tab or program has written it, and the page is
-    told instead of overwriting it. Returns what `show_tile` does.
+    `was` is what the page believes to be there. If it is something else, another tab or program has
+    written it, and the page is told instead of overwriting it. Returns what `show_tile` does.
     """
     name, x, y = find_tile(config, request), request.get("x"), request.get("y")
     image = config.read(config.tiles[name])
@@ -222,14 +233,16 @@ def find_tile(config: argparse.Namespace, request: dict) -> str:
 
 
 def training_command(config: argparse.Namespace) -> str | None:
-    """The line that trains on the CSV as it is now and scores the result; None while too few tiles have labels.
+    """The line that trains on the CSV as it is now, and scores; None while too few tiles have labels.
 
-    Where the module's constants describe these tiles, its val tiles score. Else the last fifth of the labelled tiles does, for
-    names mostly put neighbours together; both parts are written to a folder beside the CSV.
+    Where the module's constants describe these tiles, its val tiles score. Else the last fifth of the
+    labelled tiles does, for names mostly put neighbours together; both parts are written to a folder
+    beside the CSV.
     """
     settings = {"class_names": config.class_names, "class_colors": config.class_colors, "bands": config.bands}
     settings = {name: value for name, value in settings.items() if value != getattr(lc, name.upper())}
-    flags = {"train_image_dir": config.images, "train_mask_dir": config.points, "num_points": None, **settings}
+    flags = {"train_image_dir": config.images, "train_mask_dir": config.points}
+    flags |= {"num_points": None, **settings}
     has_val = Path(lc.VAL_MASK_DIR).exists() and config.images.resolve() == Path(lc.TRAIN_IMAGE_DIR).resolve()
     with config.writing:
         points = [point for point in read_points(config) if point.label]
@@ -246,7 +259,8 @@ def training_command(config: argparse.Namespace) -> str | None:
             path = config.points.with_suffix(".parts") / f"{side}.csv"
             write_points(path, [point for point in points if point.pixel[0] in names])
             flags |= {f"{side}_image_dir": config.images, f"{side}_mask_dir": path}
-    flags |= {"num_classes": len(config.class_names), "crop_size": min(lc.CROP_SIZE, max(map(config.sides.get, train)))}
+    largest = max(map(config.sides.get, train))
+    flags |= {"num_classes": len(config.class_names), "crop_size": min(lc.CROP_SIZE, largest)}
     found = shutil.which("python")
     python = "python" if found and Path(found).parent == Path(sys.executable).parent else sys.executable
     words = [python, Path(lc.__file__).as_posix()]
@@ -271,7 +285,7 @@ ANSWERS = {
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers this machine's browser, and no page but our own: any page that is open in it can send requests to 127.0.0.1."""
+    """Answers this machine's browser, and our own page alone: any page in it can ask 127.0.0.1."""
 
     server_version, sys_version = "annotate", ""
 
@@ -283,7 +297,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             status, answer = getattr(error, "status", 422), {"error": " ".join(str(error).split())}
         except (RuntimeError, MemoryError) as error:  # torch without memory, above all
             cause = str(error).splitlines()[:1]
-            status, answer = 500, {"error": f"the program failed {cause}; cut large tiles with tools/cut_tiles.py"}
+            cure = "cut large tiles with tools/cut_tiles.py"
+            status, answer = 500, {"error": f"the program failed {cause}; {cure}"}
         if isinstance(answer, bytes):
             kind, body = "image/png", answer
         elif isinstance(answer, str):
@@ -320,19 +335,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return ANSWERS[self.command, url.path](self.server.config, request)
 
     def refuse_strangers(self) -> None:
-        """A foreign Host is a name that was made to point here; a foreign Origin, or a fetch from another site, another page."""
+        """A foreign Host is a name made to point here; a foreign Origin or site is another page."""
         host, port = self.headers.get("Host", ""), self.server.server_port
         if host not in (f"127.0.0.1:{port}", f"localhost:{port}"):
             raise Refused(403, f"only http://127.0.0.1:{port}/ is served; through a tunnel keep the port")
-        same_site = self.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none")  # none: typed by a person
+        site = self.headers.get("Sec-Fetch-Site", "none")
+        same_site = site in ("same-origin", "none")  # none: typed by a person
         if not same_site or self.headers.get("Origin", f"http://{host}") != f"http://{host}":
             raise Refused(403, f"refused, as it was sent by another page; open http://{host}/ by hand")
 
     def read_json(self) -> dict:
         length = self.headers.get("Content-Length", "")
-        if (
-            self.headers.get_content_type() != "application/json"
-        ):  # which no page may send elsewhere without asking first
+        # No page may send JSON elsewhere without asking first.
+        if self.headers.get_content_type() != "application/json":
             raise Refused(415, "only application/json is taken")
         if not length.isdecimal() or int(length) > 10_000:
             raise Refused(413, "at most 10,000 bytes are taken, and their number must be said")
@@ -368,29 +383,21 @@ class Server(http.server.ThreadingHTTPServer):
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = lc.FlagParser(description=__doc__)
     flag = parser.add_argument
-    flag(
-        "--images", metavar="DIR", type=Path, default=Path(lc.TRAIN_IMAGE_DIR), help="the tiles (default: %(default)s)"
-    )
-    flag(
-        "--points",
-        metavar="CSV",
-        type=Path,
-        default=Path("points.csv"),
-        help="the labels, new or begun (default: %(default)s)",
-    )
-    flag(
-        "--checkpoint",
-        metavar="FILE",
-        help="ask for the pixels of which this model is least sure; its classes are taken",
-    )
-    flag(
-        "--num-points", metavar="N", type=al.positive, default=20, help="labels wanted per tile (default: %(default)s)"
-    )
-    flag("--class-names", metavar="LIST", help="in order of id, like water,forest (default: CLASS_NAMES of the module)")
+    # fmt: off
+    flag("--images", metavar="DIR", type=Path, default=Path(lc.TRAIN_IMAGE_DIR),
+         help="the tiles (default: %(default)s)")
+    flag("--points", metavar="CSV", type=Path, default=Path("points.csv"),
+         help="the labels, new or begun (default: %(default)s)")
+    flag("--checkpoint", metavar="FILE",
+         help="ask for the pixels of which this model is least sure; its classes are taken")
+    flag("--num-points", metavar="N", type=al.positive, default=20,
+         help="labels wanted per tile (default: %(default)s)")
+    flag("--class-names", metavar="LIST",
+         help="in order of id, like water,forest (default: CLASS_NAMES of the module)")
     flag("--class-colors", metavar="LIST", help="as many colours (default: CLASS_COLORS of the module)")
-    flag(
-        "--port", metavar="N", type=int, default=8765, help="of the page, 0 for any that is free (default: %(default)s)"
-    )
+    flag("--port", metavar="N", type=int, default=8765,
+         help="of the page, 0 for any that is free (default: %(default)s)")
+    # fmt: on
     flag("--no-browser", action="store_true", help="print the address only")
     args = parser.parse_args(argv)
     if args.port and not 1024 <= args.port < 65536:
@@ -402,7 +409,9 @@ def prepare(config: argparse.Namespace) -> None:
     """Sets what the answers need, and finds what the user got wrong before the page opens."""
     images = lc.list_images(config.images)
     config.tiles = {path.name: path for path in images.values()}
-    config.file_names = {lc.folded(name): path.name for path in images.values() for name in (path.stem, path.name)}
+    config.file_names = {}
+    for path in images.values():
+        config.file_names |= {lc.folded(name): path.name for name in (path.stem, path.name)}
     config.model = lc.load_model(config.checkpoint) if config.checkpoint else None
     if config.model:
         reading = config.model.reading
@@ -411,9 +420,10 @@ def prepare(config: argparse.Namespace) -> None:
     config.bands = list(reading["bands"])
     config.sides = {}
     for name, path in config.tiles.items():
-        with lc.open_unscaled(path, config.bands) as scene:
+        with geo.open_unscaled(path, config.bands) as scene:
             config.sides[name] = min(scene.height, scene.width)
-    config.read = functools.lru_cache(maxsize=4)(functools.partial(al.read_tile, reading=reading))  # not to be changed
+    read = functools.partial(al.read_tile, reading=reading)
+    config.read = functools.lru_cache(maxsize=4)(read)  # what it gives is not to be changed
     set_classes(config)
     check_writable(config.points)
     read_points(config)
@@ -424,18 +434,18 @@ def set_classes(config: argparse.Namespace) -> None:
     """The classes of the flags, else of the model, else of the module's constants."""
     from matplotlib.colors import is_color_like
 
-    names, colors = (
-        text and [part.strip() for part in text.split(",")] for text in (config.class_names, config.class_colors)
-    )
-    if not names:
-        source = (
-            (config.model.class_names, config.model.class_colors) if config.model else (lc.CLASS_NAMES, lc.CLASS_COLORS)
-        )
-        names, colors = source[0] or lc.numbered_classes(lc.NUM_CLASSES), colors or source[1]
+    given = config.class_names, config.class_colors
+    names, colors = (text and [part.strip() for part in text.split(",")] for text in given)
+    if not names and config.model:
+        names, colors = config.model.class_names, colors or config.model.class_colors
+    elif not names:
+        names = lc.CLASS_NAMES or lc.numbered_classes(lc.NUM_CLASSES)
+        colors = colors or lc.CLASS_COLORS
     if not 2 <= len(set(names)) == len(names) < 255 or not all(names):
         raise lc.InputError("--class-names: give 2 to 254 names that differ from each other")
     if colors and (len(colors) != len(names) or not all(map(is_color_like, colors))):
-        raise lc.InputError(f"--class-colors: give one for each of the {len(names)} classes, as '#rrggbb' or by name")
+        need = f"give one for each of the {len(names)} classes"
+        raise lc.InputError(f"--class-colors: {need}, as '#rrggbb' or by name")
     config.class_names, config.class_colors = names, colors
     config.colors = ["#" + bytes(color).hex() for color in lc.class_palette(colors, len(names))]
 
@@ -449,7 +459,8 @@ def check_writable(path: Path) -> None:
         if path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(None, "it is read-only")
     except OSError as error:
-        raise lc.InputError(f"--points {path}: cannot be written ({error.strerror}); name another file") from error
+        problem = f"cannot be written ({error.strerror})"
+        raise lc.InputError(f"--points {path}: {problem}; name another file") from error
 
 
 @lc.command_line
@@ -460,19 +471,18 @@ def main(argv: list[str]) -> None:
         address = f"http://127.0.0.1:{server.server_port}/"
         print(f"{len(config.tiles)} tiles at {address}, labels go to {config.points}; Ctrl-C ends")
         if not config.no_browser:
-            threading.Thread(
-                target=webbrowser.open, args=(address,), daemon=True
-            ).start()  # a text browser would not return
+            browse = functools.partial(webbrowser.open, address)  # a text browser would not return
+            threading.Thread(target=browse, daemon=True).start()
         try:
             server.serve_forever()
         except KeyboardInterrupt:
             config.writing.acquire()  # a label on its way is written to the end
-    labels, command = sum(bool(point.label) for point in read_points(config)), training_command(config)
-    print(
-        f"\n{config.points}: {labels:,} labels; "
-        + (f"train on them:\n{command}" if command else "more tiles need some to train")
-    )
-    if config.choosing.locked():  # a prediction may take minutes, and PyTorch aborts if the interpreter ends around it
+    labels = sum(bool(point.label) for point in read_points(config))
+    command = training_command(config)
+    next_step = f"train on them:\n{command}" if command else "more tiles need some to train"
+    print(f"\n{config.points}: {labels:,} labels; {next_step}")
+    # A prediction may take minutes, and PyTorch aborts if the interpreter ends around it.
+    if config.choosing.locked():
         sys.stdout.flush()
         os._exit(0)
 

@@ -1,15 +1,19 @@
-"""Turn masks in colours, or with odd ids, into the class ids that training reads: one channel, 255 = unlabelled.
+"""Turn masks in colours, or with odd ids, into those that training reads: class ids, 255 = unlabelled.
 
     python tools/convert_masks.py --input labels --output dataset/train/masks --palette loveda
-    python tools/convert_masks.py --input train --output masks --palette deepglobe --rename _mask=_sat --tolerance 221
-    python tools/convert_masks.py --input labels --output masks --colors '#3c1098,#8429f6' --names building,land
-    python tools/convert_masks.py --input labels --output masks --ids 1,2,5 --names town,town,water --unlabelled 0
+    python tools/convert_masks.py --input train --output masks --palette deepglobe \\
+        --rename _mask=_sat --tolerance 221
+    python tools/convert_masks.py --input labels --output masks --colors '#3c1098,#8429f6' \\
+        --names building,land
+    python tools/convert_masks.py --input labels --output masks --ids 1,2,5 --names town,town,water \\
+        --unlabelled 0
 
---palette is a data set below or a CSV file with the columns name,color,id (one of color and id may lack). Rows (and --names) of
-the same name become one class, a row without a name is unlabelled; classes are numbered as they appear.
-Where ids are given, grey pictures are read as ids; everything else goes by its colours. What the palette does not know
-becomes 255, and the program says how much of it there was. --tolerance takes colours damaged by JPEG to the nearest of the
-palette within that distance in RGB. --rename OLD=NEW takes the files whose name ends in OLD, and pairs them with their image.
+--palette is a data set below or a CSV file with the columns name,color,id (one of color and id may lack).
+Rows (and --names) of the same name become one class, a row without a name is unlabelled; classes are
+numbered as they appear. Where ids are given, grey pictures are read as ids; everything else goes by its
+colours. What the palette does not know becomes 255, and the program says how much of it there was.
+--tolerance takes colours damaged by JPEG to the nearest of the palette within that distance in RGB.
+--rename OLD=NEW takes the files whose name ends in OLD, and pairs them with their image.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import re
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,40 +37,50 @@ from tqdm.auto import tqdm
 
 import landcover_segmentation as lc
 
-# Name, colour, id in the published masks; each with what its publisher says and where. "Publisher's own" was read there, "quoted" in
-# a copy of the publisher's words, for the page itself could not be had. The colours of data sets that publish ids are of their pictures.
+# Name, colour, id in the published masks; each with what its publisher says and where. "Publisher's own"
+# was read there, "quoted" in a copy of the publisher's words, for the page itself could not be had. The
+# colours of data sets that publish ids are of their pictures.
 PALETTES = {
-    # Quoted: the data page of https://competitions.codalab.org/competitions/18468, as https://github.com/reidfalconer/landcover_segmentation
-    # and others copy it, lists these seven RGB values and ID_sat.jpg, ID_mask.png. Publisher's own: that competition's first page, which
-    # names the same seven classes. The data page adds that values may not be pure 0 and 255: "binarize them at threshold 128". The
-    # nearest colour is just that, and none is further than 221.
-    "deepglobe": """urban land,#00ffff, | agriculture land,#ffff00, | rangeland,#ff00ff, | forest land,#00ff00,
-        | water,#0000ff, | barren land,#ffffff, | ,#000000,""",
-    # Publisher's own: https://github.com/Junjue-Wang/LoveDA, README (ids, 0 is to be ignored) and Semantic_Segmentation/render.py
-    # (colours).
-    "loveda": """background,#ffffff,1 | building,#ff0000,2 | road,#ffff00,3 | water,#0000ff,4 | barren,#9f81b7,5
-        | forest,#00ff00,6 | agriculture,#ffc380,7 | ,#000000,0""",
-    # Vaihingen and Potsdam. Quoted: the list "Impervious surfaces (RGB: 255, 255, 255)" to "Clutter/background (RGB: 255, 0, 0)" of
-    # https://www.isprs.org/resources/datasets/benchmarks/UrbanSemLab/2d-sem-label-vaihingen.aspx and 2d-sem-label-potsdam.aspx, word for
-    # word in https://github.com/giumanuz/Sematic-Segmentation-on-Podsdam-ISPRS, README, and in many more; torchgeo's vaihingen.py and
-    # mmsegmentation's isprs.py agree. Black is the border left out in the masks named noBoundary. Names of Potsdam:
-    # top_potsdam_2_10_RGB.tif, top_potsdam_2_10_label.tif, so --rename _label=_RGB.
-    "isprs": """impervious surfaces,#ffffff, | building,#0000ff, | low vegetation,#00ffff, | tree,#00ff00, | car,#ffff00,
-        | clutter,#ff0000, | ,#000000,""",
-    # Quoted: the card of https://www.kaggle.com/datasets/humansintheloop/semantic-segmentation-of-aerial-imagery lists these six, as
-    # https://huggingface.co/datasets/ayoubkirouane/Dubai_dataset-Aerial_Imagery_Vc copies it whole. The classes.json within the data
-    # (https://github.com/smp0714/Semantic-Segmentation-of-Satellite-Imager holds it) names the same six in other colours, but those of
-    # the masks are the card's.
-    "dubai": """building,#3c1098, | land (unpaved),#8429f6, | road,#6ec1e4, | vegetation,#fedd3a, | water,#e2a929,
-        | ,#9b9b9b,""",
-    # Publisher's own: https://github.com/bao18/open_earth_map, oem/utils.py (ids, colours, and three names that differ: grass,
-    # pavement, cropland). The names are those of the paper, https://arxiv.org/abs/2210.10732.
-    "openearthmap": """bareland,#800000,1 | rangeland,#00ff24,2 | developed space,#949494,3 | road,#ffffff,4 | tree,#226126,5
-        | water,#0045ff,6 | agriculture land,#4bb549,7 | building,#de1f07,8 | ,#000000,0""",
-    # Quoted: https://landcover.ai.linuxpolska.com, "building (1), woodland (2), water(3), road(4)", in the docs of
-    # https://github.com/PUTvision/qgis-plugin-deepness and in many more. 0 is all land that is none of the four: a class. The masks
-    # have no colours; these are torchgeo's, of torchgeo/datasets/landcoverai.py.
-    "landcover.ai": "background,#000000,0 | building,#614a4a,1 | woodland,#267300,2 | water,#00c5ff,3 | road,#cfcfcf,4",
+    # Quoted: the data page of https://competitions.codalab.org/competitions/18468, as
+    # https://github.com/reidfalconer/landcover_segmentation and others copy it, lists these seven RGB
+    # values and ID_sat.jpg, ID_mask.png. Publisher's own: that competition's first page, which names the
+    # same seven classes. The data page adds that values may not be pure 0 and 255: "binarize them at
+    # threshold 128". The nearest colour is just that, and none is further than 221.
+    "deepglobe": """urban land,#00ffff, | agriculture land,#ffff00, | rangeland,#ff00ff,
+        | forest land,#00ff00, | water,#0000ff, | barren land,#ffffff, | ,#000000,""",
+    # Publisher's own: https://github.com/Junjue-Wang/LoveDA, README (ids, 0 is to be ignored) and
+    # Semantic_Segmentation/render.py (colours).
+    "loveda": """background,#ffffff,1 | building,#ff0000,2 | road,#ffff00,3 | water,#0000ff,4
+        | barren,#9f81b7,5 | forest,#00ff00,6 | agriculture,#ffc380,7 | ,#000000,0""",
+    # Vaihingen and Potsdam. Quoted: the list "Impervious surfaces (RGB: 255, 255, 255)" to
+    # "Clutter/background (RGB: 255, 0, 0)" of
+    # https://www.isprs.org/resources/datasets/benchmarks/UrbanSemLab/2d-sem-label-vaihingen.aspx and
+    # 2d-sem-label-potsdam.aspx, word for word in
+    # https://github.com/giumanuz/Sematic-Segmentation-on-Podsdam-ISPRS, README, and in many more;
+    # torchgeo's vaihingen.py and mmsegmentation's isprs.py agree. Black is the border left out in the
+    # masks named noBoundary. Names of Potsdam: top_potsdam_2_10_RGB.tif, top_potsdam_2_10_label.tif, so
+    # --rename _label=_RGB.
+    "isprs": """impervious surfaces,#ffffff, | building,#0000ff, | low vegetation,#00ffff, | tree,#00ff00,
+        | car,#ffff00, | clutter,#ff0000, | ,#000000,""",
+    # Quoted: the card of
+    # https://www.kaggle.com/datasets/humansintheloop/semantic-segmentation-of-aerial-imagery lists these
+    # six, as https://huggingface.co/datasets/ayoubkirouane/Dubai_dataset-Aerial_Imagery_Vc copies it
+    # whole. The classes.json within the data
+    # (https://github.com/smp0714/Semantic-Segmentation-of-Satellite-Imager holds it) names the same six
+    # in other colours, but those of the masks are the card's.
+    "dubai": """building,#3c1098, | land (unpaved),#8429f6, | road,#6ec1e4, | vegetation,#fedd3a,
+        | water,#e2a929, | ,#9b9b9b,""",
+    # Publisher's own: https://github.com/bao18/open_earth_map, oem/utils.py (ids, colours, and three
+    # names that differ: grass, pavement, cropland). The names are those of the paper,
+    # https://arxiv.org/abs/2210.10732.
+    "openearthmap": """bareland,#800000,1 | rangeland,#00ff24,2 | developed space,#949494,3 | road,#ffffff,4
+        | tree,#226126,5 | water,#0045ff,6 | agriculture land,#4bb549,7 | building,#de1f07,8 | ,#000000,0""",
+    # Quoted: https://landcover.ai.linuxpolska.com, "building (1), woodland (2), water(3), road(4)", in
+    # the docs of https://github.com/PUTvision/qgis-plugin-deepness and in many more. 0 is all land that
+    # is none of the four: a class. The masks have no colours; these are torchgeo's, of
+    # torchgeo/datasets/landcoverai.py.
+    "landcover.ai": """background,#000000,0 | building,#614a4a,1 | woodland,#267300,2 | water,#00c5ff,3
+        | road,#cfcfcf,4""",
 }
 UNKNOWN = 254  # in a table: neither a class nor known to be unlabelled
 TRANSPARENT = 2**24  # the code of pixels without a colour
@@ -76,13 +91,16 @@ class Palette:
     """What the codes of masks mean: an id, or a colour as 0xrrggbb -> class id, 255 = unlabelled."""
 
     names: list[str] = field(default_factory=list)
-    colors: list[str | None] = field(default_factory=list)  # one per class, the first that the palette gives it
+    colors: list[str | None] = field(default_factory=list)  # one per class, the first that it is given
     by_color: dict[int, int] = field(default_factory=dict)
     by_id: dict[int, int] = field(default_factory=dict)
 
 
 def make_palette(rows: list[dict], source: str) -> Palette:
-    """rows: name, color and id of each kind of pixel; name, and one of the others, may lack. Raises InputError with the row."""
+    """Makes a palette of rows: name, color and id of each kind of pixel.
+
+    The name, and one of the others, may lack. Raises InputError, which names the row.
+    """
     palette = Palette()
     for number, row in enumerate(rows, 1):
         name, color, code = ((row.get(key) or "").strip() for key in ("name", "color", "id"))
@@ -116,10 +134,16 @@ def read_palette(name: str) -> Palette:
     return make_palette([row for _, row in lc.csv_rows(Path(name), ("name",))], name)
 
 
+def is_deep(picture: Image.Image) -> bool:
+    """Whether an unread picture has more than 8 bits per channel, which Pillow may cut to 8 in silence."""
+    bits = getattr(picture, "tag_v2", {}).get(258, 8)  # BitsPerSample of a TIFF: a number or one per band
+    return picture.mode in ("I", "F") or ";16" in f"{picture.mode} {picture.tile}" or np.max(bits) > 8
+
+
 def read_codes(path: Path, palette: Palette) -> tuple[np.ndarray, bool]:
-    """The codes of a mask, (H, W) int32, and whether they are ids: values of a grey picture, else 0xrrggbb of each pixel."""
+    """The codes of a mask, (H, W) int32, and whether they are ids, of a grey picture; else 0xrrggbb."""
     with lc.open_picture(path) as picture:
-        deep, grey = lc.is_deep(picture), picture.mode in ("1", "L", "P")
+        deep, grey = is_deep(picture), picture.mode in ("1", "L", "P")
         pixels = np.asarray(picture if deep else picture.convert("RGBA"))
     if palette.by_id and (deep or grey):
         codes = pixels if deep else lc.read_mask(path)
@@ -127,16 +151,34 @@ def read_codes(path: Path, palette: Palette) -> tuple[np.ndarray, bool]:
             raise lc.InputError(f"{path}: holds values that are no ids: whole numbers from 0, in one channel")
         return codes.astype(np.int32), True
     if deep:
-        raise lc.InputError(f"{path}: has more than 8 bits per channel; colours have 8, and for ids give --ids")
+        problem = "has more than 8 bits per channel"
+        raise lc.InputError(f"{path}: {problem}; colours have 8, and for ids give --ids")
     red, green, blue, alpha = np.moveaxis(pixels.astype(np.int32), 2, 0)
-    is_ids = bool(palette.by_id) and (red == green).all() and (green == blue).all()  # ids saved in three equal channels
+    is_grey = (red == green).all() and (green == blue).all()
+    is_ids = bool(palette.by_id) and is_grey  # ids saved in three equal channels
     if not is_ids and not palette.by_color:
         raise lc.InputError(f"{path}: is a colour picture, but the palette has only ids; give it colours")
     return np.where(alpha == 0, TRANSPARENT, red if is_ids else red << 16 | green << 8 | blue), is_ids
 
 
-def class_ids_of(codes: np.ndarray, classes: dict[int, int], tolerance: float = 0) -> tuple[np.ndarray, Counter, int]:
-    """Class ids (H, W) uint8; how many pixels there were of each unknown code; how many took the nearest colour."""
+def rgb_mask_to_class_ids(mask: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """Turns a colour-coded mask into class ids.
+
+    mask: (H, W, 3) uint8; palette: the RGB colour of each class, in order of id.
+    Returns (H, W) uint8 with 255 where the colour is not in the palette.
+    """
+    if mask.ndim != 3 or mask.shape[2] != 3:
+        raise lc.InputError(f"an RGB mask of shape (H, W, 3) is needed, not {mask.shape}")
+    class_ids = np.full(mask.shape[:2], lc.IGNORE_INDEX, np.uint8)
+    for class_id, color in enumerate(palette):
+        class_ids[(mask == np.asarray(color, np.uint8)).all(axis=2)] = class_id
+    return class_ids
+
+
+def class_ids_of(
+    codes: np.ndarray, classes: dict[int, int], tolerance: float = 0
+) -> tuple[np.ndarray, Counter, int]:
+    """Class ids (H, W) uint8; how many pixels each unknown code had; how many took the nearest colour."""
     table = np.full(TRANSPARENT + 1, UNKNOWN, np.uint8)
     table[TRANSPARENT] = lc.IGNORE_INDEX
     table[list(classes)] = list(classes.values())
@@ -145,7 +187,8 @@ def class_ids_of(codes: np.ndarray, classes: dict[int, int], tolerance: float = 
     strange, counts = np.unique(codes[unknown], return_counts=True)
     near = np.zeros(len(strange), bool)
     if tolerance and len(strange):
-        palette, own = (np.stack([c >> 16, c >> 8 & 255, c & 255], 1) for c in (np.array(list(classes)), strange))
+        both = np.array(list(classes)), strange
+        palette, own = (np.stack([c >> 16, c >> 8 & 255, c & 255], 1) for c in both)
         distance = np.stack([np.linalg.norm(own - color, axis=1) for color in palette])
         near = distance.min(0) <= tolerance
         table[strange[near]] = np.array(list(classes.values()))[distance.argmin(0)[near]]
@@ -158,9 +201,8 @@ def class_ids_of(codes: np.ndarray, classes: dict[int, int], tolerance: float = 
 def convert(config: argparse.Namespace, palette: Palette) -> None:
     """Converts the masks of a folder, all or none, and says what became of their pixels."""
     old, _, new = config.rename.partition("=")
-    masks = {
-        stem: path for stem, path in lc.files_by_stem(config.input, lc.IMAGE_SUFFIXES).items() if stem.endswith(old)
-    }
+    found = lc.files_by_stem(config.input, lc.IMAGE_SUFFIXES)
+    masks = {stem: path for stem, path in found.items() if stem.endswith(old)}
     if not masks:
         raise lc.InputError(f"{config.input}: holds no mask NAME{old} ({', '.join(lc.IMAGE_SUFFIXES)})")
     if config.output.resolve() == config.input.resolve():
@@ -174,16 +216,20 @@ def convert(config: argparse.Namespace, palette: Palette) -> None:
             class_ids, strange, near = class_ids_of(codes, classes, tolerance)
             Image.fromarray(class_ids).save(Path(partial) / f"{stem.removesuffix(old)}{new}.png")
             pixels += np.bincount(class_ids.ravel(), minlength=256)
-            unknown.update({str(code) if is_ids else f"#{code:06x}": count for code, count in strange.items()})
+            for code, count in strange.items():
+                unknown[str(code) if is_ids else f"#{code:06x}"] += count
             mended += near
         for path in Path(partial).iterdir():
             path.replace(config.output / path.name)
     report(config.output, len(masks), palette, pixels, unknown, mended)
 
 
-def report(output: Path, count: int, palette: Palette, pixels: np.ndarray, unknown: Counter, mended: int) -> None:
+def report(
+    output: Path, count: int, palette: Palette, pixels: np.ndarray, unknown: Counter, mended: int
+) -> None:
     print(f"wrote {count} masks to {output}, {pixels.sum():,} pixels")
-    for name, number in zip([*palette.names, "unlabelled"], [*pixels[: len(palette.names)], pixels[-1]], strict=True):
+    names, numbers = [*palette.names, "unlabelled"], [*pixels[: len(palette.names)], pixels[-1]]
+    for name, number in zip(names, numbers, strict=True):
         print(f"  {name:{max(10, *map(len, palette.names))}}  {number / pixels.sum():7.2%}")
     if mended:
         print(f"{mended:,} pixels took the nearest colour of the palette")
@@ -218,7 +264,8 @@ def given_palette(args: argparse.Namespace) -> Palette:
     lists.setdefault("name", lc.numbered_classes(lengths.pop()))
     rows = [dict(zip(lists, texts, strict=True)) for texts in zip(*lists.values(), strict=True)]
     nothing = args.unlabelled.split(",") if args.unlabelled else []
-    return make_palette([*rows, *({"color" if "#" in text else "id": text} for text in nothing)], "--colors, --ids")
+    rows += [{"color" if "#" in text else "id": text} for text in nothing]
+    return make_palette(rows, "--colors, --ids")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -231,10 +278,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     flag("--ids", metavar="LIST", help="the id of each class in the masks, like 1,2,5")
     flag("--names", metavar="LIST", help="names of the classes, in the order of --colors or --ids")
     flag("--unlabelled", metavar="LIST", help="colours or ids that are no class: '#000000' or 0")
-    flag(
-        "--tolerance", metavar="D", type=float, default=0, help="distance in RGB that a colour may be off (default: 0)"
-    )
-    flag("--rename", metavar="OLD=NEW", default="=", help="how the names end: _mask=_sat makes 7_mask.tif 7_sat.png")
+    # fmt: off
+    flag("--tolerance", metavar="D", type=float, default=0,
+         help="distance in RGB that a colour may be off (default: 0)")
+    flag("--rename", metavar="OLD=NEW", default="=",
+         help="how the names end: _mask=_sat makes 7_mask.tif 7_sat.png")
+    # fmt: on
     args = parser.parse_args(argv)
     if "=" not in args.rename or "/" in args.rename or "\\" in args.rename:
         lc.complain(f"--rename {args.rename}: must be OLD=NEW, like _mask=_sat, parts of a file's name")

@@ -3,23 +3,25 @@
     python tools/cut_tiles.py --images scenes --masks masks --output dataset
     python tools/cut_tiles.py --images scenes --points points.csv --class-names water,forest --output dataset
 
-Scenes are of any size (GeoTIFFs: pip install rasterio; their tiles keep the georeference). Masks are NAME.png or NAME.tif of class
-ids, 255 = unlabelled. The points are one file for all scenes: a CSV with the columns image,x,y,class, pixels from the top left corner,
-which is 0,0, or vector points (.geojson, .gpkg) with a field class; the class by id or by name. A point without a class is not
-labelled yet and is passed over.
+Scenes are of any size (GeoTIFFs: pip install rasterio; their tiles keep the georeference). Masks are
+NAME.png or NAME.tif of class ids, 255 = unlabelled. The points are one file for all scenes: a CSV with
+the columns image,x,y,class, pixels from the top left corner, which is 0,0, or vector points (.geojson,
+.gpkg) with a field class; the class by id or by name. A point without a class is not labelled yet and is
+passed over.
 
-Neighbouring tiles look alike, so whole blocks of --block x --block tiles go to one side. They are chosen at random, by --seed: of
-1000 draws of about --val-share of the tiles, the one with most classes on both sides, then the one where the val share of the
-tiles and of the labels of each class is closest to what was asked for. Tiles without a label are left out; those at the right
-and lower edge are padded with pixels without data, or with --edges drop left out. Pixels without data become 255 in the mask and
-stay so in the image. Values are written as they are: 16-bit scenes and those of many bands become GeoTIFFs like them.
+Neighbouring tiles look alike, so whole blocks of --block x --block tiles go to one side. They are chosen
+at random, by --seed: of 1000 draws of about --val-share of the tiles, the one with most classes on both
+sides, then the one where the val share of the tiles and of the labels of each class is closest to what
+was asked for. Tiles without a label are left out; those at the right and lower edge are padded with
+pixels without data, or with --edges drop left out. Pixels without data become 255 in the mask and stay so
+in the image. Values are written as they are: 16-bit scenes and those of many bands become GeoTIFFs like
+them.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import math
 import sys
 import tempfile
@@ -30,7 +32,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import geo
 import numpy as np
+from labels import class_names
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -46,21 +50,20 @@ Reader = typing.Callable[[int, int], np.ndarray]  # (top, bottom) -> class ids (
 
 @contextlib.contextmanager
 def open_mask(path: Path) -> typing.Iterator[tuple[tuple[int, int], Reader]]:
-    """The shape and the reader of a mask: a TIFF by rasterio, row by row; anything else whole, at 1 byte per pixel."""
-    try:
-        import rasterio
-    except ImportError:
-        rasterio = None
-    if not rasterio or path.suffix.lower() == ".png":
+    """The shape and the reader of a mask: a TIFF by rasterio, by rows; anything else whole."""
+    if not lc.is_raster(path):
         mask = lc.read_mask(path)
         yield mask.shape, lambda top, bottom: mask[top:bottom]
         return
+    import rasterio
+
     dataset = lc.open_raster(path)
 
     def read(top: int, bottom: int) -> np.ndarray:
         with lc.readable(path):
             ids = dataset.read(1, window=((top, bottom), (0, dataset.width)))
-        return ids if dataset.nodata is None else np.where(ids == dataset.nodata, np.uint8(lc.IGNORE_INDEX), ids)
+        hidden = dataset.nodata is not None and ids == dataset.nodata
+        return np.where(hidden, np.uint8(lc.IGNORE_INDEX), ids)
 
     with dataset, rasterio.Env(GDAL_CACHEMAX=2**28):
         if dataset.count != 1 or dataset.dtypes[0] != "uint8":
@@ -69,7 +72,8 @@ def open_mask(path: Path) -> typing.Iterator[tuple[tuple[int, int], Reader]]:
 
 
 def sparse_rows(points: lc.Points, width: int) -> Reader:
-    rows, columns, ids = np.array([(*at, class_id) for at, class_id in points.items()], np.int64).reshape(-1, 3).T
+    table = [(*at, class_id) for at, class_id in points.items()]
+    rows, columns, ids = np.array(table, np.int64).reshape(-1, 3).T
 
     def read(top: int, bottom: int) -> np.ndarray:
         ids_here = np.full((bottom - top, width), lc.IGNORE_INDEX, np.uint8)
@@ -86,8 +90,8 @@ def sparse_rows(points: lc.Points, width: int) -> Reader:
 
 
 def bands_of(path: Path) -> tuple[int, ...]:
-    """The bands of a scene but alpha, counted from 1; three of grey scenes and of all that rasterio does not read."""
-    if path.suffix.lower() not in (".tif", ".tiff") or not importlib.util.find_spec("rasterio"):
+    """The bands of a scene but alpha, counted from 1; three of grey scenes and of what Pillow reads."""
+    if not lc.is_raster(path):
         return lc.RGB_BANDS
     with lc.open_raster(path) as dataset:
         kinds = zip(dataset.indexes, dataset.colorinterp, strict=True)
@@ -96,23 +100,26 @@ def bands_of(path: Path) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def open_labels(name: str, config: argparse.Namespace) -> typing.Iterator[tuple[lc.Scene, Reader]]:
+def open_labels(name: str, config: argparse.Namespace) -> typing.Iterator[tuple[geo.Scene, Reader]]:
     """Opens a scene and the labels that belong to it."""
     labels = config.labels[name]
     with contextlib.ExitStack() as stack:
-        scene = stack.enter_context(lc.open_unscaled(config.scenes[name], bands_of(config.scenes[name])))
+        path = config.scenes[name]
+        scene = stack.enter_context(geo.open_unscaled(path, bands_of(path)))
         if isinstance(labels, dict):
             yield scene, sparse_rows(labels, scene.width)
             return
         shape, read = stack.enter_context(open_mask(labels))
         if tuple(shape) != (scene.height, scene.width):
-            raise lc.InputError(f"{labels}: differs in size from {config.scenes[name]}; make them the same size")
+            raise lc.InputError(f"{labels}: differs in size from {path}; make them the same size")
         yield scene, read
 
 
 def cut(name: str, config: argparse.Namespace, bar: tqdm) -> typing.Iterator[tuple]:
-    """Yields (scene, row, column, bands and alpha, class ids, labels hidden by nodata) of every tile, reading one row of tiles at
-    a time."""
+    """Yields (scene, row, column, bands and alpha, class ids, labels hidden by nodata) of every tile.
+
+    Holds one row of tiles at a time.
+    """
     size, num_classes = config.tile, len(config.class_names)
     with open_labels(name, config) as (scene, read):
         for top in range(0, scene.height, size):
@@ -134,8 +141,9 @@ def cut(name: str, config: argparse.Namespace, bar: tqdm) -> typing.Iterator[tup
 
 
 def plan(config: argparse.Namespace, bar: tqdm) -> tuple[dict, Counter]:
-    """Reads everything once. Returns {(scene, row, column): labelled pixels per class (C,)} of the tiles to write, and what is
-    left out: tiles by reason, and labels.
+    """Reads everything once. Returns the tiles to write, and what is left out: tiles by reason, and labels.
+
+    The tiles are {(scene, row, column): labelled pixels per class (C,)}.
     """
     tiles, size, left_out = {}, config.tile, Counter(config.passed_over)
     for name in config.scenes:
@@ -144,7 +152,9 @@ def plan(config: argparse.Namespace, bar: tqdm) -> tuple[dict, Counter]:
             left_out["labels without data"] += hidden
             if not counts.any():
                 left_out["tiles without a label"] += 1
-            elif config.edges == "drop" and ((row + 1) * size > scene.height or (column + 1) * size > scene.width):
+            elif config.edges == "drop" and (
+                (row + 1) * size > scene.height or (column + 1) * size > scene.width
+            ):
                 left_out["edge tiles"] += 1
                 left_out["labels in edge tiles"] += int(counts.sum())
             else:
@@ -153,13 +163,12 @@ def plan(config: argparse.Namespace, bar: tqdm) -> tuple[dict, Counter]:
 
 
 def choose_val(tiles: dict, config: argparse.Namespace) -> set[tuple]:
-    """The keys of the tiles that become val: whole blocks, the best of 1000 random draws as the docstring above says."""
+    """The keys of the tiles that become val: whole blocks, the best of 1000 draws, as the help says."""
     block_of = {key: (key[0], key[1] // config.block, key[2] // config.block) for key in tiles}
     blocks = {block: index for index, block in enumerate(dict.fromkeys(block_of.values()))}
     if len(blocks) < 2:
-        raise lc.InputError(
-            f"--block {config.block}: all tiles with labels lie in one block; make it or --tile smaller"
-        )
+        problem = "all tiles with labels lie in one block"
+        raise lc.InputError(f"--block {config.block}: {problem}; make it or --tile smaller")
     amounts = np.zeros((len(blocks), 1 + len(config.class_names)))  # tiles, then labels of each class
     for key, counts in tiles.items():
         amounts[blocks[block_of[key]]] += [1, *counts]
@@ -171,13 +180,19 @@ def choose_val(tiles: dict, config: argparse.Namespace) -> set[tuple]:
         val = order[: 1 + np.abs(share_so_far - config.val_share).argmin()]
         share = amounts[val].sum(0)[total > 0] / total[total > 0]
         missing = ((share == 0) | (share == 1)).sum()
-        draws.append((missing, abs(share[0] - config.val_share) + np.abs(share[1:] - config.val_share).mean(), val))
+        off = np.abs(share - config.val_share)
+        draws.append((missing, off[0] + off[1:].mean(), val))
     val = set(min(draws, key=lambda draw: draw[:2])[2].tolist())
     return {key for key in tiles if blocks[block_of[key]] in val}
 
 
-def write_tile(folder: Path, name: str, scene: lc.Scene, picture: np.ndarray, mask: np.ndarray, at: tuple) -> None:
-    """Writes image and mask of a tile whose top left pixel is at (row, column) of its scene. What alpha hides stays hidden."""
+def write_tile(
+    folder: Path, name: str, scene: geo.Scene, picture: np.ndarray, mask: np.ndarray, at: tuple
+) -> None:
+    """Writes image and mask of a tile whose top left pixel is at (row, column) of its scene.
+
+    What alpha hides stays hidden.
+    """
     Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
     bands, alpha = picture[..., :-1], np.uint8(picture[..., -1])
     count = bands.shape[2]
@@ -190,8 +205,8 @@ def write_tile(folder: Path, name: str, scene: lc.Scene, picture: np.ndarray, ma
     place = {}
     if scene.transform is not None:
         place = {"crs": scene.crs, "transform": transform(Window(at[1], at[0], *mask.shape), scene.transform)}
-    form = {"height": len(mask), "width": len(mask), "count": count, "dtype": bands.dtype, "compress": "deflate"}
-    form["photometric"] = "rgb" if count == 3 else "minisblack"
+    form = {"height": len(mask), "width": len(mask), "count": count, "dtype": bands.dtype}
+    form |= {"compress": "deflate", "photometric": "rgb" if count == 3 else "minisblack"}
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(folder / "images" / f"{name}.tif", "w", "GTiff", **place, **form) as dataset:
@@ -217,37 +232,45 @@ def cut_scenes(config: argparse.Namespace) -> None:
                     if (name, row, column) in tiles:
                         folder = Path(partial) / SIDES[(name, row, column) in val]
                         tile_name = f"{Path(name).stem}_r{row:03}_c{column:03}"
-                        write_tile(folder, tile_name, scene, picture, mask, (row * config.tile, column * config.tile))
+                        at = row * config.tile, column * config.tile
+                        write_tile(folder, tile_name, scene, picture, mask, at)
             for side in SIDES:
                 (Path(partial) / side).replace(config.output / side)
     report(config, tiles, val, left_out)
 
 
 def find_inputs(config: argparse.Namespace) -> int:
-    """Sets config.scenes and config.labels, both by file name: a path to a mask or the points. Returns the rows of tiles."""
+    """Sets config.scenes and config.labels, both by file name: a path to a mask or the points.
+
+    Returns the number of rows of tiles.
+    """
     for side in SIDES:
         if (config.output / side).exists():
-            raise lc.InputError(f"{config.output / side}: is there already; remove it or name another --output")
+            cure = "remove it or name another --output"
+            raise lc.InputError(f"{config.output / side}: is there already; {cure}")
     scenes = by_stem(config.images, lc.IMAGE_SUFFIXES)
     if not scenes:
-        raise lc.InputError(f"{config.images}: holds no image ({', '.join(lc.IMAGE_SUFFIXES)}); correct --images")
+        suffixes = ", ".join(lc.IMAGE_SUFFIXES)
+        raise lc.InputError(f"{config.images}: holds no image ({suffixes}); correct --images")
     sizes, config.passed_over, config.alpha_scenes = {}, {}, []
     for path in scenes.values():
         bands = bands_of(path)
-        with lc.open_unscaled(path, bands) as scene:
+        with geo.open_unscaled(path, bands) as scene:
             sizes[path.name] = (scene.height, scene.width)
         if len(bands) == 3 and scene.kind == "4 band(s), uint8":
             config.alpha_scenes.append(path)
     if config.points:
-        points, config.passed_over = lc.read_points(config.points, scenes, config.class_names)
+        points, config.passed_over = geo.read_points(config.points, scenes, config.class_names)
         config.labels = {scenes[stem].name: own for stem, own in points.items()}
     else:
-        masks = {lc.folded(stem): path for stem, path in by_stem(config.masks, (".png", ".tif", ".tiff")).items()}
-        if config.images.is_file() and config.masks.is_file():  # one belongs to the other, whatever they are called
+        found = by_stem(config.masks, (".png", ".tif", ".tiff"))
+        masks = {lc.folded(stem): path for stem, path in found.items()}
+        if config.images.is_file() and config.masks.is_file():  # they belong together, whatever their names
             masks = {lc.folded(config.images.stem): config.masks}
         for stem, path in scenes.items():
             if lc.folded(stem) not in masks:
-                raise lc.InputError(f"{path}: has no mask of that name in {config.masks}; add it or remove the image")
+                problem = f"has no mask of that name in {config.masks}"
+                raise lc.InputError(f"{path}: {problem}; add it or remove the image")
         config.labels = {path.name: masks[lc.folded(stem)] for stem, path in scenes.items()}
     config.scenes = {path.name: path for path in scenes.values() if path.name in config.labels}
     return sum(math.ceil(sizes[name][0] / config.tile) for name in config.scenes)
@@ -259,10 +282,11 @@ def by_stem(source: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
 
 
 def report(config: argparse.Namespace, tiles: dict, val: set, left_out: Counter) -> None:
-    """Prints tiles and labelled pixels per class and side, what was left out, and warns of classes that a side lacks."""
+    """Prints tiles and labels of each side and what was left out; warns of classes that a side lacks."""
     counts = {side: sum(tiles[key] for key in tiles if (key in val) == (side == "val")) for side in SIDES}
     width = max(10, *map(len, config.class_names))
-    print(f"wrote {config.output}/train and {config.output}/val, {len(val) / len(tiles):.1%} of the tiles to val")
+    share = f"{len(val) / len(tiles):.1%} of the tiles to val"
+    print(f"wrote {config.output}/train and {config.output}/val, {share}")
     print(f"  {'':{width}}  {'train':>14}  {'val':>14}")
     print(f"  {'tiles':{width}}  {len(tiles) - len(val):>14,}  {len(val):>14,}")
     for name, *numbers in zip(config.class_names, *counts.values(), strict=True):
@@ -279,7 +303,8 @@ def report(config: argparse.Namespace, tiles: dict, val: set, left_out: Counter)
     for name, *numbers in zip(config.class_names, *counts.values(), strict=True):
         lacking = [side for side, number in zip(SIDES, numbers, strict=True) if not number]
         if lacking:
-            cure = "label some" if len(lacking) == 2 else "label more of it elsewhere, or try another --block or --seed"
+            cure = "label more of it elsewhere, or try another --block or --seed"
+            cure = "label some" if len(lacking) == 2 else cure
             warnings.warn(f"{' and '.join(lacking)} has no label of {name}: {cure}", stacklevel=2)
 
 
@@ -291,33 +316,33 @@ def report(config: argparse.Namespace, tiles: dict, val: set, left_out: Counter)
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = lc.FlagParser(description=__doc__)
     flag = parser.add_argument
+    group = parser.add_mutually_exclusive_group(required=True)
+    # fmt: off
     flag("--images", metavar="PATH", type=Path, required=True, help="a scene or a folder of them")
-    labels = parser.add_mutually_exclusive_group(required=True)
-    labels.add_argument(
-        "--masks", metavar="PATH", type=Path, help="class ids in NAME.png or .tif: a folder or the mask of one scene"
-    )
-    labels.add_argument(
-        "--points", metavar="FILE", type=Path, help="points of all scenes: .csv of image,x,y,class, .geojson or .gpkg"
-    )
+    group.add_argument("--masks", metavar="PATH", type=Path,
+                       help="class ids in NAME.png or .tif: a folder or the mask of one scene")
+    group.add_argument("--points", metavar="FILE", type=Path,
+                       help="points of all scenes: .csv of image,x,y,class, .geojson or .gpkg")
     flag("--output", metavar="DIR", type=Path, required=True, help="folder for train/ and val/")
-    flag("--class-names", metavar="LIST", help="in order of id, like water,forest (default: CLASS_NAMES of the module)")
+    flag("--class-names", metavar="LIST",
+         help="in order of id, like water,forest (default: CLASS_NAMES of the module)")
     flag("--tile", metavar="N", type=int, default=256, help="side of the tiles in pixels (default: 256)")
     flag("--block", metavar="N", type=int, default=4, help="side of the blocks in tiles (default: 4)")
-    flag("--val-share", metavar="S", type=float, default=0.2, help="share of the tiles that become val (default: 0.2)")
-    flag("--edges", choices=("pad", "drop"), default="pad", help="what becomes of tiles at the edge (default: pad)")
+    flag("--val-share", metavar="S", type=float, default=0.2,
+         help="share of the tiles that become val (default: 0.2)")
+    flag("--edges", choices=("pad", "drop"), default="pad",
+         help="what becomes of tiles at the edge (default: pad)")
     flag("--seed", metavar="N", type=int, default=0, help="decides the blocks (default: 0)")
+    # fmt: on
     args = parser.parse_args(argv)
-    given = args.class_names and [name.strip() for name in args.class_names.split(",")]
-    args.class_names = given or lc.CLASS_NAMES or lc.numbered_classes(lc.NUM_CLASSES)
+    args.class_names = class_names(args.class_names)
     for name, low, high in (("tile", 32, 8192), ("block", 1, 10**6)):
         if not low <= getattr(args, name) <= high:
             lc.complain(f"--{name} {getattr(args, name)}: must lie between {low} and {high}")
     if not 0 < args.val_share < 1:
         lc.complain(f"--val-share {args.val_share}: must lie between 0 and 1")
-    if not 0 < len(set(args.class_names)) == len(args.class_names) < 255 or not all(args.class_names):
-        lc.complain("--class-names: give 1 to 254 names that differ from each other")
-    if args.points and not lc.is_points_file(args.points):
-        lc.complain(f"--points {args.points}: must be a file {', '.join(lc.POINT_SUFFIXES)}")
+    if args.points and not geo.is_points_file(args.points):
+        lc.complain(f"--points {args.points}: must be a file {', '.join(geo.POINT_SUFFIXES)}")
     return args
 
 
