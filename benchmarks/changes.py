@@ -1,10 +1,15 @@
-"""What single changes brought that were made for speed, or tried for it: each against what it stands for, in turns, on one CPU core.
+"""What single changes brought that were made for speed, or tried for it: each against what it stands for.
 
     python benchmarks/changes.py                              all of them
     python benchmarks/changes.py --only "fused AdamW"         those whose name has this in it
+    python benchmarks/changes.py --against bf478b5            a training step since that commit
 
-Both sides get the same input and, where they compute something, must give the same result, or the program stops. Times are medians of
-the processor's seconds, ratios those of the rounds' ratios; with worker processes, of wall time. Rows are appended to a CSV.
+Both sides take turns on one CPU core, get the same input and, where they compute something, must give the
+same result, or the program stops. Times are medians of the processor's seconds, ratios those of the
+rounds' ratios; with worker processes, of wall time. --against starts each side in a process of its own,
+in every round, and its ratio is that of the medians. Rows are appended to a CSV. Some of its rows are of
+code that is gone: the sums of taps of dilated convolutions, and quarter turns by OpenCV. Commit bf478b5 holds
+it and what measured it.
 """
 
 from __future__ import annotations
@@ -12,23 +17,27 @@ from __future__ import annotations
 import argparse
 import copy
 import io
+import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import albumentations as A
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from map_scenes import fold_batch_norm
 from PIL import Image
 from study import append, command, provenance
 from torch import nn
@@ -42,7 +51,7 @@ Sides = tuple[Callable[[], object], Callable[[], object]]  # before and after th
 
 @dataclass
 class Change:
-    """A change: what it is, what its times are of, whether the program has it, how often to repeat it for one time."""
+    """A change: what it is, what its times are of, whether the program has it, repeats for one time."""
 
     what: str
     unit: str
@@ -71,13 +80,14 @@ def change(what: str, unit: str, kept: bool = True, **more) -> Callable:
 
 def dataset(num_points: int | None = 100) -> lc.LandCoverDataset:
     folders = (ROOT / "dataset/train" / kind for kind in ("images", "masks"))
-    return lc.LandCoverDataset(*folders, num_points, lc.get_transforms("train", crop_size=SIZE), num_classes=CLASSES)
+    how = {"transform": lc.get_transforms("train", crop_size=SIZE), "num_classes": CLASSES}
+    return lc.LandCoverDataset(*folders, num_points, sampling="random", **how)
 
 
 @change("decoded tiles and points kept in memory", "ms per tile", repeats=20)
 def cache() -> Sides:
     tiles = dataset()
-    return lambda: list(tiles.decode(*tiles.tiles[0])), lambda: list(tiles.read_scene(0))
+    return lambda: list(tiles.decode(*tiles.tiles[0])), lambda: list(tiles.read_rgba(0))
 
 
 @change("100 random points of a tile, the same draw with less copying", "ms per tile", repeats=20)
@@ -86,34 +96,21 @@ def points() -> Sides:
 
     def before() -> np.ndarray:
         labelled = np.argwhere(mask != lc.IGNORE_INDEX)
-        return lc.create_sparse_mask(labelled[np.random.default_rng(0).permutation(len(labelled))[:100]], mask)
+        order = np.random.default_rng(0).permutation(len(labelled))
+        return lc.create_sparse_mask(labelled[order[:100]], mask)
 
     return before, lambda: lc.sample_random_points(mask, 100, np.random.default_rng(0))
 
 
-@change("quarter turns and mirroring by OpenCV, image and two masks", "ms per tile", repeats=50)
-def symmetry() -> Sides:
-    image, sparse, mask = dataset().read(0)
-
-    def turned(step: A.DualTransform) -> Callable[[], list[np.ndarray]]:
-        pipeline = A.Compose([step], seed=0)  # both draw the same turns
-
-        def run() -> list[np.ndarray]:
-            item = pipeline(image=image, masks=[sparse, mask])
-            return [item["image"], *item["masks"]]
-
-        return run
-
-    return turned(A.D4(p=1)), turned(lc.Symmetry(p=1))
-
-
 @change("three of a tile's four channels copied by OpenCV, not by NumPy", "ms per tile", repeats=50)
 def channels() -> Sides:
-    image = dataset().read_scene(0)[0]
+    image = dataset().read_rgba(0)[0]
     return lambda: np.ascontiguousarray(image[..., :3]), lambda: cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)
 
 
-@change("colour jitter as one matrix, not step after step with the hue by way of HSV", "ms per tile", repeats=50)
+@change(
+    "colour jitter as one matrix, not step after step with the hue by way of HSV", "ms per tile", repeats=50
+)
 def jitter() -> Sides:
     image = dataset().read(0)[0].copy()
     before, steps = A.ColorJitter(), {"brightness": 1.2, "contrast": 0.9, "saturation": 1.2, "hue": 0.01}
@@ -123,7 +120,12 @@ def jitter() -> Sides:
     )
 
 
-@change("JPEG decoding by OpenCV, which reads truncated files without a word", "ms per tile", kept=False, repeats=50)
+@change(
+    "JPEG decoding by OpenCV, which reads truncated files without a word",
+    "ms per tile",
+    kept=False,
+    repeats=50,
+)
 def jpeg() -> Sides:
     file = io.BytesIO()
     Image.fromarray(dataset().read(0)[0]).save(file, "JPEG", quality=93)
@@ -134,7 +136,11 @@ def jpeg() -> Sides:
     )
 
 
-@change("eight worker processes kept from epoch to epoch, 24 tiles in memory", "ms per epoch", clock=time.perf_counter)
+@change(
+    "eight worker processes kept from epoch to epoch, 24 tiles in memory",
+    "ms per epoch",
+    clock=time.perf_counter,
+)
 def workers() -> Sides:
     tiles = dataset()
     for index in range(len(tiles)):
@@ -165,29 +171,24 @@ def trained_step(model: nn.Module, *inputs: torch.Tensor) -> Callable[[], list[t
 
 def both_ways(layer: nn.Conv2d, side: int, batch: int = BATCH) -> Sides:
     """A convolution as PyTorch has it, and with the faster way of the program, on maps of side x side."""
-    images = torch.randn(batch, layer.in_channels, side, side).to(memory_format=torch.channels_last).requires_grad_()
+    images = torch.randn(batch, layer.in_channels, side, side)
+    images = images.to(memory_format=torch.channels_last).requires_grad_()
     layer = layer.to(memory_format=torch.channels_last)
     faster = nn.Sequential(copy.deepcopy(layer))
-    lc.mix_in_faster(faster)
+    lc.use_faster_convolutions(faster)
     return trained_step(layer, images), trained_step(faster, images)
 
 
-def atrous(rate: int, batch: int) -> Sides:
-    return both_ways(nn.Conv2d(2048, 256, 3, padding=rate, dilation=rate, bias=False), 32, batch)
+centre = "atrous convolution at a rate above the map's side: the centre alone, forward and back"
+parts_of_it = "dilated depthwise convolution as an undilated one of parts, in float32, forward and back"
 
 
-name = "atrous convolution at a rate above the map's side: the centre alone, forward and back"
-change(name, "ms per tile", tiles=BATCH)(lambda: atrous(36, BATCH))
-name = "atrous convolution at rate {} as the sum of its taps, 2048 channels, 32 x 32, 8 tiles, forward and back"
-for rate in (12, 24):
-    change(name.format(rate), "ms per tile", tiles=8)(partial(atrous, rate, 8))
+@change(centre, "ms per tile", tiles=BATCH)
+def atrous() -> Sides:
+    return both_ways(nn.Conv2d(2048, 256, 3, padding=36, dilation=36, bias=False), 32)
 
 
-@change(
-    "dilated depthwise convolution as an undilated one of parts, in float32, forward and back",
-    "ms per tile",
-    tiles=BATCH,
-)
+@change(parts_of_it, "ms per tile", tiles=BATCH)
 def depthwise() -> Sides:
     return both_ways(nn.Conv2d(960, 960, 5, padding=4, dilation=2, groups=960, bias=False), 16)
 
@@ -197,23 +198,10 @@ def network(backbone: str) -> nn.Module:
     return lc.DeepLabV3Segmentation(CLASSES, backbone, None)
 
 
-@change("the sums of taps in a training step of `resnet50`, 8 tiles", "ms per tile", tiles=8)
-def taps_in_a_step() -> Sides:
-    images = torch.randn(8, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
-    after = network("resnet50").to(memory_format=torch.channels_last).eval()  # no dropout: both sides agree
-    before = copy.deepcopy(after)
-    for layer in before.modules():
-        if isinstance(layer, lc.FewerProducts) and layer.dilation[0] in (12, 24):
-            layer.__class__ = nn.Conv2d
-    return trained_step(before, images), trained_step(after, images)
-
-
 @change("channels_last, `resnet50`, forward and back", "ms per tile", tiles=BATCH)
 def channels_last() -> Sides:
-    images, model = (
-        torch.randn(BATCH, 3, SIZE, SIZE),
-        network("resnet50").eval(),
-    )  # dropout would make two results of one
+    images = torch.randn(BATCH, 3, SIZE, SIZE)
+    model = network("resnet50").eval()  # dropout would make two results of one
     other = copy.deepcopy(model).to(memory_format=torch.channels_last)
     return trained_step(model, images), trained_step(other, lc.to_device(images, CPU))
 
@@ -231,7 +219,7 @@ def prediction(network: nn.Module) -> Callable[[], torch.Tensor]:
 
 def folding(backbone: str) -> Sides:
     model = network(backbone).to(memory_format=torch.channels_last).eval()
-    return prediction(model), prediction(lc.fold_batch_norm(model, lc.pick_precision("auto", CPU)))
+    return prediction(model), prediction(fold_batch_norm(model, lc.pick_precision("auto", CPU)))
 
 
 for backbone in ("resnet50", "mobilenet_v3_large"):
@@ -239,17 +227,15 @@ for backbone in ("resnet50", "mobilenet_v3_large"):
     change(name, "ms per tile", tiles=BATCH)(partial(folding, backbone))
 
 
-@change(
-    "`torch.compile` with frozen weights over that, `resnet50`; needs a C++ compiler and time to start",
-    "ms per tile",
-    kept=False,
-    tiles=BATCH,
-)
+frozen = "`torch.compile` with frozen weights over that, `resnet50`; needs a C++ compiler and time to start"
+
+
+@change(frozen, "ms per tile", kept=False, tiles=BATCH)
 def compilation() -> Sides:
     import torch._inductor.config
 
     torch._inductor.config.freezing = True
-    model = lc.fold_batch_norm(network("resnet50").eval(), lc.pick_precision("auto", CPU))
+    model = fold_batch_norm(network("resnet50").eval(), lc.pick_precision("auto", CPU))
     return prediction(model), prediction(torch.compile(model))
 
 
@@ -312,7 +298,7 @@ def labelled(num_points: int | None) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def losses(num_points: int | None) -> Sides:
-    """Cross-entropy of the labelled logits, picked, against the program's, which passes over all; with gradients."""
+    """Cross-entropy of the labelled logits, picked, against the program's over all; with gradients."""
     logits, targets = labelled(num_points)
 
     def picked(logits: torch.Tensor) -> torch.Tensor:
@@ -336,7 +322,12 @@ change(no_wait + "100 points", "ms per tile", tiles=BATCH, repeats=5)(lambda: lo
 change(no_wait + "masks", "ms per tile", tiles=BATCH, repeats=5)(lambda: losses(None))
 
 
-@change("confusion matrix by adding into bins, for `bincount` waits for a GPU", "ms per tile", tiles=BATCH, repeats=5)
+@change(
+    "confusion matrix by adding into bins, for `bincount` waits for a GPU",
+    "ms per tile",
+    tiles=BATCH,
+    repeats=5,
+)
 def confusion() -> Sides:
     logits, targets = labelled(None)
     predictions = logits.argmax(1)
@@ -391,8 +382,8 @@ def agree(before: object, after: object) -> None:
             assert unlike < 0.03, f"the two sides differ by {unlike:.2g}"
 
 
-def measure(change: Change, rounds: int) -> dict:
-    """Times of both sides, which take turns, after a call of each that counts for nothing."""
+def measure(change: Change, rounds: int) -> tuple[float, float, float]:
+    """Medians of both sides' times in ms, and of the rounds' ratios; first calls do not count."""
     sides, times = change.sides(), []
     agree(*[side() for side in sides])
     for _ in range(rounds):
@@ -404,27 +395,98 @@ def measure(change: Change, rounds: int) -> dict:
             both.append(1000 * (change.clock() - start) / change.repeats / change.tiles)
         times.append(both)
     before, after = map(statistics.median, zip(*times, strict=True))
-    ratio = statistics.median(one / other for one, other in times)
+    return before, after, statistics.median(one / other for one, other in times)
+
+
+# Training steps with the module of a folder: one to warm up, then the processor's ms per tile of two.
+STEP = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import torch
+import landcover_segmentation as lc
+backbone, tiles, size, classes = sys.argv[2], *map(int, sys.argv[3:])
+torch.set_num_threads(1)
+torch.manual_seed(0)
+cpu = torch.device("cpu")
+model = lc.DeepLabV3Segmentation(classes, backbone, None).to(memory_format=torch.channels_last)
+optimizer, criterion = torch.optim.AdamW(model.parameters(), 1e-4, fused=True), lc.PartialCrossEntropyLoss()
+images = lc.to_device(torch.randn(tiles, 3, size, size), cpu)
+targets = torch.randint(classes, (tiles, size, size))
+for step in range(3):
+    if step == 1:
+        start = time.process_time()
+    with lc.autocast(cpu, lc.pick_precision("auto", cpu)):
+        loss = criterion(model(images), targets)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+print(1000 * (time.process_time() - start) / 2 / tiles)
+"""
+
+
+def measure_against(commit: str, backbone: str, tiles: int, rounds: int) -> tuple[float, float, float]:
+    """Medians of a training step of the module at a commit and of the working tree's, and their ratio."""
+    show = ["git", "show", f"{commit}:landcover_segmentation.py"]
+    module = subprocess.run(show, cwd=ROOT, capture_output=True, check=True).stdout
+    setup, times = [backbone, str(tiles), str(SIZE), str(CLASSES)], []
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "landcover_segmentation.py").write_bytes(module)  # it runs alone
+        for _ in range(rounds):
+            both = []
+            for side in (folder, str(ROOT)):
+                step = [sys.executable, "-W", "ignore", "-c", STEP, side, *setup]
+                environment = os.environ | {"OMP_NUM_THREADS": "1"}
+                done = subprocess.run(step, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+                both.append(float(done.stdout))
+            times.append(both)
+    before, after = map(statistics.median, zip(*times, strict=True))
+    return before, after, before / after
+
+
+def record(
+    path: Path, what: str, unit: str, kept: bool, rounds: int, figures: Sequence[float], how: str
+) -> None:
+    """Appends a row, and prints it."""
+    numbers = dict(zip(("before", "after", "ratio"), (f"{figure:.4g}" for figure in figures), strict=True))
     precision = str(lc.pick_precision("auto", CPU)).removeprefix("torch.")
-    return {"change": change.what, "unit": change.unit, "before": f"{before:.4g}", "after": f"{after:.4g}", "ratio": f"{ratio:.4g}",
-            "kept": "yes" if change.kept else "no", "device": "cpu", "precision": precision, "rounds": rounds, "weights": "random initialisation",
-            **provenance(command("changes.py", only=change.what, rounds=rounds))}  # fmt: skip
+    row = {"change": what, "unit": unit} | numbers | {"kept": "yes" if kept else "no"}
+    row |= {"device": "cpu", "precision": precision, "rounds": rounds, "weights": "random initialisation"}
+    append(path, row | provenance(how))
+    print(f"{what}: {row['before']} -> {row['after']} {unit}, {row['ratio']}", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--csv", type=Path, default=ROOT / "benchmarks/results/changes.csv")
-    parser.add_argument("--only", default="", help="changes whose name has this in it")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flag = parser.add_argument
+    flag("--csv", type=Path, default=ROOT / "benchmarks/results/changes.csv")
+    flag("--only", default="", help="changes whose name has this in it")
+    flag("--rounds", type=int, default=5)
+    flag(
+        "--against",
+        metavar="COMMIT",
+        help="measure a training step against the module of this commit instead",
+    )
+    flag("--backbone", default="resnet50", help="of that step")
+    flag("--batch", type=int, default=8, help="tiles of that step")
     args = parser.parse_args()
+    if args.against:
+        short = ["git", "rev-parse", "--short", args.against]
+        commit = subprocess.run(short, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        own = {"against": commit, "backbone": args.backbone, "batch": args.batch, "rounds": args.rounds}
+        figures = measure_against(*own.values())
+        what = f"a training step of `{args.backbone}`, {args.batch} tiles, since commit {commit}"
+        record(args.csv, what, "ms per tile", True, args.rounds, figures, command("changes.py", **own))
+        return
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")
     for change in CHANGES:
         if args.only in change.what:
-            row = measure(change, args.rounds)
-            append(args.csv, row)
-            print(f"{row['change']}: {row['before']} -> {row['after']} {row['unit']}, {row['ratio']}", flush=True)
+            how = command("changes.py", only=change.what, rounds=args.rounds)
+            figures = measure(change, args.rounds)
+            record(args.csv, change.what, change.unit, change.kept, args.rounds, figures, how)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """Makes DATA, the tiles that the other benchmarks take, from the published images of Dubai.
 
-    python benchmarks/dubai_tiles.py "Semantic segmentation dataset" DATA
-    python benchmarks/dubai_tiles.py DATA                                   only say whether they are those that were measured
+    python benchmarks/dubai_tiles.py ARCHIVE DATA
+    python benchmarks/dubai_tiles.py DATA              only say whether they are those that were measured
 
-The first folder comes out of the archive at https://www.kaggle.com/datasets/humansintheloop/semantic-segmentation-of-aerial-imagery
-and holds `Tile 1` to `Tile 8`, each with images/image_part_001.jpg to 009 and the masks of these, in colours, in masks/*.png.
-A `Tile` is a scene here. Its images are cut from the top left corner into tiles of 256x256, without overlap; what is left at the right
-and at the bottom is not used. Parts 3, 6 and 9 of each scene become val. The JPEGs have quality 93, as those that were measured.
-Of these benchmarks/results/dubai_tiles.csv has the number, the pixels of each class, and a SHA-256 over names and class ids in order.
+ARCHIVE is the folder `Semantic segmentation dataset` of
+https://www.kaggle.com/datasets/humansintheloop/semantic-segmentation-of-aerial-imagery and holds `Tile 1`
+to `Tile 8`, each with images/image_part_001.jpg to 009 and the masks of these, in colours, in
+masks/*.png. A `Tile` is a scene here. Its images are cut from the top left corner into tiles of 256x256,
+without overlap; what is left at the right and at the bottom is not used. Parts 3, 6 and 9 of each scene
+become val. The JPEGs have quality 93, as those that were measured. Of these
+benchmarks/results/dubai_tiles.csv has the number, the pixels of each class, and a SHA-256 over names and
+class ids in order.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import numpy as np
-from convert_masks import read_palette
+from convert_masks import read_palette, rgb_mask_to_class_ids
 from PIL import Image
 from study import CLASSES, append, provenance, read_csv
 from tqdm import tqdm
@@ -34,12 +37,12 @@ MEASURED = ROOT / "benchmarks/results/dubai_tiles.csv"
 
 
 def read_class_ids(path: Path) -> np.ndarray:
-    """The ids of a mask in the publisher's colours, (H, W) uint8 in the order of CLASSES, 255 = unlabelled."""
+    """Class ids (H, W) uint8 of a mask in the publisher's colours, as CLASSES has them; 255 = unlabelled."""
     published = read_palette("dubai")  # whose land is "land (unpaved)"
     colors = {name.split()[0]: color for name, color in zip(published.names, published.colors, strict=True)}
     palette = [tuple(bytes.fromhex(colors[name][1:])) for name in CLASSES]
     with lc.open_picture(path) as picture:
-        return lc.rgb_mask_to_class_ids(np.asarray(picture.convert("RGB")), palette)
+        return rgb_mask_to_class_ids(np.asarray(picture.convert("RGB")), palette)
 
 
 def cut(picture: np.ndarray) -> dict[str, np.ndarray]:
@@ -55,10 +58,15 @@ def cut_archive(archive: Path, data: Path) -> None:
     """Writes the tiles of all images of the archive."""
     images = sorted(archive.glob("Tile */images/image_part_*.jpg"))
     if not images:
-        sys.exit(f"{archive}: holds no 'Tile */images/image_part_*.jpg'; name the folder of the archive that does")
+        sys.exit(
+            f"{archive}: holds no 'Tile */images/image_part_*.jpg'; name the folder of the archive that does"
+        )
     for path in tqdm(images, "cutting", disable=None):
         scene, part = (int(re.search(r"\d+$", name)[0]) for name in (path.parents[1].name, path.stem))
-        image, mask = cut(lc.read_image(path)), cut(read_class_ids(path.parents[1] / f"masks/{path.stem}.png"))
+        image, mask = (
+            cut(lc.read_image(path)),
+            cut(read_class_ids(path.parents[1] / f"masks/{path.stem}.png")),
+        )
         if image.keys() != mask.keys():
             sys.exit(f"{path}: is of another size than its mask; unpack the archive anew")
         split = "val" if part in VAL_PARTS else "train"
@@ -83,16 +91,15 @@ def describe(data: Path, split: str) -> dict:
 
 
 def compare(data: Path) -> None:
-    """Says of both splits whether they are the measured ones; where none are known yet, these are from now on."""
+    """Says of both splits whether they are the measured ones; where none are known yet, these become so."""
     known = {row["split"]: row for row in read_csv(MEASURED)}
     for split in sorted(path.name for path in data.iterdir() if path.name in ("train", "val")):
         row = describe(data, split)
         if split not in known:
             append(MEASURED, row | {"weights": "none", **provenance("benchmarks/dubai_tiles.py DATA")})
         same = row.items() <= known.get(split, row).items()
-        print(
-            f"{split}: {row['tiles']} tiles, {'those that were measured' if same else f'other ones than in {MEASURED.name}'}"
-        )
+        what = "those that were measured" if same else f"other ones than in {MEASURED.name}"
+        print(f"{split}: {row['tiles']} tiles, {what}")
 
 
 def main() -> None:

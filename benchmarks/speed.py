@@ -1,13 +1,14 @@
-"""How fast this program is beside the loop of the tutorials, both in one run on one machine, and where its time goes.
+"""How fast this program is beside the loop of the tutorials, both in one run, and where its time goes.
 
-    python benchmarks/speed.py                                      both backbones on the CPU, and on the GPU where there is one
-    python benchmarks/speed.py --backbones resnet50 --batch 2 --rounds 3 --threads 1       on a slow or busy machine
+    python benchmarks/speed.py                  both backbones on the CPU, and on the GPU where there is one
+    python benchmarks/speed.py --backbones resnet50 --batch 2 --rounds 3 --threads 1    on a slow machine
 
-The tutorials' loop is written out below: float32, NCHW, torchvision's network, files read and the positions of each class
-found anew for every item, the same augmentation, logits upsampled and scored per batch on the host. Both sides train on
-plain partial cross-entropy; what the default objective costs stands beside it. The two take turns, so that a machine that
-slows down slows both, and the ratio is the median of the rounds'. On a CPU with one thread the clock is the processor's
-time, which other work on the machine disturbs little. Rows are appended to a CSV.
+The tutorials' loop is written out below: float32, NCHW, torchvision's network, files read and the
+positions of each class found anew for every item, the same augmentation, logits upsampled and scored per
+batch on the host. Both sides train on plain partial cross-entropy; what the default objective costs
+stands beside it. The two take turns, so that a machine that slows down slows both, and the ratio is the
+median of the rounds'. On a CPU with one thread the clock is the processor's time, which other work on the
+machine disturbs little. Rows are appended to a CSV.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import albumentations as A
 import cv2
 import numpy as np
 import torch
 from albumentations.pytorch import ToTensorV2
+from map_scenes import fold_batch_norm
 from PIL import Image
 from study import append, command, hsv_jitter, provenance
 from torch import nn
@@ -73,7 +75,8 @@ class PlainDataset(Dataset):
             points, classes = np.full_like(mask, 255), np.unique(mask[mask != 255])
             for class_id in classes:
                 rows, columns = np.where(mask == class_id)
-                chosen = np.random.choice(len(rows), min(len(rows), self.num_points // len(classes)), replace=False)
+                share = min(len(rows), self.num_points // len(classes))
+                chosen = np.random.choice(len(rows), share, replace=False)
                 points[rows[chosen], columns[chosen]] = class_id
             mask = points
         item = self.transform(image=image, mask=mask)
@@ -152,29 +155,26 @@ def plain_side(args, backbone: str, device: torch.device) -> dict[str, Callable]
 
 def our_side(args, backbone: str, device: torch.device) -> dict[str, Callable]:
     """The same for this program, with the default objective beside the plain one."""
-    train_set = lc.LandCoverDataset(
-        *folders(args, "train"), args.points, lc.get_transforms("train", "medium", args.size), num_classes=args.classes
-    )
+    train_set = our_dataset(args)
     val_set = lc.LandCoverDataset(*folders(args, "val"), num_classes=args.classes)
     val_set.tiles = tiles_of(args, "val")
-    val_batches = [
-        list(range(len(val_set)))[first : first + args.batch] for first in range(0, len(val_set), args.batch)
-    ]
+    numbers = list(range(len(val_set)))
+    val_batches = [numbers[first : first + args.batch] for first in range(0, len(numbers), args.batch)]
     val_loader = lc.make_loader(val_set, val_batches, args.workers, device)
     model, dtype = new_model(args, backbone, device)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
     points_alone = lc.PartialCrossEntropyLoss()
-    folded, default = (  # made when first wanted: the peak memory of training is not theirs
-        cache(partial(*way)) for way in ((lc.fold_batch_norm, model, dtype), (lc.UnlabelledPixels, model, 10**6))
-    )
+    folded = cache(partial(fold_batch_norm, model, dtype))  # made when first wanted: the peak memory
+    default = cache(partial(lc.UnlabelledPixels, model, 10**6))  # of training is not theirs
     images = torch.randn(args.batch, 3, args.size, args.size)
     indices = np.arange(args.batch * args.steps) % len(train_set)
     batches = indices.reshape(args.steps, args.batch).tolist()
     train_loader = lc.make_loader(train_set, batches, args.workers, device, keep_workers=True)
 
-    def train(criterion: object) -> None:
+    def train(unlabelled: lc.UnlabelledPixels | None = None) -> None:
         train_set.epoch += 1
-        lc.train_epoch(model, train_loader, criterion, optimizer, device, dtype=dtype)
+        how = {"unlabelled": unlabelled, "dtype": dtype}
+        lc.train_epoch(model, train_loader, points_alone, optimizer, device, **how)
 
     @torch.inference_mode()
     def predict(images) -> np.ndarray:
@@ -182,13 +182,18 @@ def our_side(args, backbone: str, device: torch.device) -> dict[str, Callable]:
             return folded()(lc.to_device(images, device)).argmax(1).cpu().numpy()
 
     return {
-        "training": lambda: train(points_alone),
+        "training": train,
         "training, default objective": lambda: train(default()),
         "inference": lambda: predict(images),
         "inference, batch 1": lambda: predict(images[:1]),
         "validation": lambda: lc.validate(model, val_loader, args.classes, device, dtype=dtype),
         "data loading": lambda: load(train_set, args),
     }
+
+
+def our_dataset(args) -> lc.LandCoverDataset:
+    transform = lc.get_transforms("train", "medium", args.size)
+    return lc.LandCoverDataset(*folders(args, "train"), args.points, transform, num_classes=args.classes)
 
 
 def load(dataset: Dataset, args) -> None:
@@ -254,7 +259,7 @@ def matrix_rate(dtype: torch.dtype, args, device: torch.device, side: int = 2048
 
 
 def operations(backbone: str, args) -> float:
-    """Floating-point operations of a forward pass on one tile, padding counted too, as the field counts them."""
+    """Floating-point operations of a forward pass on one tile, padding counted, as the field counts them."""
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
         PlainNetwork(backbone, args.classes).eval()(torch.empty(1, 3, args.size, args.size))
     return counter.get_total_flops()
@@ -273,9 +278,7 @@ def train_once(side: str, args, backbone: str, device_name: str) -> float:
     {"plain": plain_side, "ours": our_side}[side](args, backbone, device)["training"]()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    status = Path(
-        "/proc/self/status"
-    ).read_text()  # ru_maxrss would begin with that of the process which started this one
+    status = Path("/proc/self/status").read_text()  # ru_maxrss begins with that of the process above this one
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
 
 
@@ -296,17 +299,17 @@ def first_step(args, backbone: str, device: torch.device) -> float:
         for split in ("train", "val")
         for kind in ("image", "mask")
     }
-    given = names | {"num_classes": args.classes, "class_names": "none", "class_colors": "none", "backbone": backbone,
-                     "weights": "none", "crop_size": args.size, "batch_size": max(2, args.batch), "epochs": 1, "device": device.type,
-                     "precision": args.precision, "output_dir": args.csv.parent}  # fmt: skip
+    given = names | {"num_classes": args.classes, "class_names": "none", "class_colors": "none"}
+    given |= {"backbone": backbone, "weights": "none", "crop_size": args.size, "epochs": 1}
+    given |= {"batch_size": max(2, args.batch), "device": device.type, "precision": args.precision}
+    given |= {"output_dir": args.csv.parent}
     flags = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     one_core = device.type == "cpu" and args.threads == 1  # as in `seconds`, but of the process started
     clock = (lambda: sum(os.times()[2:4])) if one_core else time.perf_counter
     threads = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
     start = clock()
-    done = subprocess.run(
-        [sys.executable, "-c", FIRST_STEP, *flags], cwd=ROOT, capture_output=True, text=True, env=threads
-    )
+    run = [sys.executable, "-c", FIRST_STEP, *flags]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, env=threads)
     if done.returncode:
         raise RuntimeError(done.stderr)
     return clock() - start
@@ -314,9 +317,7 @@ def first_step(args, backbone: str, device: torch.device) -> float:
 
 def stages(args, backbone: str, device: torch.device) -> dict[str, float]:
     """Milliseconds per tile of each part of a training step of this program, one after the other."""
-    train_set = lc.LandCoverDataset(
-        *folders(args, "train"), args.points, lc.get_transforms("train", "medium", args.size), num_classes=args.classes
-    )
+    train_set = our_dataset(args)
     model, dtype = new_model(args, backbone, device)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
     criterion, host, spent = lc.PartialCrossEntropyLoss(), {}, {}
@@ -357,20 +358,23 @@ def stages(args, backbone: str, device: torch.device) -> dict[str, float]:
 
 
 def compare(args, backbone: str, device: torch.device) -> Iterator[dict]:
-    """Rows of what is measured: both values in its unit, their ratio (above 1: this program is better), shares of the matrix rate."""
+    """Rows of what is measured: both values in its unit, their ratio, shares of the matrix rate.
+
+    A ratio above 1: this program is better.
+    """
     dtype = lc.pick_precision(args.precision, device)
     rates = [matrix_rate(kind, args, device) for kind in (torch.float32, dtype)]
     yield row("matrix rate", "TFLOP/s", rates[0] / 1e12, rates[1] / 1e12, rates[1] / rates[0])
     plain, ours = plain_side(args, backbone, device), our_side(args, backbone, device)
     forward, steps = operations(backbone, args), args.batch * args.steps
-    counts = {"training": (steps, 3), "inference": (args.batch, 1), "inference, batch 1": (1, 1),
-              "validation": (len(tiles_of(args, "val")), 1), "data loading": (args.items, 0)}  # fmt: skip
+    counts = {"training": (steps, 3), "inference": (args.batch, 1), "inference, batch 1": (1, 1)}
+    counts |= {"validation": (len(tiles_of(args, "val")), 1), "data loading": (args.items, 0)}
     for name, (tiles, passes) in counts.items():
         both = measure([plain[name], ours[name]], args, device)
         speeds = [tiles / statistics.median(times) for times in both]
         ratio = statistics.median(before / after for before, after in zip(*both, strict=True))
-        shares = [speed * passes * forward / rate for speed, rate in zip(speeds, rates, strict=True)] if passes else []
-        yield row(name, "tiles/s", *speeds, ratio, *shares)
+        shares = [speed * passes * forward / rate for speed, rate in zip(speeds, rates, strict=True)]
+        yield row(name, "tiles/s", *speeds, ratio, *(shares if passes else []))
     both = measure([ours["training"], ours["training, default objective"]], args, device)
     ratio = statistics.median(before / after for before, after in zip(*both, strict=True))
     yield row("default objective", "tiles/s", *(steps / statistics.median(times) for times in both), ratio)
@@ -381,57 +385,78 @@ def compare_memory(args, backbone: str, device: torch.device) -> Iterator[dict]:
     yield row("peak memory in training", "MiB", plain, ours, plain / ours)
 
 
+def staged(args, backbone: str, device: torch.device) -> Iterator[dict]:
+    for name, milliseconds in stages(args, backbone, device).items():
+        yield row(f"stage: {name}", "ms per tile", ours=milliseconds)
+
+
 PARTS = {
     "speed": compare,
     "memory": compare_memory,
     "start": lambda *place: [row("first step after", "s", ours=first_step(*place))],
-    "stages": lambda *place: [row(f"stage: {name}", "ms per tile", ours=ms) for name, ms in stages(*place).items()],
+    "stages": staged,
 }
 
 
-def row(measure: str, unit: str, plain="", ours="", ratio="", plain_of_matrix_rate="", ours_of_matrix_rate="") -> dict:
-    """Of `default objective`, plain is this program's training on the points alone."""
-    figures = {"plain": plain, "ours": ours, "ratio": ratio, "plain_of_matrix_rate": plain_of_matrix_rate, "ours_of_matrix_rate": ours_of_matrix_rate}  # fmt: skip
-    return {"measure": measure, "unit": unit} | {name: value and f"{value:.4g}" for name, value in figures.items()}
+def row(measure: str, unit: str, plain="", ours="", ratio="", plain_share="", our_share="") -> dict:
+    """A row; of `default objective`, plain is this program on points alone. Shares: of the matrix rate."""
+    figures = {"plain": plain, "ours": ours, "ratio": ratio}
+    figures |= {"plain_of_matrix_rate": plain_share, "ours_of_matrix_rate": our_share}
+    rounded = {name: value and f"{value:.4g}" for name, value in figures.items()}
+    return {"measure": measure, "unit": unit} | rounded
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flag = parser.add_argument
+    flag("--data", type=Path, default=ROOT / "dataset")
+    flag("--csv", type=Path, default=ROOT / "benchmarks/results/speed.csv")
+    flag("--backbones", nargs="+", default=["resnet50", "mobilenet_v3_large"])
+    flag("--devices", nargs="+", default=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+    flag("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    flag("--classes", type=int, default=6)
+    flag("--points", type=int, default=100)
+    flag("--size", type=int, default=256)
+    flag("--batch", type=int, default=8)
+    flag(
+        "--steps",
+        type=int,
+        help="of training in a round, 1 on a CPU, else 100; as many batches are validated",
+    )
+    flag("--items", type=int, default=48, help="loaded in a round")
+    flag("--rounds", type=int, default=5)
+    flag("--threads", type=int, default=lc.cores_at_hand())
+    flag("--workers", type=int, help="that load data, on both sides; by default this program's choice")
+    flag("--precision", default="auto")
+    return parser.parse_args()
+
+
+def measure_backbone(args, backbone: str, device: torch.device) -> None:
+    """Measures the parts that are asked for, and appends a row for each figure."""
+    dtype = str(lc.pick_precision(args.precision, device)).removeprefix("torch.")
+    setup = {name: getattr(args, name) for name in ("batch", "size", "threads", "rounds")}
+    cell = {"backbone": backbone, "device": device.type, "precision": dtype} | setup
+    how = {"backbones": backbone, "devices": device.type, "precision": args.precision} | setup
+    for found in chain.from_iterable(PARTS[part](args, backbone, device) for part in args.parts):
+        source = {"weights": "random initialisation"} | provenance(command("speed.py", **how), device)
+        append(args.csv, cell | found | source)
+        said = (f"{key} {value}" for key, value in (cell | found).items() if value != "")
+        print(*said, sep=", ", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=ROOT / "dataset")
-    parser.add_argument("--csv", type=Path, default=ROOT / "benchmarks/results/speed.csv")
-    parser.add_argument("--backbones", nargs="+", default=["resnet50", "mobilenet_v3_large"])
-    parser.add_argument("--devices", nargs="+", default=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--classes", type=int, default=6)
-    parser.add_argument("--points", type=int, default=100)
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument(
-        "--steps", type=int, help="of training in a round, 1 on a CPU and else 100; so many batches are validated too"
-    )
-    parser.add_argument("--items", type=int, default=48, help="loaded in a round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=lc.cores_at_hand())
-    parser.add_argument("--workers", type=int, help="that load data, on both sides; by default this program's choice")
-    parser.add_argument("--precision", default="auto")
-    args = parser.parse_args()
-    set_threads(args.threads)
+    given = parse_arguments()
+    set_threads(given.threads)
     warnings.simplefilter("ignore")
-    given = args
     for device in map(torch.device, given.devices):
         lc.make_repeatable(device)
         args = argparse.Namespace(**vars(given))
         args.steps = given.steps or (1 if device.type == "cpu" else 100)
         args.workers = lc.make_loader(range(1), [], given.workers, device).num_workers
         for backbone in args.backbones:
-            dtype = lc.pick_precision(args.precision, device)
-            cell = {"backbone": backbone, "device": device.type, "precision": str(dtype).removeprefix("torch."),
-                    "batch": args.batch, "size": args.size, "threads": args.threads, "rounds": args.rounds}  # fmt: skip
-            flags = {name: cell[name] for name in ("batch", "size", "threads", "rounds")}
-            how = command("speed.py", backbones=backbone, devices=device.type, precision=args.precision, **flags)
-            for found in chain.from_iterable(PARTS[part](args, backbone, device) for part in args.parts):
-                append(args.csv, cell | found | {"weights": "random initialisation"} | provenance(how, device))
-                print(*(f"{key} {value}" for key, value in (cell | found).items() if value != ""), sep=", ", flush=True)
+            measure_backbone(args, backbone, device)
 
 
 if __name__ == "__main__":

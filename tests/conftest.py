@@ -38,7 +38,9 @@ def write_tiles(
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     for index in range(count):
-        level = cv2.resize(rng.random((4, 4)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+        level = cv2.resize(
+            rng.random((4, 4)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+        )
         mask = np.clip(level * num_classes, 0, num_classes - 1).astype(np.uint8)
         color = np.linspace(40, 220, num_classes)[mask][..., None] + rng.normal(0, 10, (height, width, 3))
         cv2.imwrite(str(folder / "images" / f"tile_{index}.png"), np.clip(color, 0, 255).astype(np.uint8))
@@ -78,4 +80,6 @@ def flags(data: Path, **settings) -> list[str]:
 
 def run_script(*arguments: str, **options) -> subprocess.CompletedProcess:
     """Starts the program as a user would."""
-    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=280, **options)
+    return subprocess.run(
+        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=280, **options
+    )

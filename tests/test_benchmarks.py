@@ -1,4 +1,4 @@
-"""The study behind the published tables: its splits, its baseline, its way of going on, and that the tables are the CSVs'."""
+"""The study behind the published tables: its splits, its way of going on; the tables are the CSVs'."""
 
 import argparse
 import csv
@@ -14,15 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REAL_DATA, ROOT, write_tiles
+from conftest import REAL_DATA, ROOT, flags, write_tiles
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import dubai_tiles
+import first_run
 import inference
-import labels
 import pictures
 import report
+import soft_labels
 import study
 
 import landcover_segmentation as lc
@@ -30,9 +31,8 @@ import landcover_segmentation as lc
 
 def tiles(split: str) -> list[tuple[Path, Path]]:
     parts = (3, 6, 9) if split == "val" else (1, 2, 4, 5, 7, 8)
-    return [
-        (Path(f"{split}/scene{scene}_part{part}_r0_c0.png"), Path("mask")) for scene in range(1, 9) for part in parts
-    ]
+    places = itertools.product(range(1, 9), parts)
+    return [(Path(f"{split}/scene{scene}_part{part}_r0_c0.png"), Path("mask")) for scene, part in places]
 
 
 def test_splits_do_not_overlap_and_choices_are_made_on_train_tiles_alone():
@@ -52,7 +52,8 @@ def test_splits_do_not_overlap_and_choices_are_made_on_train_tiles_alone():
 def test_features_of_the_forest():
     flat = study.pixel_features(np.full((20, 20, 3), (10, 200, 30), np.uint8))
     assert flat.shape == (20, 20, 19)
-    assert (flat[..., :3] == (10, 200, 30)).all() and np.abs(flat[..., 15:18]).max() < 0.1  # colour; no texture
+    assert (flat[..., :3] == (10, 200, 30)).all(), "colour"
+    assert np.abs(flat[..., 15:18]).max() < 0.1, "no texture"
     assert (flat[..., 18] == 2 * 200 - 10 - 30).all()
     noisy = study.pixel_features(np.random.default_rng(0).integers(0, 255, (20, 20, 3)).astype(np.uint8))
     assert (noisy[..., 15:18].mean((0, 1)) > 5).all()
@@ -62,18 +63,18 @@ def test_faulty_points_are_as_faulty_as_they_say():
     mask = np.random.default_rng(1).integers(0, 5, (60, 60)).astype(np.uint8)
     right = study.lc.sample_random_points(mask, 50, np.random.default_rng(0))
     wrong = study.sample_wrong_points(20, mask, 50, np.random.default_rng(0))
-    assert ((wrong != 255) == (right != 255)).all() and (wrong != right).sum() == 10 and wrong[wrong != 255].max() < 5
-    checkers = (
-        (np.indices((60, 60)) // 30).sum(0).astype(np.uint8)
-    )  # areas of 30 x 30: who is 3 pixels off, is near its own
+    assert ((wrong != 255) == (right != 255)).all() and (wrong != right).sum() == 10
+    assert wrong[wrong != 255].max() < 5
+    # Areas of 30 x 30: who is 3 pixels off, is near its own
+    checkers = (np.indices((60, 60)) // 30).sum(0).astype(np.uint8)
     shifted = study.sample_shifted_points(3, checkers, 50, np.random.default_rng(0))
     near = np.argwhere(study.lc.sample_random_points(checkers, 50, np.random.default_rng(0)) != 255)
     for place in np.argwhere(shifted != 255):
         distances = np.hypot(*(near - place).T)
-        assert (
-            (distances > 2) & (distances < 4) & (checkers[tuple(near.T)] == shifted[tuple(place)])
-        ).any() or 0 in place
-    assert 45 <= (shifted != 255).sum() <= 50 and (shifted[shifted != 255] != checkers[shifted != 255]).any()
+        of_its_class = checkers[tuple(near.T)] == shifted[tuple(place)]
+        assert ((distances > 2) & (distances < 4) & of_its_class).any() or 0 in place
+    there = shifted != 255
+    assert 45 <= there.sum() <= 50 and (shifted[there] != checkers[there]).any()
 
 
 def test_focal_loss():
@@ -81,8 +82,20 @@ def test_focal_loss():
     targets[0, :2] = 255
     known = targets[targets != 255].numpy()
     p = logits.softmax(1).movedim(1, -1)[targets != 255].numpy()[np.arange(len(known)), known]
-    assert study.FocalLoss()(logits, targets).item() == pytest.approx(np.mean(-((1 - p) ** 2) * np.log(p)), rel=1e-5)
+    expected = np.mean(-((1 - p) ** 2) * np.log(p))
+    assert study.FocalLoss()(logits, targets).item() == pytest.approx(expected, rel=1e-5)
     assert study.FocalLoss()(logits, torch.full_like(targets, 255)).item() == 0
+
+
+def test_a_variant_says_all_that_decides_its_score(monkeypatch):
+    """So that rows stay valid when a default of the program changes. `default` is its objective."""
+    program = {name: getattr(lc, name.upper()) for name in study.DEFAULT}
+    assert program == study.DEFAULT
+    given = argparse.Namespace(class_names=["a", "b"], size=32, epochs=1, device="cpu", precision="auto")
+    monkeypatch.setattr(lc, "parse_settings", lambda argv: argparse.Namespace())
+    config = study.settings(given, Path("work"), {"variant": "plain", "points": 20, "seed": 0})
+    left = {name.lower() for name in lc.setting_types()} - vars(config).keys()
+    assert left == {"bands", "num_workers", "output_dir", "resume"}, "settings that decide no score"
 
 
 def test_a_study_writes_each_cell_once(tmp_path):
@@ -95,22 +108,10 @@ def test_a_study_writes_each_cell_once(tmp_path):
 
     def run() -> list[dict]:
         nonlocal said
-        command = [sys.executable, ROOT / "benchmarks/study.py", "--data", tmp_path, "--csv", tmp_path / "study.csv"]
-        command += [
-            "--work",
-            tmp_path / "work",
-            "--variants",
-            "forest",
-            "plain",
-            "dense",
-            "plain_none",
-            "plain@wrong20",
-            "--class-names",
-            "low,middle,high",
-            "--points",
-            "10",
-            "20",
-        ]
+        command = [sys.executable, ROOT / "benchmarks/study.py", "--data", tmp_path]
+        command += ["--csv", tmp_path / "study.csv", "--work", tmp_path / "work"]
+        command += ["--variants", "forest", "plain", "dense", "plain_none", "plain@wrong20"]
+        command += ["--class-names", "low,middle,high", "--points", "10", "20"]
         command += ["--seeds", "0", "--epochs", "1", "--size", "32", "--every", "1"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stderr
@@ -119,11 +120,13 @@ def test_a_study_writes_each_cell_once(tmp_path):
 
     first = run()
     cells = [(row["variant"], row["points"]) for row in first]
-    assert cells == [("forest", "10"), ("plain", "10"), ("dense", "all"), ("plain_none", "10"), ("plain@wrong20", "10"),
-                     ("forest", "20"), ("plain", "20"), ("plain_none", "20"), ("plain@wrong20", "20")]  # fmt: skip
+    few = [("plain_none", "10"), ("plain@wrong20", "10")]
+    more = [(variant, "20") for variant in ("forest", "plain", "plain_none", "plain@wrong20")]
+    assert cells == [("forest", "10"), ("plain", "10"), ("dense", "all"), *few, *more]
     assert [name for name in first[0] if name.startswith("iou_")] == ["iou_low", "iou_middle", "iou_high"]
     assert all((row["train_miou"] == "") == (row["variant"] == "forest") for row in first)
-    assert all(0 <= float(row["miou"]) <= 1 and row["train_tiles"] == row["val_tiles"] == "4" for row in first)
+    assert all(0 <= float(row["miou"]) <= 1 for row in first)
+    assert all(row["train_tiles"] == row["val_tiles"] == "4" for row in first)
     assert {row["weights"] for row in first} == {"none", "ImageNet"}
     assert (tmp_path / "work/models/val-plain-10-0-1-32-1.pth").is_file()
     assert run() == first
@@ -131,14 +134,15 @@ def test_a_study_writes_each_cell_once(tmp_path):
 
 
 def test_a_row_goes_under_the_header_that_a_csv_has(tmp_path, monkeypatch, capsys):
-    """An earlier version had its columns in another order; rows written by position would be read as others."""
+    """An earlier version had its columns in another order; written by position, rows would be others."""
     path = tmp_path / "study.csv"
     study.append(path, {"miou": 0.5, "iou_land": 0.4, "weights": "ImageNet"})
     study.append(path, {"weights": "none", "miou": 0.6, "iou_land": 0.3})
     assert [row["miou"] + row["weights"] for row in csv.DictReader(path.open())] == ["0.5ImageNet", "0.6none"]
     with pytest.raises(ValueError, match="commit"):
         study.append(path, {"miou": 0.5, "commit": "a"})
-    monkeypatch.setattr(sys, "argv", ["study.py", "--data", "x", "--csv", str(path), "--class-names", "low,high"])
+    given = ["--data", "x", "--csv", str(path), "--class-names", "low,high"]
+    monkeypatch.setattr(sys, "argv", ["study.py", *given])
     with pytest.raises(SystemExit):  # before a cell is trained, not after
         study.main()
     assert "holds the classes land" in capsys.readouterr().err
@@ -156,8 +160,10 @@ def test_the_tiles_of_a_split_are_laid_out_for_other_programs(tmp_path, monkeypa
     monkeypatch.setattr(sys, "argv", ["study.py", *map(str, given)])
     study.main()
     for split, parts in (("train", "1"), ("val", "78")):  # --every 2 of parts 1 and 2; all of 7 and 8
-        found = lc.LandCoverDataset(tmp_path / "laid" / split / "images", tmp_path / "laid" / split / "masks")
-        assert [image.stem[11] for image, _ in found.tiles] == list(parts) and found.read(0)[0].shape == (32, 32, 3)
+        laid = tmp_path / "laid" / split
+        found = lc.LandCoverDataset(laid / "images", laid / "masks")
+        assert [image.stem[11] for image, _ in found.tiles] == list(parts)
+        assert found.read(0)[0].shape == (32, 32, 3)
 
 
 def test_tiles_are_cut_from_the_published_images_as_those_that_were_measured(tmp_path):
@@ -166,7 +172,8 @@ def test_tiles_are_cut_from_the_published_images_as_those_that_were_measured(tmp
     if not scene.exists():
         pytest.skip("needs the Dubai tiles")
     colors = np.full((256, 3), 0x9B, np.uint8)
-    colors[:5] = [[0x84, 0x29, 0xF6], [0xE2, 0xA9, 0x29], [0x3C, 0x10, 0x98], [0xFE, 0xDD, 0x3A], [0x6E, 0xC1, 0xE4]]
+    published = ("8429F6", "E2A929", "3C1098", "FEDD3A", "6EC1E4")
+    colors[:5] = [list(bytes.fromhex(color)) for color in published]
     picture, names = Image.open(scene), sorted(path.stem for path in (val / "masks").glob("scene7_part3_*"))
     mosaic = np.full((picture.height, picture.width), 255, np.uint8)
     for name in names:
@@ -178,7 +185,8 @@ def test_tiles_are_cut_from_the_published_images_as_those_that_were_measured(tmp
     Image.fromarray(colors[mosaic]).save(tmp_path / "archive/Tile 7/masks/image_part_003.png")
     command = [sys.executable, ROOT / "benchmarks/dubai_tiles.py", tmp_path / "archive", tmp_path / "data"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.stdout == "val: 56 tiles, other ones than in dubai_tiles.csv\n", done.stderr  # one image of 72
+    said = "val: 56 tiles, other ones than in dubai_tiles.csv\n"  # of one image of 72
+    assert done.stdout == said, done.stderr
     made = lc.list_tiles(tmp_path / "data/val/images", tmp_path / "data/val/masks")
     assert [image.stem for image, _ in made] == names
     for image, mask in made:
@@ -193,13 +201,15 @@ def test_the_tiles_that_were_measured_are_known_again(tmp_path, monkeypatch, cap
     dubai_tiles.main()
     row = next(csv.DictReader((tmp_path / "dubai_tiles.csv").open()))
     masks = [lc.read_mask(path) for path in sorted((tmp_path / "data/val/masks").iterdir())]
-    assert [int(row[name]) for name in study.CLASSES] == [sum((mask == i).sum() for mask in masks) for i in range(5)]
+    counts = [sum((mask == index).sum() for mask in masks) for index in range(5)]
+    assert [int(row[name]) for name in study.CLASSES] == counts
     dubai_tiles.main()
     path = min((tmp_path / "data/val/masks").iterdir())
     Image.fromarray(np.rot90(lc.read_mask(path)).copy()).save(path)  # as many pixels of each class
     dubai_tiles.main()
     said = capsys.readouterr().out.splitlines()
-    assert said == [*["val: 2 tiles, those that were measured"] * 2, "val: 2 tiles, other ones than in dubai_tiles.csv"]
+    known, other = "those that were measured", "other ones than in dubai_tiles.csv"
+    assert said == [f"val: 2 tiles, {what}" for what in (known, known, other)]
 
 
 def test_the_report_can_be_read_in_an_evening():
@@ -229,9 +239,11 @@ def test_documents_and_figures_are_those_of_the_results():
     assert report.stale_figures() == []
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/results").glob("*.csv")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "benchmarks/results").glob("*.csv")), ids=lambda path: path.name
+)
 def test_every_row_says_where_it_comes_from(path):
-    """The start, the command that gives it again, machine, versions and commit; and nothing of where its data lay."""
+    """The start, the command that gives it again, machine, versions, commit; not where its data lay."""
     for row in report.rows(path.name):
         program = row["command"].removeprefix("bash ").split()[0]
         assert (ROOT / program).is_file()
@@ -244,11 +256,13 @@ def test_every_row_says_where_it_comes_from(path):
 
 def understood(command: list[str], monkeypatch) -> argparse.Namespace:
     """The settings of a program of benchmarks/, which is stopped before it does anything."""
-    module = {"study": study, "inference": inference, "labels": labels}[Path(command[0]).stem]
+    programs = {"study": study, "inference": inference, "soft_labels": soft_labels}
+    module = programs[Path(command[0]).stem]
     parsed, parse = [], argparse.ArgumentParser.parse_args
     with monkeypatch.context() as patch:
         patch.setattr(sys, "argv", command)
-        patch.setattr(argparse.ArgumentParser, "parse_args", lambda self: parsed.append(parse(self)) or parsed[0])
+        keep = lambda self: parsed.append(parse(self)) or parsed[0]  # noqa: E731
+        patch.setattr(argparse.ArgumentParser, "parse_args", keep)
         patch.setattr(module, "prepare", lambda *args: sys.exit("understood"))  # the first that it does
         with pytest.raises(SystemExit, match="understood"):
             module.main()
@@ -265,8 +279,9 @@ def test_the_grid_has_every_cell_of_the_results(tmp_path, monkeypatch):
     """benchmarks/grid.sh with a Python that only says what it was asked to do."""
     (tmp_path / "python").write_text("#!/usr/bin/env bash\nprintf '%q ' \"$@\"\necho\n")
     (tmp_path / "python").chmod(0o755)
-    done = subprocess.run(["bash", ROOT / "benchmarks/grid.sh", tmp_path, tmp_path / "work"],
-                          env=os.environ | {"PYTHON": str(tmp_path / "python")}, capture_output=True, text=True)  # fmt: skip
+    command = ["bash", ROOT / "benchmarks/grid.sh", tmp_path, tmp_path / "work"]
+    python = os.environ | {"PYTHON": str(tmp_path / "python")}
+    done = subprocess.run(command, env=python, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     commands = [shlex.split(line) for line in done.stdout.splitlines()]
     trained, predicted = set(), set()
@@ -292,9 +307,9 @@ def test_the_grid_has_every_cell_of_the_results(tmp_path, monkeypatch):
         return {tuple(row[column] for column in (*columns, key)) for row in report.rows(name)}
 
     assert cells("study.csv", "seed") <= trained
-    ways = {cell for cell in cells("inference.csv", "way") if "ensemble" not in cell[-1]}  # which come of themselves
-    assert ways <= predicted
-    assert {"labels", "pictures"} <= {Path(command[0]).stem for command in commands}
+    ways = cells("inference.csv", "way")
+    assert {cell for cell in ways if "ensemble" not in cell[-1]} <= predicted, "ensembles come of themselves"
+    assert {"soft_labels", "pictures"} <= {Path(command[0]).stem for command in commands}
 
 
 def test_no_cell_of_the_study_is_left_out_of_the_tables():
@@ -315,8 +330,8 @@ def results(tmp_path, monkeypatch):
     """A folder of results of its own, with a study of two seeds."""
     folder = tmp_path / "benchmarks/results"
     folder.mkdir(parents=True)
-    miou = {("plain", "20"): (0.5, 0.6), ("default", "20"): (0.6, 0.7), ("default", "100"): (0.7, 0.8),
-            ("dense", "all"): (0.7, 0.7), ("plain@wrong5", "20"): (0.4,), ("teacher", "20"): (0.55, 0.6)}  # fmt: skip
+    miou = {("plain", "20"): (0.5, 0.6), ("default", "20"): (0.6, 0.7), ("default", "100"): (0.7, 0.8)}
+    miou |= {("dense", "all"): (0.7, 0.7), ("plain@wrong5", "20"): (0.4,), ("teacher", "20"): (0.55, 0.6)}
     lines = ["split,variant,points,seed,epochs,size,every,miou,seconds,train_miou"]
     for (variant, points), scores in miou.items():
         for seed, score in enumerate(scores):
@@ -461,7 +476,8 @@ def test_leads_over_the_forest_are_those_of_the_same_seeds(results):
         ("| `default`", "", "0.600 (1)", "+0.100 (1) |"),
     ]
     ensemble = "<!-- inference:scenes/default/100/ensemble_of_2"
-    marks = f"<!-- study:scenes/default/100:lead -->1 {ensemble}:lead -->1 {ensemble}:gain -->0.11 {ensemble}:points -->1"
+    marks = "<!-- study:scenes/default/100:lead -->1 "
+    marks += f"{ensemble}:lead -->1 {ensemble}:gain -->0.11 {ensemble}:points -->1"
     assert re.findall(r"->([\d.]+)", report.fill(marks)) == ["10", "25", "0.15", "15"]
 
 
@@ -489,6 +505,22 @@ def test_pictures_show_tiles_chosen_by_rule(results, tmp_path, monkeypatch):
     assert "pictures" not in report.stale_figures()
     (results / "pictures.csv").write_text((results / "pictures.csv").read_text() + "0,tile,0,0,0\n")
     assert "pictures" in report.stale_figures()
+
+
+def test_the_first_run_is_the_program_as_it_is(tmp_path, data, monkeypatch):
+    command = [sys.executable, str(ROOT / "landcover_segmentation.py"), *flags(data, epochs=1)]
+    assert command[:2] == first_run.FIRST
+    monkeypatch.setattr(first_run, "FIRST", command)
+    path = tmp_path / "first_run.csv"
+    monkeypatch.setattr(sys, "argv", ["first_run.py", "--csv", str(path), "--seeds", "3", "4"])
+    first_run.main()
+    with path.open() as file:
+        found = list(csv.DictReader(file))
+    assert [row["seed"] for row in found] == ["3", "4"]
+    for row in found:
+        assert float(row["miou"]) >= 0 and row["epochs"] == "1" and row["backbone"] == "mobilenet_v3_large"
+        assert float(row["all_seconds"]) > float(row["seconds"]) and row["iou_low"] != "" and row["commit"]
+        assert row["command"] == f"benchmarks/first_run.py --seeds {row['seed']}"
 
 
 def test_other_text_stays():

@@ -40,7 +40,9 @@ class FrozenBatchNorm(nn.BatchNorm2d):
 
 def small_model() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), FrozenBatchNorm(8), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), FrozenBatchNorm(8), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1)
+    )
 
 
 def small_tiles() -> list:
@@ -68,7 +70,9 @@ def train_small(batches: list, objective: bool) -> dict:
     criterion = lc.UnlabelledPixels(model, 4, on_points, **teaching) if objective else on_points
     student = lc.spread_over_ranks(model, criterion.teacher if objective else model, CPU)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    loader = [tuple(map(torch.stack, zip(*(tiles[index] for index in batch), strict=True))) for batch in batches]
+    loader = [
+        tuple(map(torch.stack, zip(*(tiles[index] for index in batch), strict=True))) for batch in batches
+    ]
     losses = [
         lc.train_epoch(student, part, criterion, optimizer, CPU, accumulation_steps=steps)
         for part, steps in ((loader[:2], 1), (loader[2:], 2))
@@ -105,7 +109,9 @@ def in_each_process(folder: Path) -> None:
 
 def interrupt(command: list, line: str) -> str:
     """Starts a program, sends it Ctrl-C once it has said a line that begins so, and returns what it says from then on."""
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     for said in process.stdout:
         if said.startswith(line):
             process.send_signal(signal.SIGINT)
@@ -131,7 +137,9 @@ def both(tmp_path_factory):
     (folder / "rest").write_text(interrupt([*TORCHRUN, SCRIPT, *arguments], "epoch   1/4"))
     (folder / "written").write_text("\n".join(path.name for path in (folder / "out").iterdir()))
     shutil.copy(folder / "out/training_history.csv", folder / "interrupted.csv")
-    done = subprocess.run([*TORCHRUN, __file__, folder], env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        [*TORCHRUN, __file__, folder], env=ENVIRONMENT, capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, done.stderr
     (folder / "said").write_text(done.stdout)
     (folder / "complained").write_text(done.stderr)
@@ -189,11 +197,15 @@ def test_two_processes_are_interrupted_together_write_once_and_resume_to_the_sam
 
 def test_two_processes_speak_and_map_once(both):
     said = (both / "said").read_text()
-    assert said.count("batch: 5 tiles over 2 processes x 1 accumulated = 5 per step, learning rate 0.0001") == 2
+    assert (
+        said.count("batch: 5 tiles over 2 processes x 1 accumulated = 5 per step, learning rate 0.0001") == 2
+    )
     assert said.count("9 train, 5 val") == 2 and said.count("epoch   4/4") == 2
     names = [path.stem for path in (both / "data/val/images").iterdir()]
     assert sorted(re.findall(r"maps/(\w+)_classes\.png", said)) == sorted(names)
-    assert {path.name for path in (both / "maps").glob("*_classes.png")} == {f"{name}_classes.png" for name in names}
+    assert {path.name for path in (both / "maps").glob("*_classes.png")} == {
+        f"{name}_classes.png" for name in names
+    }
 
 
 def test_a_mistake_that_one_process_finds_ends_both_with_one_line(both):
@@ -222,7 +234,10 @@ def small_memory(monkeypatch):
     forward, room = lc.DeepLabV3Segmentation.forward, {"tiles": 2}
 
     def forward_if_it_fits(model, images):
-        if torch.is_grad_enabled() and images.shape[0] * images.shape[2] * images.shape[3] > room["tiles"] * 64 * 64:
+        if (
+            torch.is_grad_enabled()
+            and images.shape[0] * images.shape[2] * images.shape[3] > room["tiles"] * 64 * 64
+        ):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(model, images)
 
@@ -240,7 +255,9 @@ def test_a_batch_that_does_not_fit_is_found_before_training(data, small_memory):
     write_tiles(data / "train", 8)
     run = new_run(data, batch_size=8, accumulation_steps=3)
     before = copy.deepcopy(run.model.state_dict())
-    with pytest.raises(lc.InputError, match=r"BATCH_SIZE = 8: .* BATCH_SIZE = 2 does, and ACCUMULATION_STEPS = 12 "):
+    with pytest.raises(
+        lc.InputError, match=r"BATCH_SIZE = 8: .* BATCH_SIZE = 2 does, and ACCUMULATION_STEPS = 12 "
+    ):
         lc.check_memory(run)
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
     lc.check_memory(new_run(data, batch_size=2))
@@ -260,7 +277,9 @@ def test_a_val_tile_that_does_not_fit_is_found_before_training(data, monkeypatch
 
     monkeypatch.setattr(lc.DeepLabV3Segmentation, "forward", forward_if_it_fits)
     lc.check_val_memory(run, [(64, 64), (100, 100)])
-    with pytest.raises(lc.InputError, match=r"tile_1.png: with 400x90 pixels too large .* cut it with tools/cut_tiles"):
+    with pytest.raises(
+        lc.InputError, match=r"tile_1.png: with 400x90 pixels too large .* cut it with tools/cut_tiles"
+    ):
         lc.check_val_memory(run, [(64, 64), (90, 400)])
 
 

@@ -34,12 +34,16 @@ def miou(predictions: np.ndarray, targets: np.ndarray) -> float:
 @pytest.mark.skipif(not cv2.__version__.startswith("5."), reason="another OpenCV draws other landscapes")
 def test_shipped_tiles_are_those_of_the_generator(tmp_path):
     subprocess.run(
-        [sys.executable, ROOT / "tools/generate_dataset.py", "--output", tmp_path], check=True, capture_output=True
+        [sys.executable, ROOT / "tools/generate_dataset.py", "--output", tmp_path],
+        check=True,
+        capture_output=True,
     )
     paths = sorted(path.relative_to(ROOT / "dataset") for path in (ROOT / "dataset").rglob("*.*"))
     assert len(paths) == 2 * (24 + 8)
     for path in paths:
-        ours, fresh = (np.asarray(Image.open(folder / path)).astype(int) for folder in (ROOT / "dataset", tmp_path))
+        ours, fresh = (
+            np.asarray(Image.open(folder / path)).astype(int) for folder in (ROOT / "dataset", tmp_path)
+        )
         assert ours.shape[:2] == (256, 256)
         # Another minor version may round an edge or a JPEG block differently; no more than that.
         assert np.mean(np.abs(ours - fresh) > 8) < 0.01, path

@@ -19,7 +19,9 @@ import landcover_segmentation as lc
 
 def history(folder) -> list[dict]:
     with (folder / "training_history.csv").open() as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+        return [
+            {name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)
+        ]
 
 
 def weights(folder, name="best_model.pth") -> dict:
@@ -74,7 +76,9 @@ def test_a_run_writes_everything_it_promises(data):
 
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["miou"] == pytest.approx(max(float(row["val_miou"]) for row in rows))
-    assert metrics["miou"] == pytest.approx(lc.compute_iou(torch.tensor(metrics["confusion_matrix"])).nanmean().item())
+    assert metrics["miou"] == pytest.approx(
+        lc.compute_iou(torch.tensor(metrics["confusion_matrix"])).nanmean().item()
+    )
     assert sum(map(sum, metrics["confusion_matrix"])) == 2 * 64 * 64, "every pixel of the dense masks counts"
     assert set(metrics["iou_per_class"]) == {"low", "middle", "high"}
     assert metrics["config"]["num_points"] == 20
@@ -99,7 +103,11 @@ def test_a_long_title_is_not_cut(tmp_path):
     """A title that says why there are no weights is wider than the picture: its lines keep off both edges."""
     row = {"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "val_miou": 0.5, "iou_low": 0.4, "iou_high": 0.6}
     lc.draw_history(
-        tmp_path / "history.png", [row], ["low", "high"], None, "starting weights: random initialisation, " * 6
+        tmp_path / "history.png",
+        [row],
+        ["low", "high"],
+        None,
+        "starting weights: random initialisation, " * 6,
     )
     pixels = np.asarray(Image.open(tmp_path / "history.png").convert("L"))
     assert (pixels[:, [0, 1, -2, -1]] == 255).all()
@@ -164,14 +172,20 @@ def test_interrupted_before_a_first_result_leaves_earlier_results_alone(data, mo
 
 def test_a_full_disk_leaves_earlier_results_alone(data):
     """No model of the second run can be written: a limit on the size of files stands for the disk."""
-    resource = pytest.importorskip("resource", reason="only systems with resource limits can run out of room on trial")
+    resource = pytest.importorskip(
+        "resource", reason="only systems with resource limits can run out of room on trial"
+    )
     out = data.parent / "out"
     assert lc.main(flags(data)) == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     limit = 1_000_000, resource.RLIM_INFINITY
-    done = run_script(*flags(data, seed=5), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    done = run_script(
+        *flags(data, seed=5), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    )
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith("a result cannot be written (File too large); free some space")
+    assert done.stderr.splitlines()[-1].endswith(
+        "a result cannot be written (File too large); free some space"
+    )
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
@@ -227,7 +241,10 @@ def test_resuming_with_other_data_is_refused(kind, data, capsys):
     Image.fromarray(was[::-1]).save(path)
     assert lc.main([*flags(data, epochs=1), "--resume"]) == 2
     folder = data / kind.split("/")[0] / "images"
-    assert f"{folder}: tiles or labels have changed since the run began; put them back" in capsys.readouterr().err
+    assert (
+        f"{folder}: tiles or labels have changed since the run began; put them back"
+        in capsys.readouterr().err
+    )
     Image.fromarray(was).save(path)
     assert lc.main([*flags(data, epochs=1), "--resume"]) == 0
 
@@ -296,7 +313,9 @@ def test_names_that_are_not_unicode(data):
 def test_the_legend_names_every_class(data, monkeypatch):
     names = [f"a class whose name is long {index:02d}" for index in range(24)]
     drawn, save = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **options: drawn.append(self) or save(self, *a, **options))
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **options: drawn.append(self) or save(self, *a, **options)
+    )
     assert lc.main(flags(data, epochs=1, num_classes=24, class_names=",".join(names))) == 0
     pictures = [figure for figure in drawn if figure.legends]
     assert len(pictures) == 1
@@ -368,8 +387,14 @@ def test_settings_of_unlabelled_pixels_reach_the_objective(data, monkeypatch):
     arguments = flags(data, epochs=1, multi_scale=1.5, point_sampling="grid", class_balance=0.5, **settings)
     assert lc.main([*arguments, "--no-point-evidence"]) == 0
     ours, counts = runs[0].unlabelled, lc.count_labels(runs[0].train_set, 3)
-    assert counts.sum() == 5 * 20 and torch.equal(ours.criterion.class_weights, lc.balance_classes(counts, 0.5))
-    assert {name: getattr(ours, name) for name in settings} == settings and not ours.point_evidence and ours.step == 2
+    assert counts.sum() == 5 * 20 and torch.equal(
+        ours.criterion.class_weights, lc.balance_classes(counts, 0.5)
+    )
+    assert (
+        {name: getattr(ours, name) for name in settings} == settings
+        and not ours.point_evidence
+        and ours.step == 2
+    )
     assert len(scales) == 2 and all(1 / 1.5 <= scale <= 1.5 for scale in scales)
     default = lc.start_run(
         lc.parse_settings(flags(data)), *(lc.make_dataset(runs[0].config, "train"),) * 2, [(64, 64)] * 5
@@ -383,7 +408,10 @@ def test_missing_weights_are_said_in_every_result(data, capsys):
     said = capsys.readouterr()
     assert "warning: no ImageNet weights for mobilenet_v3_large" in said.err
     assert said.out.count("no ImageNet weights could be had") == 2, "at the start and at the end"
-    assert "no ImageNet weights could be had" in json.loads((out / "metrics.json").read_text())["starting_weights"]
+    assert (
+        "no ImageNet weights could be had"
+        in json.loads((out / "metrics.json").read_text())["starting_weights"]
+    )
     assert "no ImageNet weights could be had" in torch.load(out / "best_model.pth")["starting_weights"]
     assert "no ImageNet weights could be had" in history(out)[0]["starting_weights"]
 
@@ -398,11 +426,14 @@ def test_class_without_labels_is_pointed_out(data, capsys):
 def test_advice_is_given_where_the_curves_call_for_it():
     def rows(train, val, iou=0.5):
         return [
-            {"train_loss": t, "val_loss": v, "val_miou": 0.5, "iou_a": iou} for t, v in zip(train, val, strict=True)
+            {"train_loss": t, "val_loss": v, "val_miou": 0.5, "iou_a": iou}
+            for t, v in zip(train, val, strict=True)
         ]
 
     assert lc.diagnose(rows([1, 0.8, 0.6, 0.5, 0.4], [1, 0.8, 0.7, 0.7, 0.7])) == []
-    assert "a is never found" in lc.diagnose(rows([1, 0.8, 0.6, 0.5, 0.4], [1, 0.8, 0.7, 0.7, 0.7], iou=0.0))[0]
+    assert (
+        "a is never found" in lc.diagnose(rows([1, 0.8, 0.6, 0.5, 0.4], [1, 0.8, 0.7, 0.7, 0.7], iou=0.0))[0]
+    )
     assert lc.diagnose(rows([1, 0.8, 0.6, 0.5, 0.4], [1, 0.8, 0.7, 0.7, 0.7], iou=0.0), absent=["a"]) == []
     assert "overfitting" in lc.diagnose(rows([1, 0.8, 0.5, 0.3, 0.1], [1, 0.8, 0.9, 1.0, 1.2]))[0]
     assert "hardly falls" in lc.diagnose(rows([1, 1, 1, 1, 1], [1, 1, 1, 1, 1]))[0]

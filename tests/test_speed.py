@@ -7,7 +7,6 @@ import subprocess
 import sys
 from functools import partial
 
-import albumentations as A
 import numpy as np
 import pytest
 import torch
@@ -70,7 +69,8 @@ def test_workers_give_the_same_whether_or_not_tiles_are_in_memory(data):
     fresh, warm = dataset(data), dataset(data)
     for index in range(len(warm)):
         warm.read(index)
-    for images, others in zip(DataLoader(fresh, 2, num_workers=1), DataLoader(warm, 2, num_workers=1), strict=True):
+    loaders = (DataLoader(tiles, 2, num_workers=1) for tiles in (fresh, warm))
+    for images, others in zip(*loaders, strict=True):
         assert all(torch.equal(*pair) for pair in zip(images, others, strict=True))
     assert not fresh.cache
 
@@ -92,26 +92,16 @@ def test_workers_that_live_on_see_each_epoch_and_its_batches(data):
     assert len(workers) == 1 and not torch.equal(seen[1], seen[2])
 
 
-def test_symmetries_are_those_of_albumentations():
-    rng = np.random.default_rng(0)
-    image, mask = (rng.integers(0, 255, shape).astype(np.uint8) for shape in ((8, 8, 3), (8, 8)))
-    seen = set()
-    for seed in range(40):
-        ours, theirs = A.Compose([lc.Symmetry(p=1)], seed=seed), A.Compose([A.D4(p=1)], seed=seed)
-        found, expected = (way(image=image, masks=[mask, mask]) for way in (ours, theirs))
-        assert np.array_equal(found["image"], expected["image"])
-        assert all(np.array_equal(*pair) for pair in zip(found["masks"], expected["masks"], strict=True))
-        seen.add(found["image"].tobytes())
-    assert len(seen) == 8
-
-
 def test_cores_are_those_that_the_process_may_use(monkeypatch):
     quota = lc.Path("/sys/fs/cgroup/cpu.max")
     monkeypatch.setattr(lc.os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
-    for text, expected in (("max 100000", 12), ("400000 100000", 4), ("50000 100000", 1), ("9900000 100000", 12)):
-        monkeypatch.setattr(
-            lc.Path, "read_text", lambda path, text=text: text if path == quota else pytest.fail(str(path))
-        )
+    given = {"max 100000": 12, "400000 100000": 4, "50000 100000": 1, "9900000 100000": 12}
+    for text, expected in given.items():
+
+        def read_text(path: lc.Path, text: str = text) -> str:
+            return text if path == quota else pytest.fail(str(path))
+
+        monkeypatch.setattr(lc.Path, "read_text", read_text)
         assert lc.cores_at_hand() == expected
 
 
@@ -120,31 +110,48 @@ def rows(path) -> list[dict]:
 
 
 def test_the_benchmark_measures_both_sides(tmp_path, monkeypatch):
-    given = ["--csv", tmp_path / "speed.csv", "--backbones", "mobilenet_v3_large", "--devices", "cpu", "--size", "64"]
-    given += ["--batch", "2", "--rounds", "1", "--items", "2", "--threads", "1", "--parts", "speed", "start", "stages"]
+    given = ["--csv", tmp_path / "speed.csv", "--backbones", "mobilenet_v3_large", "--devices", "cpu"]
+    given += ["--size", "64", "--batch", "2", "--rounds", "1", "--items", "2", "--threads", "1"]
+    given += ["--parts", "speed", "start", "stages"]
     monkeypatch.setattr(sys, "argv", ["speed.py", *map(str, given)])
     monkeypatch.setattr(speed, "matrix_rate", partial(speed.matrix_rate, side=256))
     speed.main()
-    found = {row["measure"]: row for row in csv.DictReader((tmp_path / "speed.csv").read_text().splitlines())}
+    found = {row["measure"]: row for row in rows(tmp_path / "speed.csv")}
     for name in ("training", "inference", "inference, batch 1", "validation", "data loading"):
         plain, ours, ratio = (float(found[name][key]) for key in ("plain", "ours", "ratio"))
         assert plain > 0 and ours > 0 and ratio == pytest.approx(ours / plain, rel=0.01)
     assert 0 < float(found["training"]["ours_of_matrix_rate"]) < 2
     assert float(found["default objective"]["ratio"]) > 0 and float(found["first step after"]["ours"]) > 0
     assert sum(name.startswith("stage: ") and float(row["ours"]) >= 0 for name, row in found.items()) == 9
-    assert {row["backbone"] for row in found.values()} == {"mobilenet_v3_large"} and found["training"]["commit"]
+    assert {row["backbone"] for row in found.values()} == {"mobilenet_v3_large"}
+    assert found["training"]["commit"]
 
 
 def test_a_change_is_measured_against_what_it_replaces(tmp_path, monkeypatch):
-    given = ["changes.py", "--csv", str(tmp_path / "changes.csv"), "--rounds", "1", "--only", "one matrix product"]
-    monkeypatch.setattr(sys, "argv", given)
+    given = ["--csv", str(tmp_path / "changes.csv"), "--rounds", "1", "--only", "one matrix product"]
+    monkeypatch.setattr(sys, "argv", ["changes.py", *given])
     changes.main()
-    found = list(csv.DictReader((tmp_path / "changes.csv").read_text().splitlines()))
+    found = rows(tmp_path / "changes.csv")
     assert [row["change"][-12:].strip(" :") for row in found] == ["100 points", "1000 points"]
     for row in found:
-        assert (
-            float(row["ratio"]) == pytest.approx(float(row["before"]) / float(row["after"]), rel=0.01) and row["commit"]
-        )
+        before, after, ratio = (float(row[name]) for name in ("before", "after", "ratio"))
+        assert ratio == pytest.approx(before / after, rel=0.01) and row["commit"]
+
+
+def test_a_step_is_measured_against_an_earlier_commit(tmp_path, monkeypatch):
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    if head.returncode:
+        pytest.skip("needs the history")
+    monkeypatch.setattr(changes, "SIZE", 64)
+    given = ["--against", "HEAD", "--backbone", "mobilenet_v3_large", "--batch", "2", "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", ["changes.py", "--csv", str(tmp_path / "changes.csv"), *given])
+    changes.main()
+    (row,) = rows(tmp_path / "changes.csv")
+    assert (
+        row["change"]
+        == "a training step of `mobilenet_v3_large`, 2 tiles, since commit " + head.stdout.strip()
+    )
+    assert 0.2 < float(row["ratio"]) < 5
 
 
 DEAR = ("million", "`resnet50`", "`mobilenet", "convolution", "worker", "1000 points")
@@ -163,8 +170,9 @@ def test_both_sides_of_a_change_give_the_same(change):
 
 
 def test_a_large_scene_is_measured_in_its_own_process(tmp_path):
-    command = [sys.executable, ROOT / "benchmarks/big_scene.py", "--side", "300", "--threads", "1", "--csv", tmp_path / "big.csv"]  # fmt: skip
+    command = [sys.executable, ROOT / "benchmarks/big_scene.py", "--side", "300", "--threads", "1"]
+    command += ["--csv", tmp_path / "big.csv"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
-    (row,) = csv.DictReader((tmp_path / "big.csv").read_text().splitlines())
+    (row,) = rows(tmp_path / "big.csv")
     assert row["side"] == "300" and 100 < float(row["peak_mib"]) < 4000

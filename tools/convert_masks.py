@@ -134,16 +134,10 @@ def read_palette(name: str) -> Palette:
     return make_palette([row for _, row in lc.csv_rows(Path(name), ("name",))], name)
 
 
-def is_deep(picture: Image.Image) -> bool:
-    """Whether an unread picture has more than 8 bits per channel, which Pillow may cut to 8 in silence."""
-    bits = getattr(picture, "tag_v2", {}).get(258, 8)  # BitsPerSample of a TIFF: a number or one per band
-    return picture.mode in ("I", "F") or ";16" in f"{picture.mode} {picture.tile}" or np.max(bits) > 8
-
-
 def read_codes(path: Path, palette: Palette) -> tuple[np.ndarray, bool]:
     """The codes of a mask, (H, W) int32, and whether they are ids, of a grey picture; else 0xrrggbb."""
     with lc.open_picture(path) as picture:
-        deep, grey = is_deep(picture), picture.mode in ("1", "L", "P")
+        deep, grey = lc.is_deep(picture), picture.mode in ("1", "L", "P")
         pixels = np.asarray(picture if deep else picture.convert("RGBA"))
     if palette.by_id and (deep or grey):
         codes = pixels if deep else lc.read_mask(path)

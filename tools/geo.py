@@ -76,7 +76,7 @@ def open_unscaled(path: str | Path, bands: Sequence[int] = lc.RGB_BANDS) -> Iter
     height, width, kind, deep = lc.image_facts(path)
     if not lc.is_raster(path, bands):
         warn_of_lost_georeference(path)
-        lc.check_bands(path, bands, 3)
+        lc.choose_bands(path, bands, ["uint8"] * 3)
         yield Scene(height, width, picture_reader(path, bands), kind=kind)
         return
     dataset = lc.open_raster(path)
@@ -87,7 +87,7 @@ def open_unscaled(path: str | Path, bands: Sequence[int] = lc.RGB_BANDS) -> Iter
 
     # The size of GDAL's cache in bytes; by itself GDAL takes a share of the machine's memory.
     with dataset, Env(GDAL_CACHEMAX=2**28):
-        lc.choose_bands(dataset, bands)  # raises InputError for those that it lacks
+        lc.choose_bands(path, bands, dataset.dtypes)  # raises InputError for those that it lacks
         placed = dataset.crs or not dataset.transform.is_identity
         place = (dataset.crs, dataset.transform) if placed else (None, None)
         yield Scene(height, width, read, *place, kind, deep)
