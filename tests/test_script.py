@@ -1,8 +1,9 @@
-"""The program as a user starts it: what it writes, and that it comes back from an interruption to the same result."""
+"""The program as a user starts it: what it writes, and that it comes back from an interruption."""
 
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,7 +63,6 @@ def test_a_run_writes_everything_it_promises(data):
         "labelled pixels to learn from",
         "parameters",
         "random initialisation",
-        "without a GPU",
         "precision",
     ):
         assert said in done.stdout
@@ -71,7 +71,7 @@ def test_a_run_writes_everything_it_promises(data):
 
     rows = history(out)
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    assert float(rows[0]["learning_rate"]) == 1e-4 > float(rows[2]["learning_rate"])
+    assert float(rows[0]["learning_rate"]) == 1e-3 > float(rows[2]["learning_rate"])
     assert all(row["starting_weights"] == "random initialisation" for row in rows)
 
     metrics = json.loads((out / "metrics.json").read_text())
@@ -115,7 +115,7 @@ def test_a_long_title_is_not_cut(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_interrupted_and_resumed_equals_uninterrupted(data):
-    """The same seed gives the same result, whole or in two parts; Ctrl-C leaves a valid checkpoint and plots."""
+    """The same seed gives the same result, whole or in two parts; Ctrl-C leaves checkpoint and plots."""
     whole, parts = data.parent / "whole", data.parent / "parts"
     assert run_script(*flags(data, epochs=6, output_dir=whole)).returncode == 0
 
@@ -218,7 +218,7 @@ def test_resuming_a_mixture_of_two_runs_is_refused(data, capsys):
     assert lc.main([*flags(data), "--resume"]) == 2
     assert "best_model.pth: no such file" in capsys.readouterr().err
     last = torch.load(out / "last_checkpoint.pth")
-    del last["config"]["teacher_views"]
+    del last["config"]["cut_mix"]
     torch.save(last, out / "last_checkpoint.pth")
     assert lc.main([*flags(data), "--resume"]) == 2
     assert "another version; start anew" in capsys.readouterr().err
@@ -353,7 +353,7 @@ def test_same_seed_same_result_on_a_gpu(data):
 
 
 def test_every_setting_has_its_way(data, capsys):
-    """Dense supervision, tiles of several sizes, accumulation, worker processes, another strength, all in one run."""
+    """Dense masks, tiles of several sizes, accumulation, workers, another strength, all in one run."""
     for split in ("train", "val"):
         write_tiles(data / "more", 2, size=(70, 90), seed=3)
         for kind in ("images", "masks"):
@@ -376,30 +376,88 @@ def test_every_setting_has_its_way(data, capsys):
 
 def test_settings_of_unlabelled_pixels_reach_the_objective(data, monkeypatch):
     """Each one by its own value, in a run that uses them all."""
-    settings = {"pseudo_label_weight": 0.7, "pseudo_label_threshold": 0.3, "teacher_views": 3,
-                "pairwise_weight": 0.02, "region_weight": 0.4, "cut_mix": 0.6, "teacher_decay": 0.8}  # fmt: skip
+    settings = {
+        "pseudo_label_weight": 0.7,
+        "pseudo_label_threshold": 0.3,
+        "cut_mix": 0.6,
+        "teacher_decay": 0.8,
+    }
     runs, scales = [], []
-    start, at_scale = lc.start_run, lc.at_scale
-    monkeypatch.setattr(lc, "start_run", lambda *given: runs.append(start(*given)) or runs[-1])
+    run_epoch, at_scale = lc.run_epoch, lc.at_scale
+    monkeypatch.setattr(lc, "run_epoch", lambda run, *given: runs.append(run) or run_epoch(run, *given))
     monkeypatch.setattr(
-        lc, "at_scale", lambda model, scale, images: scales.append(scale) or at_scale(model, scale, images)
+        lc, "at_scale", lambda model, scale, x: scales.append(scale) or at_scale(model, scale, x)
     )
     arguments = flags(data, epochs=1, multi_scale=1.5, point_sampling="grid", class_balance=0.5, **settings)
     assert lc.main([*arguments, "--no-point-evidence"]) == 0
-    ours, counts = runs[0].unlabelled, lc.count_labels(runs[0].train_set, 3)
-    assert counts.sum() == 5 * 20 and torch.equal(
-        ours.criterion.class_weights, lc.balance_classes(counts, 0.5)
-    )
-    assert (
-        {name: getattr(ours, name) for name in settings} == settings
-        and not ours.point_evidence
-        and ours.step == 2
-    )
+    (run,) = runs
+    counts = lc.check_dataset(run.train_set, 3).labels_per_class
+    assert counts.sum() == 5 * 20
+    assert torch.equal(run.criterion.class_weights, lc.balance_classes(counts, 0.5))
+    assert {name: getattr(run.unlabelled, name) for name in settings} == settings
+    assert not run.unlabelled.point_evidence and run.unlabelled.step == 2
     assert len(scales) == 2 and all(1 / 1.5 <= scale <= 1.5 for scale in scales)
-    default = lc.start_run(
-        lc.parse_settings(flags(data)), *(lc.make_dataset(runs[0].config, "train"),) * 2, [(64, 64)] * 5
-    )
-    assert default.unlabelled.point_evidence and default.unlabelled.pseudo_label_weight == 1
+    assert lc.main(flags(data, epochs=1)) == 0
+    assert runs[1].unlabelled.point_evidence and runs[1].unlabelled.pseudo_label_weight == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpu", "backbone", "rate"),
+    [
+        ({}, False, "efficientnet_lite0", 1e-3),
+        ({}, True, "resnet50", 1e-4),
+        ({"backbone": "resnet50"}, False, "resnet50", 1e-4),
+        ({"backbone": "mobilenet_v3_large"}, True, "mobilenet_v3_large", 1e-3),
+        ({"learning_rate": 0.02}, False, "efficientnet_lite0", 0.02),
+        ({"architecture": "unet"}, False, "efficientnet_lite0", 1e-3),
+        ({"architecture": "segformer"}, True, "mit_b0", 1e-4),
+    ],
+)
+def test_network_and_learning_rate_follow_the_machine(settings, gpu, backbone, rate, monkeypatch):
+    monkeypatch.setattr(lc, "pick_device", lambda name: torch.device("meta" if gpu else "cpu"))
+    config = lc.parse_settings([f"--{name.replace('_', '-')}={value}" for name, value in settings.items()])
+    settled = lc.settle_settings(config)
+    assert (settled.backbone, settled.learning_rate) == (backbone, rate)
+    assert config.backbone == settings.get("backbone", "auto"), "what was given stays as it was"
+
+
+def test_a_run_without_a_gpu_says_what_it_takes(data, capsys):
+    assert lc.main(flags(data, epochs=1, backbone="auto")) == 0
+    said = capsys.readouterr().out
+    assert said.count("no GPU: ") == 1 and "--backbone resnet50" in said
+    assert "efficientnet_lite0" in said and "learning rate 0.001" in said
+    config = torch.load(data.parent / "out/best_model.pth")["config"]
+    assert (config["backbone"], config["learning_rate"]) == ("efficientnet_lite0", 1e-3)
+
+
+def test_points_are_shared_over_the_classes_by_default(data):
+    config = lc.parse_settings(flags(data, num_points=6))
+    _, points, mask = lc.make_dataset(config, "train").read(0)
+    present = np.unique(mask)
+    assert [(points == name).sum() for name in present] == [6 // len(present)] * len(present)
+
+
+def test_a_loss_over_no_label_is_not_printed_as_0(data, capsys, monkeypatch):
+    criterion, model = lc.PartialCrossEntropyLoss(), torch.nn.Conv2d(3, 3, 1)
+    batches = [(torch.rand(2, 3, 8, 8), torch.full((2, 8, 8), 255))]
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    assert lc.train_epoch(model, batches, criterion, optimizer, torch.device("cpu")) is None
+    assert lc.validate(model, batches, 3, torch.device("cpu")).loss is None
+    monkeypatch.setattr(lc, "train_epoch", lambda *_, **__: None)
+    assert lc.main(flags(data, epochs=1)) == 0
+    assert "loss of no label" in capsys.readouterr().out
+
+
+def test_predict_names_the_program_that_took_it_over(capsys):
+    assert lc.main(["predict", "--input", "scene.tif"]) == 2
+    assert "tools/map_scenes.py" in capsys.readouterr().err
+
+
+def test_the_file_runs_alone(tmp_path):
+    shutil.copy(SCRIPT, tmp_path)
+    command = [sys.executable, "-I", SCRIPT.name, "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "--num-points" in done.stdout, done.stderr
 
 
 def test_missing_weights_are_said_in_every_result(data, capsys):

@@ -1,16 +1,17 @@
-"""Generate a land-cover dataset of aerial-looking landscapes, so that everything can be tried without a download.
+"""Generate a land-cover dataset of aerial-looking landscapes, to try everything without a download.
 
     python tools/generate_dataset.py                                   # 24 + 8 tiles of 256 px into dataset/
     python tools/generate_dataset.py --output big --train 200 --size 512 --seed 1
 
-Writes `OUTPUT/{train,val}/images/NAME.jpg` (RGB) and `OUTPUT/{train,val}/masks/NAME.png` (one channel, uint8 ids).
-Six classes: water, forest, cropland, grassland, built-up, road. Built-up covers the buildings AND the yards and paved
-ground of the blocks between the streets; the streets themselves, main roads and bridges are road.
+Writes `OUTPUT/{train,val}/images/NAME.jpg` (RGB) and `OUTPUT/{train,val}/masks/NAME.png` (uint8 ids).
+Six classes: water, forest, cropland, grassland, built-up, road. Built-up covers the buildings AND the yards
+and paved ground of the blocks between the streets; streets, main roads and bridges are road.
 
-The classes share their colours on purpose, and light and haze change from tile to tile: grassland and cropland differ
-by row texture, forest and murky water by crowns, roads, yards, roofs and bare fields by shape and surroundings.
+The classes share their colours on purpose, and light and haze change from tile to tile: grassland and
+cropland differ by row texture, forest and murky water by crowns, roads, yards, roofs and bare fields by shape
+and surroundings.
 
-The same seed gives the same tiles with the same versions of OpenCV and NumPy (dataset/: 5.0 and 2.4); others draw others.
+The same seed gives the same tiles with the same versions of OpenCV and NumPy (dataset/: 5.0 and 2.4).
 """
 
 import argparse
@@ -43,7 +44,7 @@ PAVING = ((98, 98, 98), (146, 143, 136), (162, 146, 118), (120, 114, 106))
 
 
 def noise(rng, size, *cells):
-    """Smooth random field (size,size) float32 of mean 0 and deviation 1; `cells`: its wavelengths in pixels."""
+    """Smooth random field (size,size) float32 of mean 0, deviation 1; `cells`: wavelengths in pixels."""
     field = np.zeros((size, size), np.float32)
     for cell in cells:
         n = size // cell + 4  # the spare cells keep the border of the resize out of sight
@@ -63,7 +64,7 @@ def mix(rng, palette, n=1):
 
 
 def winding_line(rng, size, through, angle, bend):
-    """Points (n,2) x, y of a curve across the tile by way of `through`, at `angle`, that swings about `bend` pixels."""
+    """Points (n,2) x, y of a curve across the tile through `through`, at `angle`, swinging `bend` pixels."""
     along = np.linspace(-1.5, 1.5, 301) * size
     swing = np.zeros_like(along)
     for wavelength in size * rng.uniform((0.9, 0.5, 0.25), (1.6, 0.8, 0.4)):
@@ -94,9 +95,9 @@ def axes(polygon):
 
 
 def split(rng, polygon, area, jitter):
-    """Cut a convex polygon (n,2) across its long side again and again into pieces of about `area` square pixels.
+    """Cut a convex polygon (n,2) across its long side, again and again, into pieces of about `area` pixels.
 
-    One rule gives fields, town blocks and building plots. `jitter`: radians a cut strays from the right angle.
+    One rule gives fields, town blocks and plots. `jitter`: radians a cut strays from the right angle.
     """
     if cv2.contourArea(polygon.astype(np.float32)) < area * rng.uniform(1, 2.5):
         return [polygon]
@@ -108,7 +109,7 @@ def split(rng, polygon, area, jitter):
 
 
 def clip(polygon, side):
-    """The part of a convex polygon where `side`, the signed distance of its corners to a line, is not negative."""
+    """The part of a convex polygon where `side`, its corners' signed distance to a line, is not negative."""
     kept = []
     for a, b, side_a, side_b in zip(np.roll(polygon, 1, 0), polygon, np.roll(side, 1), side, strict=True):
         if side_a * side_b < 0:
@@ -138,7 +139,7 @@ def lay_water(rng, size):
 
 
 def lay_fields(rng, size, land, verge):
-    """Cropland and grassland in parcels of the polygon `land`, grass wherever `verge`: mask (H,W), image (H,W,3)."""
+    """Cropland and grassland in parcels of `land`, grass wherever `verge`: mask (H,W), image (H,W,3)."""
     parcels = split(rng, land, rng.uniform(35, 62) ** 2, jitter=0.12)
     n = len(parcels)
     ids = np.zeros((size, size), np.int32)
@@ -182,13 +183,15 @@ def lay_forest(rng, size, sun):
     slope = np.stack([cv2.Sobel(dome, cv2.CV_32F, 1, 0), cv2.Sobel(dome, cv2.CV_32F, 0, 1)], -1) / 8
     # Heights fall towards the sun on the lit side, hence the minus.
     light = 0.72 + 0.45 * dome - spacing * 0.42 * (slope @ sun.astype(np.float32))
-    tint = mix(rng, CANOPY) * (1 + 0.09 * rng.standard_normal((rooted.size, 3)).astype(np.float32) * (1, 0.7, 0.5))
+    tint = mix(rng, CANOPY) * (
+        1 + 0.09 * rng.standard_normal((rooted.size, 3)).astype(np.float32) * (1, 0.7, 0.5)
+    )
     tint *= 1 + 0.1 * rng.standard_normal((rooted.size, 1))
     return rooted[crown], tint[crown] * np.clip(light, 0.35, 1.5)[..., None]
 
 
 def lay_roads(rng, size, angle, centre):
-    """Boolean mask of one or two main roads that meet at `centre`, and their colour (H,W,3) with a pale centre line."""
+    """Boolean mask of one or two main roads that meet at `centre`, and their colour (H,W,3)."""
     mask, colour = np.zeros((size, size), bool), np.zeros((size, size, 3), np.float32)
     for turn in (0, np.pi / 2)[: rng.integers(1, 3)]:
         route = winding_line(rng, size, centre, angle + turn + rng.normal(0, 0.3), bend=rng.uniform(4, 18))
@@ -213,7 +216,11 @@ def lay_town(rng, size, land, centre):
         if np.linalg.norm(block.mean(0) - centre) < radius * rng.uniform(0.75, 1.25)
     ]
     area = rng.uniform(10, 15) ** 2
-    plots = [plot for block in blocks for plot in split(rng, 0.12 * block.mean(0) + 0.88 * block, area, jitter=0.04)]
+    plots = [
+        plot
+        for block in blocks
+        for plot in split(rng, 0.12 * block.mean(0) + 0.88 * block, area, jitter=0.04)
+    ]
     for block in blocks:
         fill(built, block, 1)
     for ground, look in zip(blocks + plots, mix(rng, YARD, len(blocks + plots)), strict=True):
@@ -229,7 +236,10 @@ def build(rng, plots, blocked, sun, colour):
     blocked = cv2.dilate(np.uint8(blocked), np.ones((3, 3)))
     for plot, roof in zip(plots, mix(rng, ROOF, len(plots)), strict=True):
         middle, long, short, lengths = axes(plot)
-        a, b = (axis * length / 2 * rng.uniform(0.5, 0.85) for axis, length in zip((long, short), lengths, strict=True))
+        a, b = (
+            axis * length / 2 * rng.uniform(0.5, 0.85)
+            for axis, length in zip((long, short), lengths, strict=True)
+        )
         walls = middle + np.array([a + b, b - a, -a - b, a - b])
         footprint = np.zeros_like(blocked)
         fill(footprint, walls, 1)
@@ -239,7 +249,11 @@ def build(rng, plots, blocked, sun, colour):
         pitch = rng.choice((0, 0.25))
         for eaves in (b, -b):
             facing = eaves @ sun / np.linalg.norm(eaves)
-            fill(colour, middle + np.array([a + eaves, eaves - a, -a, a]), (roof * (1 + pitch * facing)).tolist())
+            fill(
+                colour,
+                middle + np.array([a + eaves, eaves - a, -a, a]),
+                (roof * (1 + pitch * facing)).tolist(),
+            )
     return height
 
 
@@ -249,17 +263,21 @@ def build(rng, plots, blocked, sun, colour):
 
 
 def compose(rng, size):
-    """Lay everything over everything: mask (H,W) uint8 and the sunlit landscape (H,W,3) float32 before the camera."""
+    """Lay everything over everything: mask (H,W) uint8 and the sunlit landscape (H,W,3) float32."""
     azimuth, angle = rng.uniform(0, 2 * np.pi), rng.uniform(0, np.pi)
     sun = np.array([np.cos(azimuth), np.sin(azimuth)])
     water = lay_water(rng, size)
     ashore = cv2.distanceTransform(np.uint8(~water), cv2.DIST_L2, 5)
     # Towns keep their feet dry: of a few places, the one that is farthest from the water.
-    centre = max(rng.uniform(0.2, 0.8, (6, 2)) * size, key=lambda place: ashore[tuple(place.astype(int)[::-1])])
+    centre = max(
+        rng.uniform(0.2, 0.8, (6, 2)) * size, key=lambda place: ashore[tuple(place.astype(int)[::-1])]
+    )
     roads, paving = lay_roads(rng, size, angle, centre)
     # Nobody ploughs up to the water or the kerb.
     verge = cv2.dilate(np.uint8(water | roads), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))) > 0
-    land = cv2.boxPoints(((size / 2, size / 2), (1.5 * size, 1.5 * size), np.degrees(angle)))  # covers every corner
+    land = cv2.boxPoints(
+        ((size / 2, size / 2), (1.5 * size, 1.5 * size), np.degrees(angle))
+    )  # covers every corner
     mask, image = lay_fields(rng, size, land, verge)
     wooded, canopy = lay_forest(rng, size, sun)
     built, streets, town, plots = lay_town(rng, size, land, centre)
@@ -284,7 +302,7 @@ def compose(rng, size):
 
 
 def cast_shadow(height, sun):
-    """Boolean mask of the pixels that something taller, towards the sun, keeps in the shade; heights in pixels."""
+    """Boolean mask of the pixels that something taller keeps in the shade; heights in pixels."""
     shadow = np.zeros(height.shape, bool)
     for step in range(1, int(np.ceil(height.max())) + 1):
         shift = np.float32([[1, 0, -step * sun[0]], [0, 1, -step * sun[1]]])
@@ -293,7 +311,7 @@ def cast_shadow(height, sun):
 
 
 def photograph(rng, image):
-    """The picture (H,W,3) uint8 of a landscape: light, clouds, haze, contrast and camera differ from tile to tile."""
+    """The picture (H,W,3) uint8 of a landscape: light, clouds, haze and camera differ from tile to tile."""
     size = len(image)
     light = rng.uniform(1, 1.4) * rng.uniform(0.94, 1.06, 3) * (1 + 0.05 * noise(rng, size, 128)[..., None])
     if rng.random() < 0.35:
@@ -310,7 +328,7 @@ def photograph(rng, image):
 def generate_tile(seed, size=256):
     """One landscape: image (size,size,3) uint8 RGB and mask (size,size) uint8 of class ids.
 
-    `seed`: an int or a sequence of ints; the same seed and size give the same tile. A pixel stands for about a metre.
+    `seed`: an int or a sequence of ints; the same seed and size give the same tile. A pixel is about a metre.
     """
     rng = np.random.default_rng(seed)
     mask, image = compose(rng, size)
@@ -323,7 +341,7 @@ def generate_tile(seed, size=256):
 
 
 def write_dataset(output, counts, seed, size):
-    """Write `counts` = {'train': n, 'val': m} tiles below the folder `output`, in the place of its train/ and val/."""
+    """Write `counts` = {'train': n, 'val': m} tiles below `output`, in the place of its train/ and val/."""
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     tiles = [(number, part, i) for number, part in enumerate(counts) for i in range(counts[part])]
@@ -347,11 +365,17 @@ def write_dataset(output, counts, seed, size):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("dataset"), help="folder (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="another number, another dataset (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another number, another dataset (default: %(default)s)"
+    )
     parser.add_argument("--train", type=int, default=24, help="training tiles (default: %(default)s)")
     parser.add_argument("--val", type=int, default=8, help="validation tiles (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=256, help="side of a tile in pixels (default: %(default)s)")
-    parser.add_argument("--force", action="store_true", help="replace train/ and val/ in a folder that is not empty")
+    parser.add_argument(
+        "--size", type=int, default=256, help="side of a tile in pixels (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace train/ and val/ in a folder that is not empty"
+    )
     args = parser.parse_args()
     if args.seed < 0 or min(args.train, args.val) < 1 or args.size < 64:
         parser.error("--seed must be 0 or more, --train and --val 1 or more, --size 64 or more")
