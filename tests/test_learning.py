@@ -14,8 +14,8 @@ from sklearn.ensemble import RandomForestClassifier
 
 import landcover_segmentation as lc
 
-# What the network must have over colour, 0.35. It reached 0.52 to 0.61 (three seeds in float32, bfloat16 with one
-# and two threads), and 0.46 on an AMD CPU in bfloat16 with two threads: rounding alone moves so short a training.
+# What the network must have over colour, 0.35. It reached 0.52 to 0.61 (three seeds in float32, bfloat16 with
+# one and two threads), and 0.46 on an AMD CPU in bfloat16 with two: rounding alone moves so short a training.
 MARGIN = 0.05
 
 
