@@ -95,8 +95,8 @@ def test_a_run_writes_everything_it_promises(data):
     model = lc.load_model(out / "best_model.pth", "cpu")
     dataset = lc.LandCoverDataset(data / "val/images", data / "val/masks")
     loader = lc.make_loader(dataset, [[0, 1]], 0, torch.device("cpu"))
-    _, confusion = lc.validate(model, loader, 3, torch.device("cpu"))
-    assert confusion.tolist() == metrics["confusion_matrix"], "the saved model is the one that was scored"
+    scores = lc.validate(model, loader, 3, torch.device("cpu"))
+    assert scores.confusion.tolist() == metrics["confusion_matrix"], "the saved model is the one that was scored"
 
 
 def test_a_long_title_is_not_cut(tmp_path):
