@@ -96,7 +96,7 @@ def test_a_run_writes_everything_it_promises(data):
     dataset = lc.LandCoverDataset(data / "val/images", data / "val/masks")
     loader = lc.make_loader(dataset, [[0, 1]], 0, torch.device("cpu"))
     scores = lc.validate(model, loader, 3, torch.device("cpu"))
-    assert scores.confusion.tolist() == metrics["confusion_matrix"], "the saved model is the one that was scored"
+    assert scores.confusion.tolist() == metrics["confusion_matrix"], "the saved model was scored"
 
 
 def test_a_long_title_is_not_cut(tmp_path):
