@@ -14,6 +14,8 @@ import landcover_segmentation as lc
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SETTING = r"^\| (`[A-Z_]+`(?:, `[A-Z_]+`)*) \| ([^|]*) \|"  # a row of the settings: constants, defaults
+SETTINGS = re.findall(SETTING, README, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +60,24 @@ def test_files_and_flags_that_readme_names_exist():
     programs = (*ROOT.glob("*.py"), *ROOT.glob("tools/*.py"), *ROOT.glob("benchmarks/*.py"))
     for source in programs:
         known |= set(re.findall(r'"(--[a-z-]+)"', source.read_text(encoding="utf-8")))
-    ours = re.sub(r"#SBATCH.*|torchrun .*?(?=landcover_segmentation\.py)", "", README)
+    ours = re.sub(r"(srun|torchrun) [^`|]*?(?=landcover_segmentation\.py)", "", README)
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", ours)) <= known
+
+
+def test_settings_are_those_of_the_module():
+    """Each constant has a row, beside its default; the lists and folders are in one row, without theirs."""
+    described = {}
+    for row, cell in SETTINGS:
+        names, defaults = re.findall(r"\w+", row), cell.replace("`", "").split(", ")
+        defaults = defaults if len(defaults) == len(names) else [None] * len(names)
+        described |= zip(names, defaults, strict=True)
+    constants = {name: getattr(lc, name) for name in lc.setting_types()}
+    assert described.keys() == constants.keys()
+    told = {name: default for name, default in described.items() if default is not None}
+    assert len(told) >= len(constants) - 8
+    for name, default in told.items():
+        number = type(constants[name]) in (int, float)
+        assert (float if number else str)(constants[name]) == (float if number else str)(default), name
 
 
 @pytest.mark.parametrize("name", ["README.md", "technical_report.md", "benchmarks/results/TABLES.md"])
@@ -69,7 +87,7 @@ def test_no_score_stands_unmarked(name):
     mark = r"<!-- [\w:.+@/,-]+ -->[+-]?\d+(\.\d+)?( ± \d+(\.\d+)?)?"
     assert re.search(mark, text)
     unmarked = re.sub(r"<!-- table:\w+ -->.*?<!-- end -->", "", text, flags=re.DOTALL)
-    unmarked = re.sub(mark, "", unmarked)
+    unmarked = re.sub(mark, "", re.sub(SETTING, "", unmarked, flags=re.MULTILINE))
     assert not re.findall(r"(?<![\d.:/])(?<!= )0\.\d{2,}", unmarked)  # NAME = 0.01 is a setting
 
 
