@@ -98,16 +98,6 @@ def test_stratified_shares_over_the_classes(mask, num_points):
         assert (got[got == available] <= unfilled.max()).all()
 
 
-def test_points_are_stratified_unless_told_otherwise(tmp_path):
-    write_tiles(tmp_path, 1)
-    points = lc.LandCoverDataset(tmp_path / "images", tmp_path / "masks", 10)[0][1].numpy()
-    expected = lc.sample_stratified_points(
-        lc.read_mask(tmp_path / "masks/tile_0.png"), 10, lc.named_rng(0, "tile_0")
-    )
-    assert (points == expected).all()
-    assert lc.POINT_SAMPLING == "stratified" and lc.parse_settings([]).point_sampling == "stratified"
-
-
 def test_rare_class_passes_its_share_on():
     mask = np.zeros((20, 20), np.uint8)
     mask[0, :3] = 1
