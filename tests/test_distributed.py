@@ -171,7 +171,10 @@ def test_two_processes_score_every_tile_once(both):
     dataset = lc.LandCoverDataset(both / "data/val/images", both / "data/val/masks")
     loader = lc.make_loader(dataset, [[index] for index in range(5)], 0, CPU)
     scores = lc.validate(lc.load_model(both / "whole/best_model.pth", "cpu"), loader, 3, CPU)
-    assert scores.confusion.tolist() == metrics["confusion_matrix"]
+    ours, theirs = scores.confusion, torch.tensor(metrics["confusion_matrix"])
+    assert ours.sum(1).tolist() == theirs.sum(1).tolist()
+    # Other batches and threads round otherwise, which may turn a pixel whose two classes are even.
+    assert (ours - theirs).abs().sum() <= 2e-3 * ours.sum()
     with (both / "whole/training_history.csv").open() as file:
         row = list(csv.DictReader(file))[metrics["epoch"] - 1]
     assert float(row["val_loss"]) == pytest.approx(scores.loss, rel=1e-5)
