@@ -86,6 +86,18 @@ def test_nothing_imports_upward_or_in_a_circle():
     assert imported(tools["active_learning"]) & tools.keys() <= {"geo", "labels"}
 
 
+def test_benchmarks_import_in_no_circle():
+    paths = {path.stem: path for name in ("tools", "benchmarks") for path in (ROOT / name).glob("*.py")}
+    assert len(paths) == sum(len(list((ROOT / name).glob("*.py"))) for name in ("tools", "benchmarks")), (
+        "a name stands for one file, whichever folder is searched first"
+    )
+    left = {name: imported(path) & paths.keys() for name, path in paths.items()}
+    while free := [name for name, others in left.items() if not others & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left
+
+
 def test_documents_keep_their_budget():
     assert (ROOT / "README.md").stat().st_size <= 16_000
     assert (ROOT / "technical_report.md").stat().st_size <= 25_000
