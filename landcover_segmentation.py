@@ -744,7 +744,7 @@ class LandCoverDataset(Dataset):
     """
 
     def __init__(
-        self, image_dir, mask_dir, num_points=None, transform=None, *, sampling="random",
+        self, image_dir, mask_dir, num_points=None, transform=None, *, sampling="stratified",
         num_classes=None, class_names=None, bands=RGB_BANDS, ranges=None, seed=0,
     ):  # fmt: skip
         if not callable(sampling):
