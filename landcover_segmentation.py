@@ -182,11 +182,10 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in paths:
         if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            if path.stem in found:
-                other = found[path.stem].name
-                raise InputError(f"{path}: {other} has the same name; keep one of them")
-            found[path.stem] = path
-    return found
+            other = found.setdefault(folded(path.stem), path)
+            if other is not path:
+                raise InputError(f"{path}: {other.name} has the same name; keep one of them")
+    return {path.stem: path for path in found.values()}
 
 
 def folded(name: str) -> str:
@@ -308,16 +307,16 @@ def read_bands(path: PathLike, bands: Sequence[int] = RGB_BANDS) -> np.ndarray:
             return raster_bands(dataset, bands)
     bands = choose_bands(path, bands, ["uint8"] * 3)
     with open_picture(path) as picture:
-        return np.array(picture.convert("RGBA"))[..., [*(band - 1 for band in bands), 3]]
+        pixels = np.array(picture.convert("RGBA"))
+    return pixels if tuple(bands) == RGB_BANDS else pixels[..., [*(band - 1 for band in bands), 3]]
 
 
 def check_depth(path: PathLike, deep: bool, ranges: Sequence | None) -> None:
     """Raises InputError where images deeper than 8 bits have no ranges, or others have some."""
     if deep and ranges is None:
         cure = "train on images like it, or scale it to 8-bit RGB first, as the training tiles were"
-        raise InputError(
-            f"{path}: has more than 8 bits per channel, and how to scale it is not known; {cure}"
-        )
+        unknown = "has more than 8 bits per channel, and how to scale it is not known"
+        raise InputError(f"{path}: {unknown}; {cure}")
     if ranges is not None and not deep:
         raise InputError(f"{path}: has 8 bits per channel, the training tiles have more; give it as they are")
 
@@ -363,9 +362,7 @@ def band_ranges(paths: Iterable[PathLike], bands: Sequence[int] = RGB_BANDS) -> 
             pixels = pixels[pixels[..., 3] > 0, :3]
             samples.append(pixels[:: 1 + len(pixels) // 2000])
     if samples and not any(map(len, samples)):
-        raise InputError(
-            f"{path}: neither it nor any other training tile has a pixel with data; replace them"
-        )
+        raise InputError(f"{path}: neither it nor another training tile has a pixel with data; replace them")
     if not samples:
         return None
     low, high = np.percentile(np.concatenate(samples), (2, 98), axis=0)
@@ -866,7 +863,7 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
         kind, own = image_facts(path)[2], np.count_nonzero(mask != IGNORE_INDEX)
         notes[f"of {kind} are read as 8-bit RGB"] += kind != "mode RGB"
         notes["have pixels without data; labels there are not used"] += (image[..., 3] == 0).any()
-        notes["have points only where they have no data"] += not own
+        notes["have points only where they have no data; they teach no label"] += not own
         counts += np.bincount(points[points != IGNORE_INDEX], minlength=num_classes)
         sizes.append(mask.shape)
         labelled += own
@@ -1393,9 +1390,8 @@ def confusion_matrix(
     predictions, targets: class ids of the same shape.
     """
     nowhere = num_classes**2
-    pairs = torch.where(
-        targets != ignore_index, targets.long() * num_classes + predictions, nowhere
-    ).flatten()
+    pairs = targets.long() * num_classes + predictions
+    pairs = torch.where(targets != ignore_index, pairs, nowhere).flatten()
     counts = pairs.new_zeros(nowhere + 1)
     counts.scatter_add_(0, pairs, torch.ones_like(pairs))  # not by bincount, which waits for the GPU
     return counts[:nowhere].view(num_classes, num_classes)
@@ -1509,13 +1505,14 @@ def rank() -> int:
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Joins the processes of torchrun, each with a GPU of its own, for the block. Ctrl-C: `stop_together`."""
+    """Joins the processes of torchrun, each with a GPU of its own; all but rank 0 are mute."""
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
         yield
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    nccl = torch.cuda.is_available() and dist.is_nccl_available()
+    dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo")
     with Path(os.devnull).open("w") as null, contextlib.ExitStack() as muted:
         if rank():
             muted.enter_context(contextlib.redirect_stdout(null))
@@ -1568,12 +1565,22 @@ def average_running_statistics(model: nn.Module) -> None:
             sum_over_ranks(buffer).div_(world_size())
 
 
+@contextlib.contextmanager
+def deferred_interrupts() -> Iterator[None]:
+    """Among ranks Ctrl-C waits for `stop_together`: one that left amid an exchange would hang the others."""
+    before = signal.getsignal(signal.SIGINT)
+    if world_size() > 1:
+        signal.signal(signal.SIGINT, lambda *_: INTERRUPTED.set())
+    try:
+        yield
+    finally:
+        if world_size() > 1:
+            signal.signal(signal.SIGINT, before)
+
+
 def stop_together() -> None:
-    """Raises KeyboardInterrupt on all ranks once Ctrl-C has reached one: else the others would wait."""
-    if world_size() == 1:
-        return
-    signal.signal(signal.SIGINT, lambda *_: INTERRUPTED.set())
-    if sum_over_ranks(torch.tensor(int(INTERRUPTED.is_set()))):
+    """Raises KeyboardInterrupt on all ranks once Ctrl-C has reached one."""
+    if world_size() > 1 and sum_over_ranks(torch.tensor(int(INTERRUPTED.is_set()))):
         INTERRUPTED.clear()
         raise KeyboardInterrupt
 
@@ -1623,7 +1630,7 @@ def train_epoch(
     criterion: the loss on the points, called with (logits, targets). unlabelled: `UnlabelledPixels`, what
     the other pixels teach; None for points alone. The gradients of accumulation_steps batches are averaged
     before each step. multi_scale: batches are seen at a random scale from 1 / multi_scale to multi_scale
-    (Chen et al. 2016, https://arxiv.org/abs/1606.00915). progress: a tqdm bar to move on.
+    (https://arxiv.org/abs/1606.00915), on each rank at one of its own. progress: a tqdm bar to move on.
     model: among ranks that of `spread_over_ranks`, and the loader gives this rank's part of each batch.
     Returns None if no pixel is labelled.
     """
@@ -1730,14 +1737,8 @@ def environment(device: torch.device) -> dict[str, str]:
     }
 
 
-CHECKPOINT_KEYS = (
-    "model_state_dict",
-    "num_classes",
-    "backbone",
-    "class_names",
-    "class_colors",
-    "starting_weights",
-)
+CHECKPOINT_KEYS = {"model_state_dict", "num_classes", "backbone", "starting_weights"}
+CHECKPOINT_KEYS |= {"class_names", "class_colors"}
 
 
 def save_checkpoint(
@@ -1783,7 +1784,7 @@ def load_checkpoint(path: PathLike) -> dict:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise InputError(f"{path}: is not a checkpoint or is damaged; train again") from error
-    if not isinstance(checkpoint, dict) or not checkpoint.keys() >= set(CHECKPOINT_KEYS):
+    if not isinstance(checkpoint, dict) or not checkpoint.keys() >= CHECKPOINT_KEYS:
         raise InputError(f"{path}: is not a checkpoint of this program")
     return checkpoint
 
@@ -2101,12 +2102,8 @@ def check_settings(config: argparse.Namespace) -> None:
         limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
         inside = not isinstance(value, (int, float)) or low <= value <= high
         demand(inside, name, f"must be {limits} ({comments[name]})")
-    rate, names, colors, count = (
-        config.learning_rate,
-        config.class_names,
-        config.class_colors,
-        config.num_classes,
-    )
+    names, colors, count = config.class_names, config.class_colors, config.num_classes
+    rate = config.learning_rate
     demand(rate == "auto" or not isinstance(rate, str), "LEARNING_RATE", "must be 'auto' or a number")
     each = f"give one per class (NUM_CLASSES is {count})"
     demand(
@@ -2208,8 +2205,7 @@ class Run:
         self.unlabelled = UnlabelledPixels(self.model, steps, **teaching)
         if checkpoint:
             restore_run(self, checkpoint)
-        done = torch.tensor(len(self.history))
-        if sum_over_ranks(done.clone()) != world_size() * done:
+        if len(gather_rows(torch.tensor([len(self.history)])).unique()) > 1:
             where = f"OUTPUT_DIR = {config.output_dir!r}"
             raise InputError(f"{where}: not all machines have the run to resume there; share the folder")
         self.student = spread_over_ranks(self.model, self.unlabelled.teacher, device)  # as it is trained
@@ -2454,11 +2450,11 @@ def diagnose(history: list[dict], absent: Iterable[str] = (), judge: type[Scores
 def train_and_score(config: argparse.Namespace) -> int:
     """The whole job: check, train, validate, write. Returns the exit code, 130 after Ctrl-C."""
     check_settings(config)
-    if config.backbone == "auto" and pick_device(config.device).type == "cpu":
+    given, config = config.backbone, settle_settings(config)
+    if given == "auto" and config.backbone == "efficientnet_lite0":
         print("no GPU: BACKBONE = 'auto' takes a small network; --backbone resnet50 takes the ResNet50")
-    config = settle_settings(config)
-    make_dataset(config, "train"), make_dataset(config, "val")  # what can be wrong at once
-    ranges = band_ranges(list_images(config.train_image_dir).values(), config.bands)
+    tiles, _ = (make_dataset(config, split).tiles for split in ("train", "val"))
+    ranges = band_ranges([image for image, _ in tiles], config.bands)
     train_set, val_set = (make_dataset(config, split, ranges) for split in ("train", "val"))
     train = check_dataset(train_set, config.num_classes, "train tiles")
     val = check_dataset(val_set, config.num_classes, "val tiles")
@@ -2467,9 +2463,10 @@ def train_and_score(config: argparse.Namespace) -> int:
     if rank() == 0:
         prepare_output(config.output_dir)
     print_summary(run, train, val)
-    earlier_results, code = run.path("best_model.pth").exists(), 0
+    earlier_results, code = gather_rows(torch.tensor([run.path("best_model.pth").exists()]))[0], 0
     try:
-        train_run(run)
+        with deferred_interrupts():
+            train_run(run)
     except KeyboardInterrupt:
         code = 130
         if not run.history and earlier_results:
@@ -2512,11 +2509,11 @@ def command_line(program: Callable[[list[str]], int | None]) -> Callable[..., in
                 return program(sys.argv[1:] if argv is None else argv) or 0
             except KeyboardInterrupt:
                 return 130
-            except (InputError, OSError, torch.OutOfMemoryError) as error:
+            except Exception as error:
+                if rank():  # rank 0 speaks, or has left with a word; torchrun ends this process meanwhile
+                    time.sleep(10)
                 if not (line := explain(error)):
                     raise
-                if rank():  # rank 0 found the same and says it; torchrun ends this process meanwhile
-                    time.sleep(10)
                 print("error:", " ".join(line.split()), file=sys.stderr)
                 return 2
 

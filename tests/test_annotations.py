@@ -351,6 +351,22 @@ def deepen(data, factor=40.0, bands=5):
         path.unlink()
 
 
+def test_ranges_are_those_of_the_tiles_alone(data):
+    """An image without a point, brighter and with other depths, has no part in how the others are scaled."""
+    deepen(data)
+    write_csv(data / "points.csv", data / "train/masks")
+    rows = (data / "points.csv").read_text().replace(".png,", ",")
+    (data / "points.csv").write_text(rows)
+    config = flags(data, train_mask_dir=data / "points.csv", epochs=1)
+    assert lc.main(config) == 0
+    alone = lc.load_model(data.parent / "out/best_model.pth", "cpu").reading["ranges"]
+    bright = np.full((64, 64, 5), 60_000, np.uint16)
+    write_tif(data / "train/images/unused.tif", bright)
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(data / "train/images/unused_8_bits.png")
+    assert lc.main(config) == 0
+    assert lc.load_model(data.parent / "out/best_model.pth", "cpu").reading["ranges"] == alone
+
+
 def test_sixteen_bits_and_five_bands_are_scaled_alike_in_training_and_prediction(data, capsys):
     shown = [lc.read_image(path) for path in sorted((data / "train/images").iterdir())]
     deepen(data)

@@ -220,6 +220,19 @@ def test_torchrun_ends_all_after_a_mistake(both):
     assert len(re.findall("^error: .*tile_3.png", done.stderr, re.MULTILINE)) == 1, done.stderr
 
 
+def test_a_mistake_of_rank_0_alone_is_one_line(both):
+    """Only it looks for weights; the other, left in an exchange, is ended without a traceback."""
+    arguments = [*(both / "flags").read_text().split("\n"), "--weights", "imagenet"]
+    arguments += ["--backbone", "resnet101"]
+    environment = {**ENVIRONMENT, "TORCH_HOME": str(both / "no_weights"), "https_proxy": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [*TORCHRUN, SCRIPT, *arguments], env=environment, capture_output=True, text=True, timeout=280
+    )
+    lines = re.findall("^error: .*", done.stderr, re.MULTILINE)
+    assert done.returncode != 0 and len(lines) == 1 and "WEIGHTS = 'imagenet'" in lines[0], done.stderr
+    assert "Connection closed by peer" not in done.stderr
+
+
 def test_synchronised_batch_norm_loses_no_activation():
     for backbone in ("mobilenet_v3_large", "efficientnet_lite0"):
         model = lc.DeepLabV3Segmentation(3, backbone, None).eval()

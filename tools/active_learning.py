@@ -151,7 +151,8 @@ def simulate(config: argparse.Namespace) -> None:
         config.seed = seed
         lc.check_settings(config)
     config = lc.settle_settings(config)
-    ranges = lc.band_ranges(lc.list_images(config.train_image_dir).values(), config.bands)
+    tiles = lc.make_dataset(config, "train").tiles
+    ranges = lc.band_ranges([image for image, _ in tiles], config.bands)
     dense, val_set = (lc.make_dataset(config, split, ranges) for split in ("train", "val"))
     lc.check_fit(config, lc.check_dataset(dense, config.num_classes, "train tiles"))
     val = val_set, lc.check_dataset(val_set, config.num_classes, "val tiles")

@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import copy
 import math
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -387,11 +386,8 @@ def open_on_trial(paths: Iterable[Path], reading: dict) -> list[str]:
 @lc.command_line
 def main(argv: list[str]) -> None:
     """Ranks of torchrun check the same, share the images, and need tell each other nothing."""
-    said = sys.stdout  # the group mutes all ranks but one, but each says what it wrote
+    own_stdout = sys.stdout  # the group mutes all ranks but one, but each says what it wrote
     with lc.process_group():
-        signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        )  # no rank waits for another: all stop at once
         config = parse(argv)
         is_folder = config.input.is_dir()
         paths = list(lc.list_images(config.input).values()) if is_folder else [config.input]
@@ -406,7 +402,7 @@ def main(argv: list[str]) -> None:
         for path in paths[lc.rank() :: lc.world_size()]:
             how = {"dtype": dtype, "progress": path.name, **options}
             written = predict_scene(model, path, config.output, **how)
-            print("wrote " + ", ".join(map(str, written)), file=said)
+            print("wrote " + ", ".join(map(str, written)), file=own_stdout)
 
 
 if __name__ == "__main__":
