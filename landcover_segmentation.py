@@ -401,9 +401,9 @@ def format_ids(mask: np.ndarray) -> str:
 # ==== Points instead of masks: pixels counted from the top left one, 0,0; pixel 3 reaches from 3 to 4
 
 
-def is_points_file(path: PathLike) -> bool:
-    """Whether a *_MASK_DIR names a CSV of points rather than a folder of masks."""
-    return Path(path).suffix.lower() == ".csv" and not Path(path).is_dir()
+def is_points_file(path: PathLike, suffixes: Sequence[str] = (".csv",)) -> bool:
+    """Whether a *_MASK_DIR names a file of points, here a CSV, rather than a folder of masks."""
+    return Path(path).suffix.lower() in suffixes and not Path(path).is_dir()
 
 
 def read_points(
@@ -2326,7 +2326,7 @@ def train_run(run: Run) -> None:
             save_teacher(run, "last_checkpoint.pth", **how_far, **states)
             losses = ("of no label" if value is None else f"{value:.4f}" for value in (loss, scores.loss))
             judged, seconds = run.judge.describe(scores.as_dict()), run.history[-1]["seconds"]
-            left = f"{seconds:.0f} s, {seconds * (config.epochs - epoch) / 60:.0f} min left"
+            left = f"{seconds:.0f} s, {tqdm.format_interval(seconds * (config.epochs - epoch))} left"
             losses = "loss {}  val loss {}".format(*losses)
             tqdm.write(f"epoch {epoch:>3}/{config.epochs}  {losses}  {judged}  {left}")
 

@@ -340,7 +340,7 @@ def draw_points(
 def suggest(args: argparse.Namespace) -> None:
     model = lc.load_model(args.checkpoint)
     images, points, masks = lc.list_images(args.images), None, {}
-    if args.labelled and geo.is_points_file(args.labelled):
+    if args.labelled and lc.is_points_file(args.labelled, geo.POINT_SUFFIXES):
         points, _ = geo.read_points(args.labelled, images, model.class_names)
     elif args.labelled:
         found = lc.files_by_stem(args.labelled, (".png",)) if args.labelled.is_dir() else {}

@@ -341,7 +341,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             lc.complain(f"--{name} {getattr(args, name)}: must lie between {low} and {high}")
     if not 0 < args.val_share < 1:
         lc.complain(f"--val-share {args.val_share}: must lie between 0 and 1")
-    if args.points and not geo.is_points_file(args.points):
+    if args.points and not lc.is_points_file(args.points, geo.POINT_SUFFIXES):
         lc.complain(f"--points {args.points}: must be a file {', '.join(geo.POINT_SUFFIXES)}")
     return args
 

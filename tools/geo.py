@@ -244,11 +244,6 @@ def qgis_style(names: Sequence[str], palette: np.ndarray) -> str:
 # =====================================================================================================
 
 
-def is_points_file(path: str | Path) -> bool:
-    """Whether a path names a file of points rather than a folder of masks."""
-    return Path(path).suffix.lower() in POINT_SUFFIXES and not Path(path).is_dir()
-
-
 def read_points(
     path: str | Path, images: dict[str, Path], class_names: Sequence[str]
 ) -> tuple[dict[str, lc.Points], Counter]:

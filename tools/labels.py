@@ -92,7 +92,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     # fmt: on
     args = parser.parse_args(argv)
     args.class_names = class_names(args.class_names)
-    if not geo.is_points_file(args.labels):
+    if not lc.is_points_file(args.labels, geo.POINT_SUFFIXES):
         lc.complain(f"--labels {args.labels}: must be a file {', '.join(geo.POINT_SUFFIXES)}")
     if args.output.suffix.lower() != ".csv":
         lc.complain(f"--output {args.output}: must be a file NAME.csv")
