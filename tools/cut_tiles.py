@@ -109,6 +109,7 @@ def open_labels(name: str, config: argparse.Namespace) -> typing.Iterator[tuple[
         if isinstance(labels, dict):
             yield scene, sparse_rows(labels, scene.width)
             return
+        geo.check_same_ground(labels, path)
         shape, read = stack.enter_context(open_mask(labels))
         if tuple(shape) != (scene.height, scene.width):
             raise lc.InputError(f"{labels}: differs in size from {path}; make them the same size")

@@ -27,6 +27,7 @@ import landcover_segmentation as lc
 
 POINT_SUFFIXES = (".csv", ".geojson", ".gpkg")  # files of points
 MODEL_PIXEL_SCALE = 33550  # the tag that makes a GeoTIFF of a TIFF
+EXIF_ORIENTATION = 274
 
 # =====================================================================================================
 # Scenes -> rows of pixels
@@ -37,7 +38,7 @@ MODEL_PIXEL_SCALE = 33550  # the tag that makes a GeoTIFF of a TIFF
 class Scene:
     """An image that is read from top to bottom.
 
-    read(top, bottom) -> (bottom - top, W, 4), alpha last, alpha 0 = no data; uint8 unless deep.
+    read(top, bottom) -> (bottom - top, W, bands + 1), alpha last, alpha 0 = no data; uint8 unless deep.
     crs, transform: rasterio's; both None without a georeference. kind: how the file stores its pixels.
     deep: whether in more than 8 bits per channel.
     """
@@ -49,6 +50,7 @@ class Scene:
     transform: typing.Any = None
     kind: str = "mode RGB"
     deep: bool = False
+    bands: int = 3
 
 
 @contextlib.contextmanager
@@ -71,26 +73,30 @@ def open_scene(
 def open_unscaled(path: str | Path, bands: Sequence[int] = lc.RGB_BANDS) -> Iterator[Scene]:
     """Opens an image of any size; what is deeper than 8 bits keeps its values.
 
-    rasterio reads by rows. Pillow, which reads what is no TIFF, holds a picture whole, at 4 bytes per pixel.
+    rasterio reads by rows. Pillow holds a picture whole, at 4 bytes per pixel; its place, in a world file
+    or an .aux.xml, is read by rasterio all the same.
     """
-    height, width, kind, deep = lc.image_facts(path)
-    if not lc.is_raster(path, bands):
-        warn_of_lost_georeference(path)
+    known = Path(path).suffix.lower() in lc.IMAGE_SUFFIXES
+    if known and not lc.is_raster(path, bands):
+        height, width, kind, _ = lc.image_facts(path)
         lc.choose_bands(path, bands, ["uint8"] * 3)
-        yield Scene(height, width, picture_reader(path, bands), kind=kind)
+        place = picture_place(path)
+        yield Scene(height, width, picture_reader(path, bands), *place, kind, bands=len(bands))
         return
     dataset = lc.open_raster(path)
     from rasterio import Env
 
     def read(top: int, bottom: int) -> np.ndarray:
-        return lc.raster_bands(dataset, bands, ((top, bottom), (0, width)))
+        return lc.raster_bands(dataset, bands, ((top, bottom), (0, dataset.width)))
 
     # The size of GDAL's cache in bytes; by itself GDAL takes a share of the machine's memory.
     with dataset, Env(GDAL_CACHEMAX=2**28):
         lc.choose_bands(path, bands, dataset.dtypes)  # raises InputError for those that it lacks
-        placed = dataset.crs or not dataset.transform.is_identity
-        place = (dataset.crs, dataset.transform) if placed else (None, None)
-        yield Scene(height, width, read, *place, kind, deep)
+        depth = next((name for name in dataset.dtypes if name != "uint8"), "uint8")
+        plain = dataset.count == 3 and depth == "uint8"
+        kind = "mode RGB" if plain else f"{dataset.count} band(s), {depth}"
+        deep = depth != "uint8"
+        yield Scene(*dataset.shape, read, *dataset_place(dataset), kind, deep, len(bands))
 
 
 def picture_reader(path: str | Path, bands: Sequence[int]) -> Callable[[int, int], np.ndarray]:
@@ -103,12 +109,91 @@ def picture_reader(path: str | Path, bands: Sequence[int]) -> Callable[[int, int
     return lambda top, bottom: decode()[top:bottom].copy()
 
 
-def warn_of_lost_georeference(path: str | Path) -> None:
+def picture_place(path: str | Path) -> tuple:
+    """The crs and transform of what Pillow reads, from the files beside it; (None, None) without.
+
+    Raises InputError if EXIF turns the picture: its place is that of the pixels as they are stored.
+    """
     with lc.open_picture(path) as picture:
         is_geotiff = MODEL_PIXEL_SCALE in getattr(picture, "tag_v2", {})
-    if is_geotiff:
-        loss = "GeoTIFFs lose their georeference without rasterio"
-        warnings.warn(f"{loss}; pip install rasterio", stacklevel=2)
+        turned = picture.getexif().get(EXIF_ORIENTATION, 1) != 1
+    try:
+        import rasterio  # noqa: F401
+    except ImportError:
+        if is_geotiff or world_files(path):
+            what = f"{path}: GeoTIFFs and pictures with a world file lose their georeference without rasterio"
+            warnings.warn(f"{what}; pip install rasterio", stacklevel=2)
+        return None, None
+    try:
+        with lc.open_raster(path) as dataset:
+            place = dataset_place(dataset)
+    except lc.InputError:  # a format that only Pillow knows has no place
+        return None, None
+    if turned and place[1] is not None:
+        problem = "its EXIF turns it, but its world file places it as it is stored"
+        raise lc.InputError(f"{path}: {problem}; remove the tag: exiftool -Orientation= {path}")
+    return place
+
+
+def dataset_place(dataset: typing.Any) -> tuple:
+    """The crs and transform of a rasterio dataset; (None, None) and, if there is a cure, a word without."""
+    if not dataset.transform.is_identity:
+        return dataset.crs, dataset.transform
+    how = "gdalwarp" if dataset.gcps[0] else "gdalwarp -rpc" if dataset.rpcs else None
+    if how:
+        kind = "ground control points" if dataset.gcps[0] else "a sensor model (RPC)"
+        name = Path(dataset.name)
+        cure = f"to keep its place: {how} {name} {name.stem}_placed.tif"
+        warnings.warn(f"{name}: is placed by {kind}, which a map cannot have; {cure}", stacklevel=2)
+        return None, None
+    return (dataset.crs, dataset.transform) if dataset.crs else (None, None)
+
+
+def world_files(path: str | Path) -> list[Path]:
+    """The world files beside a picture: .wld, and first and last letter of the suffix or all of it and w."""
+    suffix = Path(path).suffix
+    endings = (".wld", f"{suffix[:2]}{suffix[-1]}w", f"{suffix}w")
+    beside = (Path(path).with_suffix(ending) for ending in endings)
+    return [file for file in beside if file.is_file()]
+
+
+def is_turned(scene: Scene) -> bool:
+    """Whether a scene is rotated, or its first row is not the northernmost."""
+    return scene.transform is not None and not (
+        scene.transform.b == scene.transform.d == 0 and scene.transform.a > 0 > scene.transform.e
+    )
+
+
+def check_same_ground(path: str | Path, image: str | Path) -> None:
+    """Raises InputError if a raster of labels lies elsewhere than its image, by half a pixel or more.
+
+    The corners decide, on the ground: two spellings of one reference system are no difference. What has
+    no place lies where its image does.
+    """
+    with open_unscaled(image) as scene, open_unscaled(path, (1,)) as labels:
+        if scene.transform is None or labels.transform is None:
+            return
+        columns = np.array([0, scene.width, 0, scene.width])
+        rows = np.array([0, 0, scene.height, scene.height])
+        x, y = scene.transform * (columns, rows)
+        both_known = scene.crs and labels.crs
+        if both_known and scene.crs != labels.crs:
+            from rasterio.warp import transform
+
+            x, y = map(np.array, transform(scene.crs, labels.crs, x, y))
+        there = np.array(~labels.transform * (x, y))
+        off = np.abs(there - (columns, rows)).max()
+        if off < 0.5:
+            return
+        x, y = np.array(scene.transform * (columns, rows))
+        warp = f"-te {x.min():.12g} {y.min():.12g} {x.max():.12g} {y.max():.12g}"
+        warp += f" -ts {scene.width} {scene.height} -r near"
+        if both_known:
+            warp += f" -t_srs {scene.crs.to_string()}" if scene.crs.to_epsg() else f" -t_srs {image}"
+    cure = f"gdalwarp {warp} {path} {Path(path).stem}_placed.tif"
+    if is_turned(scene):
+        cure = f"first make the image north-up: gdalwarp {image} {Path(image).stem}_north.tif"
+    raise lc.InputError(f"{path}: does not lie on the ground of {image}; {cure}")
 
 
 def pixel_hectares(scene: Scene) -> np.ndarray | None:
@@ -155,12 +240,13 @@ def raster_writer(
     description: str,
     names: Sequence[str] = (),
     palette: np.ndarray | None = None,
+    tags: dict[str, str] | None = None,
 ) -> Iterator[Callable[[int, np.ndarray], None]]:
     """Yields write(top, rows (h, W) uint8) for a raster of the scene's size in which 255 is nodata.
 
     With a georeference it becomes a cloud-optimised GeoTIFF, by way of a tiled one in a temporary folder;
     else a PNG, which is held at one byte per pixel until all rows are there. names, palette (C, 3) uint8:
-    of its classes. Raises InputError if there is no room for the GeoTIFF.
+    of its classes; tags: of the GeoTIFF. Raises InputError if there is no room for the GeoTIFF.
     """
     table = None if palette is None else lc.colorize(np.arange(256), palette)
     if scene.transform is None:
@@ -179,6 +265,7 @@ def raster_writer(
         tiled = Path(folder) / "tiled.tif"
         with rasterio.open(tiled, "w", "GTiff", **place, **form) as dataset:
             dataset.set_band_description(1, description)
+            dataset.update_tags(**(tags or {}))
             dataset.update_tags(1, **{f"CLASS_{index}": name for index, name in enumerate(names)})
             if table is not None:
                 dataset.write_colormap(1, dict(enumerate(table.tolist())))
@@ -213,11 +300,25 @@ def there_is_room(folder: Path) -> Iterator[None]:
         raise lc.InputError(f"{folder}: a map cannot be written ({error}); {cure}") from error
 
 
-def category_names(names: Sequence[str]) -> str:
-    """The .aux.xml in which GDAL looks for the names of a raster's classes."""
+def legend_xml(names: Sequence[str], palette: np.ndarray, tags: dict[str, str]) -> str:
+    """The .aux.xml beside a raster of classes: GDAL takes the names from its categories, GRASS and ArcGIS
+    names and colours from its attribute table, whose form is https://gdal.org/en/stable/user/raster_data_model.html
+    """
+    items = "".join(f"<MDI key={quoteattr(key)}>{escape(text)}</MDI>" for key, text in tags.items())
+    metadata = f"<Metadata>{items}</Metadata>" if items else ""
     categories = "".join(f"<Category>{escape(name)}</Category>" for name in names)
-    band = f'<PAMRasterBand band="1"><CategoryNames>{categories}</CategoryNames></PAMRasterBand>'
-    return f"<PAMDataset>{band}</PAMDataset>"
+    # name, type (0: whole number, 2: text) and usage (5: value, 2: name, 6 to 8: colour) of each column
+    columns = (("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8))
+    table = ""
+    for index, (name, kind, usage) in enumerate(columns):
+        form = f"<Name>{name}</Name><Type>{kind}</Type><Usage>{usage}</Usage>"
+        table += f'<FieldDefn index="{index}">{form}</FieldDefn>'
+    for index, (name, color) in enumerate(zip(names, palette.tolist(), strict=True)):
+        cells = "".join(f"<F>{escape(str(cell))}</F>" for cell in (index, name, *color))
+        table += f'<Row index="{index}">{cells}</Row>'
+    table = f'<GDALRasterAttributeTable tableType="thematic">{table}</GDALRasterAttributeTable>'
+    band = f"<CategoryNames>{categories}</CategoryNames>{table}"
+    return f'<PAMDataset>{metadata}<PAMRasterBand band="1">{band}</PAMRasterBand></PAMDataset>'
 
 
 def placement(scene: Scene, step: int) -> str:

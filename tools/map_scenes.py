@@ -5,8 +5,9 @@
     torchrun --nproc_per_node=4 tools/map_scenes.py --input scenes --output maps       shares the files
 
 NAME_classes holds class ids, 255 = no data, in the classes' colours: a GeoTIFF if the image has a
-georeference (pip install rasterio), else a PNG. NAME_overlay.png shows them over the image, NAME_area.csv
-counts pixels, share and, where the pixel size is known, hectares of each class. The model sees an image in
+georeference (pip install rasterio), else a PNG. NAME_overlay.png shows them over the image, NAME_legend.png
+which colour is which. NAME_area.csv counts pixels, share and, where the pixel size is known, hectares of each
+class, area.csv those of a folder in total; such counts inherit the map's errors: tools/assess.py. The model sees an image in
 windows that overlap and are blended; memory holds one row of windows.
 """
 
@@ -15,8 +16,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import csv
+import hashlib
 import math
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
@@ -48,6 +52,7 @@ def load_ensemble(paths: Sequence[str | Path], device: str = "auto") -> nn.Modul
     """
     models = [lc.load_model(path, device) for path in paths]
     first = models[0]
+    first.checkpoint = "; ".join(map(fingerprint, paths))
     for path, model in zip(paths, models, strict=True):
         if (model.class_names, model.reading) != (first.class_names, first.reading):
             problem = f"has other classes or bands than {paths[0]}"
@@ -55,9 +60,15 @@ def load_ensemble(paths: Sequence[str | Path], device: str = "auto") -> nn.Modul
     if len(models) == 1:
         return first
     ensemble = lc.Ensemble(models).eval()
-    for name in ("num_classes", "class_names", "class_colors", "reading"):
+    for name in ("num_classes", "class_names", "class_colors", "reading", "checkpoint"):
         setattr(ensemble, name, getattr(first, name))
     return ensemble
+
+
+def fingerprint(path: str | Path) -> str:
+    """A checkpoint's name and the first 16 digits of its SHA-256, by which a map tells what made it."""
+    with Path(path).open("rb") as file:
+        return f"{Path(path).name} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
 
 def fold_batch_norm(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -206,7 +217,7 @@ def predict_strips(
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
     """Predicts a scene in windows, blended by `lay_windows`, in memory for tile x W x classes float32.
 
-    Yields strips of finished rows from top to bottom, each as the number of its first row, image (h, W, 4),
+    Yields strips of finished rows from top to bottom, each as the number of its first row, image (h, W, bands + 1),
     class ids (h, W) and confidence (h, W), the probability in percent; all uint8, the last two 255 where
     there is no data. There the network sees the mean colour. A network whose logits depend on no more than
     overlap / 4 pixels around gives what it would give for the whole scene at once. batch_size: windows per
@@ -217,20 +228,21 @@ def predict_strips(
     lefts, acrosses = lay_windows(scene.width, tile, overlap)
     (height, width), span = (downs.shape[1], acrosses.shape[1]), lefts[-1] + acrosses.shape[1]
     with lc.autocast(device, dtype):
-        trial = lc.predict_probabilities(model, torch.zeros(1, 3, 32, 32, device=device))
+        trial = lc.predict_probabilities(model, torch.zeros(1, scene.bands, 32, 32, device=device))
     total = torch.zeros(trial.shape[1], height, span, device=device)
-    pixels = np.empty((0, scene.width, 4), np.uint8)
+    pixels = np.empty((0, scene.width, scene.bands + 1), np.uint8)
+    unseen = np.resize(lc.MEAN_COLOR, scene.bands)
     windows = len(tops) * len(lefts)
     bar = tqdm(total=windows, desc=progress, unit="window", disable=None if progress else True)
     for top, bottom, down in zip(tops, [*tops[1:], scene.height], downs.to(device), strict=True):
         fresh = scene.read(top + len(pixels), min(top + height, scene.height))
-        fresh[fresh[..., 3] == 0, :3] = lc.MEAN_COLOR
+        fresh[fresh[..., -1] == 0, :-1] = unseen
         pixels = np.concatenate([pixels, fresh])
         padding = (0, height - len(pixels)), (0, span - scene.width), (0, 0)
         padded = np.pad(pixels, padding, mode="edge")  # as the model itself pads
-        seen = [at for at, left in enumerate(lefts) if padded[:, left : left + width, 3].any()]
+        seen = [at for at, left in enumerate(lefts) if padded[:, left : left + width, -1].any()]
         for batch in (seen[at : at + batch_size] for at in range(0, len(seen), batch_size)):
-            views = [padded[:, left : left + width, :3] for left in lefts[batch]]
+            views = [padded[:, left : left + width, :-1] for left in lefts[batch]]
             images = lc.to_device(torch.cat([lc.preprocess_image(view) for view in views]), device)
             with lc.autocast(device, dtype):
                 probabilities = predict_window(model, images, **improvement)
@@ -241,7 +253,7 @@ def predict_strips(
         rows = bottom - top
         confidence, class_ids = total[:, :rows, : scene.width].max(0)
         done = torch.stack([class_ids.byte(), (100 * confidence).round().byte()]).cpu().numpy()
-        done[:, pixels[:rows, :, 3] == 0] = lc.IGNORE_INDEX
+        done[:, pixels[:rows, :, -1] == 0] = lc.IGNORE_INDEX
         yield int(top), pixels[:rows], *done
         pixels, unfinished = pixels[rows:], total[:, rows:].clone()
         total.zero_()[:, : unfinished.shape[1]] = unfinished
@@ -263,9 +275,10 @@ def predict_scene(
 ) -> list[Path]:
     """Maps an image of any size with a model of `lc.load_model`. Writes all of its files or none.
 
-    NAME_classes: GDAL finds the class names of a .tif in the .aux.xml beside it, QGIS its legend in the
-    .qml, other programs find tags. NAME_overlay.png: thinned to 4096 pixels at most, with its place in an
-    .aux.xml. With confidence, NAME_confidence: the probability of the class in percent.
+    NAME_classes: the .aux.xml beside it tells GDAL and GRASS names and colours of the classes and which
+    checkpoint made it, the .qml is QGIS's legend, other programs find tags. NAME_overlay.png: thinned to
+    4096 pixels at most, with its place in an .aux.xml; NAME_legend.png: its legend. With confidence,
+    NAME_confidence: the probability of the class in percent.
 
     options: as for `predict_strips`. Returns the files written. Raises InputError as `geo.open_scene` and
     `lay_windows` do.
@@ -286,12 +299,13 @@ def predict_scene(
         placed = scene.transform is not None
         suffix = "tif" if placed else "png"
         classes = target(f"classes.{suffix}")
-        writers = [geo.raster_writer(classes, scene, "land cover", names, palette)]
+        tags = map_tags(model, scene, written[-1])
+        writers = [geo.raster_writer(classes, scene, "land cover", names, palette, tags)]
         if confidence:
             sure = target(f"confidence.{suffix}")
             writers.append(geo.raster_writer(sure, scene, "confidence in percent"))
+        write_text(target(f"classes.{suffix}.aux.xml"), geo.legend_xml(names, palette, tags))
         if placed:
-            write_text(target("classes.tif.aux.xml"), geo.category_names(names))
             write_text(target("classes.qml"), geo.qgis_style(names, palette))
         writers = [rasters.enter_context(writer) for writer in writers]
         step = math.ceil(max(scene.height, scene.width) / OVERLAY_SIDE)
@@ -307,11 +321,32 @@ def predict_scene(
             thin = slice(-top % step, None, step), slice(None, None, step)
             overlay.append(shade(pixels[thin], class_ids[thin], palette))
         Image.fromarray(np.concatenate(overlay)).save(target("overlay.png"))
+        draw_legend(target("legend.png"), names, palette)
         if placed:
             write_text(target("overlay.png.aux.xml"), geo.placement(scene, step))
         table = area_table(names, counts, None if hectares is None else areas)
         lc.write_history(target("area.csv"), table)
+    remove_stale_places(written)
     return written
+
+
+def map_tags(model: nn.Module, scene: geo.Scene, path: Path) -> dict[str, str]:
+    """What a map says of itself: which checkpoint made it and, with a warning, whether it is turned."""
+    tags = {"CHECKPOINT": model.checkpoint} if hasattr(model, "checkpoint") else {}
+    if geo.is_turned(scene):
+        cure = f"gdalwarp -r near {path} {path.stem}_north.tif"
+        tags["NOTE"] = f"is rotated or south-up, as its scene is, which some programs cannot read; {cure}"
+        warnings.warn(f"{path}: {tags['NOTE']}", stacklevel=2)
+    return tags
+
+
+def remove_stale_places(written: Sequence[Path]) -> None:
+    """Removes what earlier files left beside new pictures: a world file beats the place in an .aux.xml."""
+    for picture in (path for path in written if path.suffix == ".png"):
+        beside = Path(f"{picture}.aux.xml")
+        for stale in [*geo.world_files(picture), beside]:
+            if stale not in written:
+                stale.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -319,10 +354,28 @@ def write_text(path: Path, text: str) -> None:
 
 
 def shade(pixels: np.ndarray, class_ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Lays the colours of classes (h, W) over an image (h, W, 4): (h, W, 3), white where there is no data."""
+    """Lays the colours of classes (h, W) over an image (h, W, bands + 1), alpha last: (h, W, 3).
+
+    Of more bands than three it shows the first three, of fewer the first; white where there is no data.
+    """
     colors = lc.colorize(class_ids, palette)
     hidden = class_ids[..., None] == lc.IGNORE_INDEX
-    return np.where(hidden, colors, colors // 2 + pixels[..., :3] // 2)
+    visible = pixels[..., :3] if pixels.shape[-1] > 3 else pixels[..., :1]
+    return np.where(hidden, colors, colors // 2 + visible // 2)
+
+
+def draw_legend(path: Path, names: Sequence[str], palette: np.ndarray) -> None:
+    """Draws the legend of overlays: each colour as it is in the map beside the name of its class."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    figure = Figure(dpi=150)
+    FigureCanvasAgg(figure)
+    patches = [Patch(color=color / 255, label=name) for name, color in zip(names, palette, strict=True)]
+    patches.append(Patch(facecolor="white", edgecolor="grey", label="no data"))
+    figure.legend(handles=patches, loc="center", ncols=math.ceil(len(patches) / 20), frameon=False)
+    figure.savefig(path, bbox_inches="tight", format="png")
 
 
 def area_table(names: Sequence[str], counts: np.ndarray, areas: np.ndarray | None) -> list[dict]:
@@ -331,8 +384,21 @@ def area_table(names: Sequence[str], counts: np.ndarray, areas: np.ndarray | Non
     rows = []
     for index, name in enumerate(names):
         row = {"class_id": index, "class": name, "pixels": counts[index], "share": shares[index]}
-        rows.append(row if areas is None else row | {"hectares": round(areas[index], 4)})
+        row |= {} if areas is None else {"hectares": round(areas[index], 4)}
+        rows.append(row | {"method": "pixel count; areas with intervals: tools/assess.py"})
     return rows
+
+
+def total_areas(names: Sequence[str], tables: Sequence[Path]) -> list[dict]:
+    """The sum of the area tables of several maps; without hectares, if one of them has none."""
+    counts, areas, known = np.zeros(256, np.int64), np.zeros(256), True
+    for table in tables:
+        with table.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                counts[int(row["class_id"])] += int(row["pixels"])
+                areas[int(row["class_id"])] += float(row.get("hectares") or 0)
+                known &= "hectares" in row
+    return area_table(names, counts, areas if known else None)
 
 
 # =====================================================================================================
@@ -403,6 +469,12 @@ def main(argv: list[str]) -> None:
             how = {"dtype": dtype, "progress": path.name, **options}
             written = predict_scene(model, path, config.output, **how)
             print("wrote " + ", ".join(map(str, written)), file=own_stdout)
+        if is_folder:
+            lc.sum_over_ranks(torch.zeros(1))  # waits until all have written theirs
+            tables = [config.output / f"{path.stem}_area.csv" for path in paths]
+            if not lc.rank():
+                lc.write_history(config.output / "area.csv", total_areas(model.class_names, tables))
+                print(f"wrote {config.output / 'area.csv'}, the sum of all; what overlaps counts twice")
 
 
 if __name__ == "__main__":
