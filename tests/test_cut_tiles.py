@@ -428,3 +428,25 @@ def test_what_active_learning_suggests_can_be_cut(tmp_path):
         csv.writer(file).writerows([("image", "x", "y", "class", "uncertainty"), *rows])
     run(tmp_path, block=1, labels=("--points", "points.csv"))
     assert sum((mask == 1).sum() for _, mask in read_tiles(tmp_path).values()) == 8
+
+
+@pytest.mark.parametrize("place", ["other ground", "other zone", "upside down", "same"])
+def test_masks_must_lie_where_their_scene_does(place, tmp_path, capsys):
+    rasterio = pytest.importorskip("rasterio")
+    transform = rasterio.Affine(1, 0, 5e5, 0, -1, 56e5)
+    elsewhere = {"other ground": rasterio.Affine(1, 0, 5e5 + 40, 0, -1, 56e5)}
+    elsewhere["upside down"] = rasterio.Affine(1, 0, 5e5, 0, 1, 56e5 - 96)
+    ids = np.random.default_rng(0).integers(0, 3, (1, 96, 96)).astype(np.uint8)
+    bands = numbered(96, 96).transpose(2, 0, 1)
+    zone = "EPSG:32634" if place == "other zone" else "EPSG:32633"
+    files = ("scenes", bands, transform, "EPSG:32633"), ("masks", ids, elsewhere.get(place, transform), zone)
+    for folder, values, where, crs in files:
+        (tmp_path / folder).mkdir()
+        form = {"count": len(values), "height": 96, "width": 96, "dtype": "uint8", "crs": crs}
+        with rasterio.open(tmp_path / folder / "a.tif", "w", "GTiff", transform=where, **form) as dataset:
+            dataset.write(values)
+    run(tmp_path, block=1, code=0 if place == "same" else 2)
+    said = capsys.readouterr().err
+    if place != "same":
+        assert "masks/a.tif: does not lie on the ground of" in said and "gdalwarp -te" in said
+        assert len(said.splitlines()) == 1 and not (tmp_path / "out/train").exists()

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import hashlib
 import itertools
 import json
 import math
@@ -218,7 +219,14 @@ def test_png_gives_png(tmp_path):
     written = map_scenes.predict_scene(
         Colour(), tmp_path / "scene.png", tmp_path / ".", tile=64, confidence=True
     )
-    endings = {"classes.png", "confidence.png", "overlay.png", "area.csv"}
+    endings = {
+        "classes.png",
+        "classes.png.aux.xml",
+        "confidence.png",
+        "overlay.png",
+        "legend.png",
+        "area.csv",
+    }
     assert {path.name for path in written} == {f"scene_{ending}" for ending in endings}
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written} | {"scene.png"}
     class_ids = lc.read_mask(tmp_path / "scene_classes.png")
@@ -300,7 +308,7 @@ def test_geotiff_keeps_its_georeference(tmp_path):
     out.mkdir()
     written = map_scenes.predict_scene(Colour(), source, out, tile=128, confidence=True)
     endings = {"classes.tif", "classes.tif.aux.xml", "classes.qml", "confidence.tif", "area.csv"}
-    endings |= {"overlay.png", "overlay.png.aux.xml"}
+    endings |= {"overlay.png", "overlay.png.aux.xml", "legend.png"}
     assert (
         {path.name for path in written}
         == {path.name for path in out.iterdir()}
@@ -480,7 +488,7 @@ def test_without_rasterio_the_georeference_is_missed_out_loud(tmp_path, monkeypa
     save_tif(tmp_path / "scene.tif", picture(90, 130))
     Image.fromarray(picture(20, 20)).save(tmp_path / "plain.tif")
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    with pytest.warns(UserWarning, match="GeoTIFFs lose .*pip install rasterio"):
+    with pytest.warns(UserWarning, match="GeoTIFFs .*lose .*pip install rasterio"):
         written = map_scenes.predict_scene(Colour(), tmp_path / "scene.tif", tmp_path, tile=64)
     assert tmp_path / "scene_classes.png" in written
     with warnings.catch_warnings():
@@ -582,10 +590,15 @@ def test_the_command_maps_a_folder(tmp_path, checkpoint):
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert lines[0].startswith("wrote ")
     assert "scene_0_classes.png" in lines[0]
-    assert len(list((tmp_path / "maps").iterdir())) == 8
+    assert len(list((tmp_path / "maps").iterdir())) == 13
+    each = [areas(tmp_path / f"maps/scene_{index}_area.csv") for index in range(2)]
+    total = areas(tmp_path / "maps/area.csv")
+    for row, *parts in zip(total, *each, strict=True):
+        assert int(row["pixels"]) == sum(int(part["pixels"]) for part in parts)
+        assert "tools/assess.py" in row["method"]
     model = lc.load_model(checkpoint, "cpu")
     expected = predict(model, lc.read_image(tmp_path / "scenes/scene_1.jpg"), tile=64, views=8)
     assert (lc.read_mask(tmp_path / "maps/scene_1_classes.png") == expected).mean() > 0.95, (
@@ -788,3 +801,102 @@ def test_folded_batch_norm_predicts_the_same(name):
             expected, found = model(images), map_scenes.fold_batch_norm(model, torch.bfloat16)(images)
         assert (found - expected).abs().max() < 0.1 * expected.std() + 0.05 * expected.abs().max()
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+# ---- Places, values and legends as other programs have them
+
+
+@pytest.mark.parametrize("kind", ["jp2", "vrt", "img", "jpg", "png"])
+def test_a_scene_keeps_its_place_whatever_its_format(kind, tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.shutil import copy
+
+    source = save_tif(tmp_path / "source.tif", picture(64, 96))
+    driver = {"jp2": "JP2OpenJPEG", "vrt": "VRT", "img": "HFA", "jpg": "JPEG", "png": "PNG"}[kind]
+    copy(source, tmp_path / f"scene.{kind}", driver=driver)
+    map_scenes.predict_scene(Colour(), tmp_path / f"scene.{kind}", tmp_path, tile=64)
+    with rasterio.open(source) as scene, rasterio.open(tmp_path / "scene_classes.tif") as made:
+        assert (made.crs, made.transform) == (scene.crs, scene.transform)
+
+
+def test_a_picture_is_placed_by_a_world_file_and_no_overlay_by_a_stale_one(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    Image.fromarray(picture(64, 96)).save(tmp_path / "scene.jpg")
+    (tmp_path / "scene.jgw").write_text("1\n0\n0\n-1\n500000.5\n5599999.5\n")
+    (tmp_path / "scene_overlay.wld").write_text("9\n0\n0\n-9\n0\n0\n")
+    map_scenes.predict_scene(Colour(), tmp_path / "scene.jpg", tmp_path, tile=64)
+    for name in ("scene_classes.tif", "scene_overlay.png"):
+        with rasterio.open(tmp_path / name) as made:
+            assert made.transform == rasterio.Affine(1, 0, 500_000, 0, -1, 5_600_000), name
+
+
+def test_ground_control_points_are_named_with_the_cure(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.control import GroundControlPoint
+
+    corners = ((0, 0), (0, 96), (64, 0), (64, 96))
+    gcps = [GroundControlPoint(row, column, 500_000 + column, 5_600_000 - row) for row, column in corners]
+    source = save_tif(tmp_path / "scene.tif", picture(64, 96), crs=None, transform=None)
+    with rasterio.open(source, "r+") as scene:
+        scene.gcps = (gcps, rasterio.crs.CRS.from_epsg(32633))
+    with pytest.warns(UserWarning, match=r"ground control points.*gdalwarp scene.tif scene_placed.tif"):
+        map_scenes.predict_scene(Colour(), source, tmp_path, tile=64)
+
+
+def test_the_map_holds_an_attribute_table_and_what_made_it(tmp_path, checkpoint):
+    rasterio = pytest.importorskip("rasterio")
+    save_tif(tmp_path / "placed.tif", picture(64, 64))
+    Image.fromarray(picture(64, 64)).save(tmp_path / "plain.png")
+    model = map_scenes.load_ensemble([checkpoint], "cpu")
+    for name in ("placed.tif", "plain.png"):
+        map_scenes.predict_scene(model, tmp_path / name, tmp_path, tile=64)
+        made = tmp_path / name.replace(".", "_classes.")
+        digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16]
+        with rasterio.open(made) as dataset:
+            assert dataset.tags()["CHECKPOINT"] == f"best_model.pth sha256:{digest}"
+        table = ElementTree.parse(f"{made}.aux.xml").find(".//GDALRasterAttributeTable")
+        assert [name.text for name in table.iter("Name")] == ["Value", "Class", "Red", "Green", "Blue"]
+        rows = [[cell.text for cell in row] for row in table.iter("Row")]
+        assert rows == [[str(i), NAMES[i], *map(str, PALETTE[i].tolist())] for i in range(3)]
+
+
+@pytest.mark.parametrize("turn", ["south-up", "rotated"])
+def test_a_turned_map_says_so(turn, tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    place = rasterio.Affine(1, 0, 5e5, 0, 1, 56e5) if turn == "south-up" else rasterio.Affine.rotation(30)
+    source = save_tif(tmp_path / "scene.tif", picture(64, 64), transform=place)
+    with pytest.warns(UserWarning, match=r"rotated or south-up.*gdalwarp -r near"):
+        map_scenes.predict_scene(Colour(), source, tmp_path, tile=64)
+    with rasterio.open(tmp_path / "scene_classes.tif") as made:
+        assert "gdalwarp" in made.tags()["NOTE"]
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda v: v + 1000, "Sentinel-2 adds 1000 .*-scale 1000 11000 0 10000"),
+        (lambda v: (v / 10_000).astype(np.float32), "reflectance 0..1.*-scale 0 1 0 10000"),
+        (lambda v: v * 0 + 7000 + v, "sensor, units and season"),
+        (lambda v: v, None),
+    ],
+)
+def test_values_never_learnt_from_are_told_with_the_cause(change, cause, tmp_path):
+    values = np.random.default_rng(0).integers(240, 1260, (64, 64, 3)).astype(np.uint16)
+    source = save_tif(tmp_path / "scene.tif", change(values))
+    said = list(geo.odd_values(source, (1, 2, 3), [[250, 1250]] * 3))
+    assert len(said) == (cause is not None)
+    assert cause is None or re.search(cause, said[0])
+
+
+def test_nodata_that_nobody_declared_is_asked_about(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    values = np.random.default_rng(0).integers(240, 1260, (64, 64, 3)).astype(np.int16)
+    values[:, :8] = -9999
+    source = save_tif(tmp_path / "scene.tif", values)
+    [said] = geo.odd_values(source, (1, 2, 3), [[250, 1250]] * 3)
+    cure = said.split("declare it: ")[1].split()
+    assert cure[:2] == ["rio", "edit-info"] and "-9999" in said and "12%" in said
+    subprocess.run([Path(sys.executable).with_name("rio"), *cure[1:]], check=True)
+    assert not list(geo.odd_values(source, (1, 2, 3), [[250, 1250]] * 3))
+    with rasterio.open(source) as scene:
+        assert scene.nodata == -9999

@@ -229,6 +229,85 @@ def pixel_hectares(scene: Scene) -> np.ndarray | None:
 
 
 # =====================================================================================================
+# Scene -> what is odd about its values
+# =====================================================================================================
+
+# What changes all values alike: in words, the flags of gdal_translate that undo it, factor and summand
+# that undo it. Of the first: https://sentinels.copernicus.eu/web/sentinel/-/copernicus-sentinel-2-major-products-upgrade-upcoming
+RESCALINGS = (
+    ("Sentinel-2 adds 1000 since January 2022", "-ot UInt16 -scale 1000 11000 0 10000", 1, -1000),
+    ("Sentinel-2 before January 2022 lacks the 1000 since added", "-scale 0 10000 1000 11000", 1, 1000),
+    ("it holds reflectance 0..1, not 0..10000", "-ot UInt16 -scale 0 1 0 10000", 10_000, 0),
+    ("it holds reflectance 0..10000, not 0..1", "-ot Float32 -scale 0 10000 0 1", 1e-4, 0),
+    ("it holds 8-bit values, not 16-bit ones", "-ot UInt16 -scale 0 255 0 65535", 257, 0),
+    ("it holds 16-bit values, not 8-bit ones", "-ot UInt16 -scale 0 65535 0 255", 1 / 257, 0),
+)
+
+
+def odd_values(path: str | Path, bands: Sequence[int], ranges: Sequence | None) -> Iterator[str]:
+    """Looks at sixteen rows of a scene: is there nodata that nobody declared, and has the network learnt from
+    such values? Yields what to tell, each with the likely cause and the cure.
+
+    ranges: the (lowest, highest) value of each band in training, as for `lc.read_tile`.
+    """
+    with open_unscaled(path, bands) as scene:
+        rows = np.unique(np.linspace(0, scene.height - 1, 16).astype(int))
+        pixels = np.concatenate([scene.read(row, row + 1)[0] for row in rows.tolist()])
+    values = pixels[pixels[:, -1] > 0, :-1].astype(float)
+    if (nodata := undeclared_nodata(values)) is not None:
+        empty = (values == nodata).all(1)
+        problem = f"{empty.mean():.0%} of its pixels hold {nodata:g}, far from all others: is that nodata?"
+        yield f"{path}: {problem} then declare it: {declaration(path, nodata)}"
+        values = values[~empty]
+    if ranges is not None and len(values) and share_outside(values, ranges) > 0.5:
+        problem = f"{share_outside(values, ranges):.0%} of its values lie outside of those trained on"
+        yield f"{path}: {problem}, {format_ranges(ranges)}; {likely_cause(path, values, ranges)}"
+
+
+def declaration(path: str | Path, nodata: float) -> str:
+    """The command that declares a nodata value."""
+    if Path(path).suffix.lower() in (".tif", ".tiff"):
+        return f"rio edit-info --nodata={nodata:g} {path}"
+    return f"gdal_translate -a_nodata {nodata:g} {path} {Path(path).stem}_nodata.tif"
+
+
+def undeclared_nodata(values: np.ndarray) -> float | None:
+    """The value that fills all bands of over a percent of the pixels (N, bands), far from all others.
+
+    Far is a quarter of what lies between the 2nd and the 98th percentile of the others. None without.
+    """
+    same = (values == values[:, :1]).all(1)
+    for extreme in (values.min(initial=np.inf), values.max(initial=-np.inf)):
+        empty = same & (values[:, 0] == extreme)
+        others = values[~empty]
+        if not 0.01 < empty.mean() < 1 if len(empty) else True:
+            continue
+        low, high = np.percentile(others, (2, 98))
+        if np.abs(others - extreme).min() > (high - low) / 4 and high > low:
+            return float(extreme)
+    return None
+
+
+def share_outside(values: np.ndarray, ranges: Sequence) -> float:
+    low, high = np.transpose(ranges)
+    return float(((values < low) | (values > high)).mean())
+
+
+def format_ranges(ranges: Sequence) -> str:
+    return " ".join(f"{low:g}..{high:g}" for low, high in ranges)
+
+
+def likely_cause(path: str | Path, values: np.ndarray, ranges: Sequence) -> str:
+    """Of the known rescalings that which brings most values (N, bands) back, with the command."""
+    shares = [share_outside(values * factor + summand, ranges) for *_, factor, summand in RESCALINGS]
+    best = int(np.argmin(shares))
+    if shares[best] > share_outside(values, ranges) / 2:
+        return "are sensor, units and season those of the training images?"
+    cause, flags, *_ = RESCALINGS[best]
+    return f"probably {cause}: gdal_translate {flags} {path} {Path(path).stem}_rescaled.tif"
+
+
+# =====================================================================================================
 # Class ids -> rasters with their legend and place
 # =====================================================================================================
 

@@ -7,8 +7,8 @@
 NAME_classes holds class ids, 255 = no data, in the classes' colours: a GeoTIFF if the image has a
 georeference (pip install rasterio), else a PNG. NAME_overlay.png shows them over the image, NAME_legend.png
 which colour is which. NAME_area.csv counts pixels, share and, where the pixel size is known, hectares of each
-class, area.csv those of a folder in total; such counts inherit the map's errors: tools/assess.py. The model sees an image in
-windows that overlap and are blended; memory holds one row of windows.
+class, area.csv those of a folder in total; such counts inherit the map's errors: tools/assess.py.
+The model sees an image in windows that overlap and are blended; memory holds one row of windows.
 """
 
 from __future__ import annotations
@@ -217,9 +217,9 @@ def predict_strips(
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
     """Predicts a scene in windows, blended by `lay_windows`, in memory for tile x W x classes float32.
 
-    Yields strips of finished rows from top to bottom, each as the number of its first row, image (h, W, bands + 1),
-    class ids (h, W) and confidence (h, W), the probability in percent; all uint8, the last two 255 where
-    there is no data. There the network sees the mean colour. A network whose logits depend on no more than
+    Yields strips of finished rows from top to bottom, each as the number of its first row, image (h, W,
+    bands + 1), class ids (h, W) and confidence (h, W), the probability in percent; all uint8, the last two
+    255 where there is no data. There the network sees the mean colour. A network whose logits depend on no more than
     overlap / 4 pixels around gives what it would give for the whole scene at once. batch_size: windows per
     forward pass. progress names a bar. improvement: views, scales, crf of `predict_window`.
     """
@@ -439,11 +439,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def open_on_trial(paths: Iterable[Path], reading: dict) -> list[str]:
-    """Reads a row of each image before the first is predicted. Returns notes on those deeper than 8 bits."""
+    """Reads rows of each image before the first is predicted, and warns where their values are odd.
+
+    Returns notes on those deeper than 8 bits.
+    """
     notes = []
     for path in paths:
         with geo.open_scene(path, **reading) as scene:
             scene.read(0, 1)
+        for line in geo.odd_values(path, reading["bands"], reading["ranges"]):
+            warnings.warn(line, stacklevel=2)
         if scene.deep:
             notes.append(f"note: {path}: {scene.kind}; {reading} is applied, as in training\n")
     return notes
