@@ -164,6 +164,12 @@ def is_turned(scene: Scene) -> bool:
     )
 
 
+def on_ground(transform: typing.Any, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Applies an affine transform; its own operator for it depends on the version of affine."""
+    a, b, c, d, e, f = transform[:6]
+    return a * x + b * y + c, d * x + e * y + f
+
+
 def check_same_ground(path: str | Path, image: str | Path) -> None:
     """Raises InputError if a raster of labels lies elsewhere than its image, by half a pixel or more.
 
@@ -175,17 +181,17 @@ def check_same_ground(path: str | Path, image: str | Path) -> None:
             return
         columns = np.array([0, scene.width, 0, scene.width])
         rows = np.array([0, 0, scene.height, scene.height])
-        x, y = scene.transform * (columns, rows)
+        x, y = on_ground(scene.transform, columns, rows)
         both_known = scene.crs and labels.crs
         if both_known and scene.crs != labels.crs:
             from rasterio.warp import transform
 
             x, y = map(np.array, transform(scene.crs, labels.crs, x, y))
-        there = np.array(~labels.transform * (x, y))
+        there = np.array(on_ground(~labels.transform, x, y))
         off = np.abs(there - (columns, rows)).max()
         if off < 0.5:
             return
-        x, y = np.array(scene.transform * (columns, rows))
+        x, y = on_ground(scene.transform, columns, rows)
         warp = f"-te {x.min():.12g} {y.min():.12g} {x.max():.12g} {y.max():.12g}"
         warp += f" -ts {scene.width} {scene.height} -r near"
         if both_known:
@@ -299,7 +305,12 @@ def format_ranges(ranges: Sequence) -> str:
 
 def likely_cause(path: str | Path, values: np.ndarray, ranges: Sequence) -> str:
     """Of the known rescalings that which brings most values (N, bands) back, with the command."""
-    shares = [share_outside(values * factor + summand, ranges) for *_, factor, summand in RESCALINGS]
+    low, high = np.transpose(ranges)
+    shares = []
+    for *_, factor, summand in RESCALINGS:
+        rescaled = values * factor + summand
+        flat = (np.ptp(np.percentile(rescaled, (2, 98), axis=0), axis=0) < (high - low) / 20).all()
+        shares.append(1.0 if flat else share_outside(rescaled, ranges))  # 1000 and a bit is no spectrum
     best = int(np.argmin(shares))
     if shares[best] > share_outside(values, ranges) / 2:
         return "are sensor, units and season those of the training images?"

@@ -219,8 +219,9 @@ def predict_strips(
 
     Yields strips of finished rows from top to bottom, each as the number of its first row, image (h, W,
     bands + 1), class ids (h, W) and confidence (h, W), the probability in percent; all uint8, the last two
-    255 where there is no data. There the network sees the mean colour. A network whose logits depend on no more than
-    overlap / 4 pixels around gives what it would give for the whole scene at once. batch_size: windows per
+    255 where there is no data. There the network sees the mean colour. A network whose logits depend on no
+    more than overlap / 4 pixels around gives what it would give for the whole scene at once. batch_size:
+    windows per
     forward pass. progress names a bar. improvement: views, scales, crf of `predict_window`.
     """
     device = next(model.parameters()).device
