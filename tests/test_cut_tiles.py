@@ -192,16 +192,16 @@ def test_points_land_on_their_pixel_in_their_tile(tmp_path, capsys):
             None,
             "line 4: pixel 3,4 of a.png has another class in line 2",
         ),
-        ([], None, "holds no point with a class"),
-        (["a.png,3,4,"], None, "holds no point with a class"),
-        (["a.png|3|4|0"], "image|x|y|class", "line 1: lacks image, x, y, class"),
+        ([], None, "holds no label with a class"),
+        (["a.png,3,4,"], None, "holds no label with a class"),
+        (["a.png|3|4|0"], "image|x|y|class", "has no field 'class'"),
         (["a.png;3,5;4,5;0"], None, "line 2: has not 4 fields"),
         (["a.png,3,5,4,5,0"], None, "line 2: has not 4 fields"),
         (['a.png,"3,5","4,5",0'], None, "line 2: x is '3,5'; write 3.5"),
         (["a.png,nan,4,0"], None, "line 2: x is 'nan'"),
         (["a.png,inf,4,0"], None, "line 2: x is 'inf'"),
         (["a.png,,4,0"], None, "line 2: x is ''"),
-        (["a.png,3,4"], "image,x,y", "line 1: lacks class"),
+        (["a.png,3,4"], "image,x,y", "has no field 'class'"),
     ],
 )
 def test_a_bad_row_is_one_line_that_names_it_and_nothing_is_written(rows, head, named, tmp_path, capsys):
@@ -215,7 +215,7 @@ def test_a_bad_row_is_one_line_that_names_it_and_nothing_is_written(rows, head, 
 
 @pytest.mark.parametrize(
     "content, named",
-    [(b"", "is empty"), ("image,x".encode("utf-16"), "cannot be read"), (None, "cannot be read")],
+    [(b"", "is empty"), (b"\xffimage", "cannot be read"), (None, "cannot be read")],
 )
 def test_a_csv_that_is_none_is_named(content, named, tmp_path, capsys):
     write_scene(tmp_path, "a", 90, 100)

@@ -12,7 +12,6 @@ from test_annotations import NAMES, UTM, write_csv, write_tif
 import landcover_segmentation as lc
 
 sys.path.insert(0, str(ROOT / "tools"))
-import geo
 import labels as label_tool
 
 geopandas = pytest.importorskip("geopandas")
@@ -54,7 +53,7 @@ def test_vector_points_fall_on_the_pixel_that_holds_them(crs, suffix, kind, tile
     places[2, 0] += 0.01 if crs != UTM else 0  # a border survives no rounding
     places = np.array(transform(UTM, crs, *places.T)).T
     write_vector(tmp_path / f"points.{suffix}", places, ["low", "2", "Middle", "low"], crs, kind)
-    points, passed_over = geo.read_points(tmp_path / f"points.{suffix}", lc.list_images(tiles), NAMES)
+    points, passed_over = label_tool.read_points(tmp_path / f"points.{suffix}", lc.list_images(tiles), NAMES)
     assert points == EXPECTED and passed_over == {"points outside of all images": 1}
 
 
@@ -64,20 +63,20 @@ def test_a_point_on_the_other_side_of_the_earth_is_one_outside_of_the_tiles(tile
 
     places = [*np.array(transform(UTM, "EPSG:4326", *np.array(PLACES[:2]).T)).T, (-123.0, 0.0)]
     write_vector(tmp_path / "points.gpkg", places, ["low", "2", "low"], "EPSG:4326")
-    points, passed_over = geo.read_points(tmp_path / "points.gpkg", lc.list_images(tiles), NAMES)
+    points, passed_over = label_tool.read_points(tmp_path / "points.gpkg", lc.list_images(tiles), NAMES)
     assert points == {"west": EXPECTED["west"]} and passed_over == {"points outside of all images": 1}
 
 
 def test_ids_of_vector_points_may_have_gaps(tiles, tmp_path):
     """QGIS writes NULL where the class is not filled in yet, and whole numbers beside it become 2.0."""
     write_vector(tmp_path / "points.gpkg", PLACES[:3], np.array([0, 2, np.nan]), name="Class")
-    points, passed_over = geo.read_points(tmp_path / "points.gpkg", lc.list_images(tiles), NAMES)
+    points, passed_over = label_tool.read_points(tmp_path / "points.gpkg", lc.list_images(tiles), NAMES)
     assert points == {"west": EXPECTED["west"]} and passed_over == {"points without a class": 1}
 
 
 def test_a_multipoint_gives_its_class_to_all_its_points(tiles, tmp_path):
     write_vector(tmp_path / "points.gpkg", [PLACES[:3]], ["low"], kind=shapely.MultiPoint)
-    points, _ = geo.read_points(tmp_path / "points.gpkg", lc.list_images(tiles), NAMES)
+    points, _ = label_tool.read_points(tmp_path / "points.gpkg", lc.list_images(tiles), NAMES)
     assert points == {name: dict.fromkeys(at, 0) for name, at in EXPECTED.items()}
 
 
@@ -95,10 +94,6 @@ def png_tile(tiles, path):
     Image.new("RGB", (40, 30)).save(tiles / "plain.png")
 
 
-def polygons(tiles, path):
-    write_vector(path, [[(0, 0), (0, 1), (1, 1)]], ["low"], kind=shapely.Polygon)
-
-
 def two_layers(tiles, path):
     for layer in ("spring", "summer"):
         write_vector(path, PLACES, ["low"] * 4, layer=layer)
@@ -107,33 +102,32 @@ def two_layers(tiles, path):
 BAD_VECTORS = {
     "wrong CRS": (
         lambda tiles, path: write_vector(path, PLACES, ["low"] * 4, "EPSG:4326"),
-        "points.gpkg: cannot be brought to .* are its coordinates in EPSG:4326, as it says?",
+        "points.gpkg: holds no label .* on an image if they are in EPSG:32640; give --crs EPSG:32640",
     ),
     "no CRS": (no_crs, "points.gpkg: names no reference system"),
     "tile without georeference": (
         bare_tile,
-        "bare.tif: has no georeference, which points in .*points.gpkg need",
+        "bare.tif: has no georeference, which labels in .*points.gpkg need",
     ),
     "PNG tile": (png_tile, "plain.png: has no georeference"),
-    "polygons": (polygons, "points.gpkg, feature 1: is not a point"),
     "two layers": (two_layers, r"points.gpkg: holds 2 layers \(spring, summer\)"),
     "other field": (
         lambda tiles, path: write_vector(path, PLACES, ["low"] * 4, name="cover"),
-        "points.gpkg: has no field 'class' but cover",
+        "points.gpkg: has no field 'class'; name one with --field: cover",
     ),
     "unknown class": (
         lambda tiles, path: write_vector(path, PLACES, ["low", "low", "lake", "low"]),
-        "points.gpkg, feature 3: class 'lake'",
+        "points.gpkg, feature 3: class 'lake' is neither 0 to 2 nor one of low, middle, high; .* --classes",
     ),
     "elsewhere": (
         lambda tiles, path: write_vector(path, [(0, 0)], ["low"]),
-        "points.gpkg: holds no point with a class on an image; 1 points outside",
+        "points.gpkg: holds no label with a class on an image; 1 points outside",
     ),
     "two classes": (
         lambda tiles, path: write_vector(path, [PLACES[0], (326000.4, 2779999.6)], ["low", "high"]),
-        "points.gpkg, feature 2: pixel 0,0 of west.tif has another class in feature 1",
+        "points.gpkg, feature 2: pixel 0,0 of west.tif has another class in .*feature 1",
     ),
-    "no features": (lambda tiles, path: write_vector(path, [], []), "points.gpkg: holds no point"),
+    "no features": (lambda tiles, path: write_vector(path, [], []), "points.gpkg: holds no label"),
     "text": (lambda tiles, path: path.write_text("text"), "points.gpkg: cannot be read"),
     "missing": (lambda tiles, path: None, "points.gpkg: cannot be read"),
 }
@@ -144,7 +138,7 @@ def test_bad_vector_points_are_named(case, tiles, tmp_path, recwarn):
     damage, wanted = BAD_VECTORS[case]
     damage(tiles, tmp_path / "points.gpkg")
     with pytest.raises(lc.InputError, match=wanted) as caught:
-        geo.read_points(tmp_path / "points.gpkg", lc.list_images(tiles), NAMES)
+        label_tool.read_points(tmp_path / "points.gpkg", lc.list_images(tiles), NAMES)
     assert "\n" not in str(caught.value)
 
 
@@ -152,7 +146,8 @@ def test_bad_vector_points_are_named(case, tiles, tmp_path, recwarn):
 def test_a_missing_package_is_one_line(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(lc.InputError, match="pip install geopandas rasterio"):
-        geo.read_points(tmp_path / "points.gpkg", {}, NAMES)
+        (tmp_path / "points.gpkg").touch()
+        label_tool.read_points(tmp_path / "points.gpkg", {}, NAMES)
 
 
 # =====================================================================================================
@@ -211,7 +206,9 @@ def test_vector_points_become_a_csv_that_a_person_can_open(tiles, tmp_path, caps
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0][-5:] == ["3", "points", "in", "2", "images"]
     assert lines[1:4] == [["low", "1"], ["middle", "1"], ["high", "1"]]
-    assert " ".join(lines[4]) == "passed over: 1 points outside of all images" and len(lines) == 5
+    assert " ".join(lines[4]) == "of each image: east 1, west 2"
+    assert " ".join(lines[5]) == "passed over: 1 points outside of all images"
+    assert len(lines) == 6
 
 
 def test_one_geopackage_gives_train_and_val_what_their_masks_say(data, capsys):
@@ -243,7 +240,7 @@ def test_a_csv_is_put_in_order(data, capsys):
     assert run(data / "mixed.csv", images, data / "points.csv", "--class-names", ",".join(NAMES)) == 0
     said = capsys.readouterr().out
     assert "passed over: 1 points without a class" in said
-    assert "passed over: 1 images without a point" in said
+    assert "passed over: 1 images without a label" in said
     assert {row[3] for row in rows_of(data / "points.csv")[1:]} <= set(NAMES)
     both = [
         lc.read_points(data / name, lc.list_images(images), NAMES)[0] for name in ("mixed.csv", "points.csv")
@@ -269,7 +266,7 @@ def test_mistakes_are_one_line(data, tmp_path, capsys):
     (data / "points.csv").write_text("image,x,y,class\ntile_0,1,1,lake\n")
     for wanted, *given in (
         ("line 2: class 'lake'", data / "points.csv", images, data / "out.csv"),
-        ("points.txt: must be a file .csv, .geojson, .gpkg", data / "points.txt", images, data / "out.csv"),
+        ("points.txt: cannot be read", data / "points.txt", images, data / "out.csv"),
         ("out.txt: must be a file NAME.csv", data / "points.csv", images, data / "out.txt"),
         ("holds no image", data / "points.csv", data / "train/masks/..", data / "out.csv"),
         ("give 1 to 254 names", data / "points.csv", images, data / "out.csv", "--class-names", "a,a"),

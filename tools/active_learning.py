@@ -30,10 +30,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import geo
 import numpy as np
 import torch
-from labels import check_no_label_lost
+from labels import POINT_SUFFIXES, check_no_label_lost, read_points
 from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -340,8 +339,8 @@ def draw_points(
 def suggest(args: argparse.Namespace) -> None:
     model = lc.load_model(args.checkpoint)
     images, points, masks = lc.list_images(args.images), None, {}
-    if args.labelled and lc.is_points_file(args.labelled, geo.POINT_SUFFIXES):
-        points, _ = geo.read_points(args.labelled, images, model.class_names)
+    if args.labelled and lc.is_points_file(args.labelled, POINT_SUFFIXES):
+        points, _ = read_points(args.labelled, images, model.class_names)
     elif args.labelled:
         found = lc.files_by_stem(args.labelled, (".png",)) if args.labelled.is_dir() else {}
         masks = {lc.folded(stem): path for stem, path in found.items()}

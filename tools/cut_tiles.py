@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import geo
 import numpy as np
-from labels import class_names
+from labels import POINT_SUFFIXES, class_names, read_points
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -261,7 +261,7 @@ def find_inputs(config: argparse.Namespace) -> int:
         if len(bands) == 3 and scene.kind == "4 band(s), uint8":
             config.alpha_scenes.append(path)
     if config.points:
-        points, config.passed_over = geo.read_points(config.points, scenes, config.class_names)
+        points, config.passed_over = read_points(config.points, scenes, config.class_names)
         config.labels = {scenes[stem].name: own for stem, own in points.items()}
     else:
         found = by_stem(config.masks, (".png", ".tif", ".tiff"))
@@ -342,8 +342,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             lc.complain(f"--{name} {getattr(args, name)}: must lie between {low} and {high}")
     if not 0 < args.val_share < 1:
         lc.complain(f"--val-share {args.val_share}: must lie between 0 and 1")
-    if args.points and not lc.is_points_file(args.points, geo.POINT_SUFFIXES):
-        lc.complain(f"--points {args.points}: must be a file {', '.join(geo.POINT_SUFFIXES)}")
+    if args.points and not lc.is_points_file(args.points, POINT_SUFFIXES):
+        lc.complain(f"--points {args.points}: must be a file {', '.join(POINT_SUFFIXES)}")
     return args
 
 

@@ -1,7 +1,6 @@
-"""Rasters and vectors of the field <-> arrays and plain files. Imported by the programs beside it, not run.
+"""Rasters of the field <-> arrays and plain files. Imported by the programs beside it, not run.
 
-A scene is read row by row, so a map may be larger than memory. GeoTIFFs need `pip install rasterio`,
-vector points `pip install geopandas rasterio`.
+A scene is read row by row, so a map may be larger than memory. GeoTIFFs need `pip install rasterio`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import sys
 import tempfile
 import typing
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,7 +23,6 @@ from PIL import Image
 
 import landcover_segmentation as lc
 
-POINT_SUFFIXES = (".csv", ".geojson", ".gpkg")  # files of points
 MODEL_PIXEL_SCALE = 33550  # the tag that makes a GeoTIFF of a TIFF
 EXIF_ORIENTATION = 274
 
@@ -428,100 +425,3 @@ def qgis_style(names: Sequence[str], palette: np.ndarray) -> str:
     renderer = '<rasterrenderer type="paletted" band="1" opacity="1">'
     table = f"<colorPalette>{entries}</colorPalette>"
     return f"<qgis><pipe>{renderer}{table}</rasterrenderer></pipe></qgis>"
-
-
-# =====================================================================================================
-# Points where they lie on the ground -> points by pixel
-# =====================================================================================================
-
-
-def read_points(
-    path: str | Path, images: dict[str, Path], class_names: Sequence[str]
-) -> tuple[dict[str, lc.Points], Counter]:
-    """Reads the points of all images: a CSV, as `lc.read_points`, or vector points with a field class.
-
-    Vector points (.geojson, .gpkg) lie where they are on the ground, in whatever reference system; one
-    that falls on several images belongs to each of them. images: by name without suffix.
-    Returns and raises what `lc.read_points` does.
-    """
-    path = Path(path)
-    if path.suffix.lower() == ".csv":
-        return lc.read_points(path, images, class_names)
-    return lc.collect_points(path, vector_points(path, images), images, class_names)
-
-
-def vector_points(path: Path, images: dict[str, Path]) -> Iterator[tuple[str, str | None, int, int, str]]:
-    """Yields feature, image, x, y and class of each vector point on each image; on none, the image is None.
-
-    Raises InputError as `read_vector` does, and for an image without a georeference.
-    """
-    points, labels = read_vector(path)
-    in_system, on_none = cache(points.to_crs), np.ones(len(points), bool)
-    for stem, image in images.items():
-        with open_unscaled(image) as scene:
-            if scene.crs is None:
-                cure = "give pixels in a CSV instead"
-                problem = f"has no georeference, which points in {path} need"
-                raise lc.InputError(f"{image}: {problem}; {cure}")
-        try:
-            inside, rows, columns = pixels_of(in_system(scene.crs.to_wkt()), scene)
-        except Exception as error:  # what pyproj and affine raise here has no class in common
-            problem = f"cannot be brought to the reference system of {image} ({error})"
-            cure = f"are its coordinates in {points.crs}, as it says?"
-            raise lc.InputError(f"{path}: {problem}; {cure}") from error
-        on_none &= ~inside
-        for index in np.flatnonzero(inside):
-            feature = f"feature {points.index[index]}"
-            yield feature, stem, int(columns[index]), int(rows[index]), labels[index]
-    for index in np.flatnonzero(on_none):
-        yield f"feature {points.index[index]}", None, 0, 0, labels[index]
-
-
-def pixels_of(points: typing.Any, scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which points of a GeoSeries, in the scene's reference system, lie on it, and their rows and columns."""
-    from rasterio.transform import rowcol
-
-    x, y = points.x.to_numpy(), points.y.to_numpy()
-    placed = np.isfinite(x) & np.isfinite(y)  # pyproj's word for a point too far off for that system
-    if len(placed) and not placed.any():
-        raise ValueError("all lie outside of it")
-    x, y = np.where(placed, x, 0), np.where(placed, y, 0)
-    rows, columns = np.array(rowcol(scene.transform, x, y, op=np.floor))
-    inside = (rows >= 0) & (rows < scene.height) & (columns >= 0) & (columns < scene.width)
-    return placed & inside, rows, columns
-
-
-def read_vector(path: Path) -> tuple[typing.Any, list[str]]:
-    """The points of a vector file with one layer of them: a GeoSeries by number of feature, and the classes.
-
-    Raises InputError without geopandas and rasterio, for other files, and without a reference system.
-    """
-    try:
-        import geopandas
-        import pyogrio  # by which geopandas reads
-        import rasterio  # noqa: F401
-    except ImportError as error:
-        cure = "pip install geopandas rasterio"
-        raise lc.InputError(f"{path}: vector points need two packages: {cure}") from error
-    try:
-        layers = [name for name, geometry in pyogrio.list_layers(path) if geometry]
-        if len(layers) != 1:
-            problem = f"holds {len(layers)} layers ({', '.join(layers)})"
-            raise lc.InputError(f"{path}: {problem}; save the points on their own")
-        table = geopandas.read_file(path, layer=layers[0], engine="pyogrio", fid_as_index=True).explode()
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-        raise lc.InputError(f"{path}: cannot be read ({error}); save it anew") from error
-    fields = table.columns.drop("geometry")
-    column = next((name for name in fields if name.lower() == "class"), None)
-    if column is None:
-        found = ", ".join(fields) or "none at all"
-        raise lc.InputError(f"{path}: has no field 'class' but {found}; rename or add it")
-    if table.crs is None:
-        cure = "assign its own, in QGIS or by ogr2ogr -a_srs"
-        raise lc.InputError(f"{path}: names no reference system (CRS); {cure}")
-    if (other := table.geom_type != "Point").any():
-        where = f"{path}, feature {table.index[other][0]}"
-        raise lc.InputError(f"{where}: is not a point; delete it, or make points of it")
-    classes, missing = table[column], table[column].isna()
-    labels = ["" if gap else str(text).strip() for text, gap in zip(classes, missing, strict=True)]
-    return table.geometry, labels

@@ -1,47 +1,701 @@
-"""Points of any kind -> points.csv, which training reads and a person can open.
+"""Labels of any kind -> points.csv or masks, which training reads and a person can open.
 
     python tools/labels.py --labels field.gpkg --images dataset/train/images --output dataset/train/points.csv
-    python landcover_segmentation.py --train-mask-dir dataset/train/points.csv
+    python tools/labels.py --labels plots.shp --field cover --classes legend.csv --images tiles --output masks
 
---labels is a file of vector points (.geojson, .gpkg; pip install geopandas rasterio) with a field class, in
-whatever reference system, or a CSV with the columns image,x,y,class. The class is a name, in any case, or
-an id. A vector point belongs to every image of --images on which it falls, a GeoTIFF; for train and val run
-the program once for each. Points outside of all images and those without a class are passed over, and
-counted.
+--labels is a file, or a folder of them:
 
-The CSV has the columns image,x,y,class: file name, whole pixels from the top left corner, which is 0,0, and
-the name of the class.
+- on the ground: points, lines and polygons of whatever GDAL opens (GeoPackage, GeoJSON, shapefile, KML, GPX,
+  FlatGeobuf, GeoParquet; pip install geopandas rasterio), or a CSV with lon and lat, with x, y and --crs, or
+  with WKT. Folders of a KML are classes if it has no field class. The columns of LUCAS and of Collect Earth
+  Online's sample data are known;
+- in pixels: a CSV of image,x,y,class, whose 0,0 is the top left pixel; CVAT for images 1.1; Label Studio
+  (JSON); LabelMe; VGG Image Annotator; COCO;
+- rasters of class ids or codes (pip install rasterio): of an image's name, or on its grid.
+
+The class is a name, in any case, or an id; where names are numbers, a number is a name. --classes is a CSV of
+from,to for other words and codes; an empty to leaves labels out. A label belongs to every image of --images
+on which it falls; for train and val run the program once for each. Polygons hold the pixels whose centre they
+hold, lines are one pixel wide. What is passed over is counted.
+
+--output NAME.csv gets image,x,y,class: file name, whole pixels from the top left one, which is 0,0, and the
+name of the class. A folder gets masks NAME.png: class ids, and 255 where nothing is labelled.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import decimal
+import re
 import sys
+import tempfile
+import types
+import typing
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import geo
+import label_formats as formats
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
 
 import landcover_segmentation as lc
 
 COLUMNS = ("image", "x", "y", "class")
+TABLES = (".csv", ".tsv", ".txt")
+VECTORS = (".geojson", ".gpkg", ".shp", ".kml", ".kmz", ".gpx", ".fgb", ".parquet")
+ANNOTATIONS = (".json", ".xml")
+RASTERS = (".tif", ".tiff", ".png", ".vrt", ".img", ".jp2", ".asc", ".bil", ".jpg", ".jpeg")
+POINT_SUFFIXES = (".csv", *VECTORS, *ANNOTATIONS)  # what cut_tiles.py and active_learning.py take for points
+NO_CLASS = {"", "nan", "null", "none", "na", "n/a", "<na>"}  # as tables write an empty cell
+NO_PIXELS = np.empty((0, 2), np.int64)
+
+
+class Mark(typing.NamedTuple):
+    """Labelled pixels, (N, 2) rows and columns, of one image; stem None: on no image. kind: point, line, …"""
+
+    where: str
+    stem: str | None
+    kind: str
+    pixels: np.ndarray
+    text: str
+    level: int = 0
+
+
+# =====================================================================================================
+# Classes
+# =====================================================================================================
 
 
 def class_names(text: str | None) -> list[str]:
     """The names that --class-names gives, in order of id, else those of the module. Raises InputError."""
     given = [name.strip() for name in text.split(",")] if text else lc.CLASS_NAMES
     names = given or lc.numbered_classes(lc.NUM_CLASSES)
-    if not 0 < len(set(names)) == len(names) < 255 or not all(names):
+    if not 0 < len({plain(name) for name in names}) == len(names) < 255 or not all(names):
         lc.complain("--class-names: give 1 to 254 names that differ from each other")
     return names
 
 
+def plain(value: object) -> str:
+    """A class as it is compared: "1", 1, 1.0, "001" and "1,0" are one; so are "Water" and "water"."""
+    text = "" if value is None else lc.folded(str(value).strip()).casefold()
+    if re.fullmatch(r"[+-]?\d+([.,]\d*)?(e[+-]\d\d)?", text):
+        number = decimal.Decimal(text.replace(",", "."))
+        text = f"{number:.0f}" if number == number.to_integral_value() else text
+    return "0" if text == "-0" else text
+
+
+def known_classes(names: Sequence[str], table: Path | None = None) -> dict[str, int | None]:
+    """The id of each class by what it may be called, as `plain` writes it; None: to be left out.
+
+    Ids count only where no name is a number and no table of from,to translates. Raises InputError.
+    """
+    known: dict[str, int | None] = {plain(name): index for index, name in enumerate(names)}
+    named = dict(known)
+    if not table and not any(re.fullmatch(r"-?\d+", name) for name in known):
+        known |= {str(index): index for index in range(len(names))}
+    given: dict[str, int | None] = {}
+    for line, row in formats.read_table(table)[1] if table else ():
+        where = f"{table}, line {line}"
+        if not row.keys() >= {"from", "to"}:
+            raise lc.InputError(f"{table}, line 1: lacks a column; it must be a CSV of from,to")
+        target = plain(row["to"])
+        if target and target not in named:
+            cure = "correct it, or name it in --class-names"
+            raise lc.InputError(f"{where}: {row['to']!r} is none of {formats.shown(names)}; {cure}")
+        class_id = named[target] if target else None
+        if given.setdefault(plain(row["from"]), class_id) != class_id:
+            raise lc.InputError(f"{where}: {row['from']!r} has another class above; keep one of them")
+    return known | given
+
+
+# =====================================================================================================
+# Outlines -> pixels
+# =====================================================================================================
+
+
+def spans(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The whole numbers of the ranges first to last - 1, one after the other, and the range of each."""
+    first, lengths = np.int64(first), np.maximum(last - first, 0).astype(np.int64)
+    which = np.repeat(np.arange(len(first)), lengths)
+    return first[which] + np.arange(len(which)) - (lengths.cumsum() - lengths)[which], which
+
+
+def fill(rings: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+    """The pixels (N, 2) whose centres a polygon holds, by the even-odd rule; rings (N, 2) of x, y.
+
+    A centre on an outline belongs to one side of it, so polygons that share a side share no pixel.
+    """
+    edges = np.concatenate([np.hstack([ring, np.roll(ring, -1, 0)]) for ring in rings])
+    edges = np.where(edges[:, 1:2] > edges[:, 3:4], edges[:, [2, 3, 0, 1]], edges)  # downwards
+    x0, y0, x1, y1 = edges.T
+    rows, edge = spans(*(np.ceil(y - 0.5).clip(0, height) for y in (y0, y1)))
+    share = (rows + 0.5 - y0[edge]) / (y1 - y0)[edge]
+    crossings = x0[edge] + share * (x1 - x0)[edge]
+    order = np.lexsort((crossings, rows))
+    rows, sides = rows[order][::2], np.ceil(crossings[order] - 0.5).clip(0, width)
+    columns, run = spans(sides[::2], sides[1::2])
+    return np.stack([rows[run], columns], 1)
+
+
+def trace(line: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The pixels (N, 2) under a line, (N, 2) of x, y: one in each column, or row where it is steep."""
+    starts, steps = line[:-1], np.diff(line, axis=0)
+    steep, found = abs(steps[:, 1]) > abs(steps[:, 0]), []
+    for axis, size in ((0, width), (1, height)):
+        start, step = (part[steep == bool(axis)] for part in (starts, steps))
+        ends = np.sort(np.stack([start[:, axis], start[:, axis] + step[:, axis]]), axis=0)
+        at, edge = spans(*(np.floor(ends[0]).clip(0, size), (np.floor(ends[1]) + 1).clip(0, size)))
+        middle = (at + 0.5).clip(*ends[:, edge])
+        share = (middle - start[edge, axis]) / np.where(step == 0, 1, step)[edge, axis]
+        other = np.floor(start[edge, 1 - axis] + share * step[edge, 1 - axis])
+        found.append(np.stack([at, other] if axis else [other, at], 1))
+    return inside(np.concatenate(found), height, width)
+
+
+def inside(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Those of the pixels that lie on an image."""
+    return pixels[((pixels >= 0) & (pixels < (height, width))).all(1)].astype(np.int64)
+
+
+def shape_pixels(kind: str, parts: list, height: int, width: int, border: bool = False) -> np.ndarray:
+    """The pixels (N, 2) of a shape of `label_formats.Shape`'s kinds, each once.
+
+    border: a point on the right or lower border of the image belongs to the last pixel, as 99.996 of 100 is
+    written 100.00 by programs that round.
+    """
+    if kind == "point":
+        points = np.concatenate(parts)
+        points = np.where(border & (points == (width, height)), points - 0.5, points)
+        found = [inside(np.floor(points[:, ::-1]), height, width)]
+    elif kind == "mask":
+        top, left, pixels = parts[0]
+        found = [inside(np.argwhere(pixels) + np.array([top, left]), height, width)]
+    elif kind == "line":
+        found = [trace(line, height, width) for line in parts]
+    else:
+        found = [fill(rings, height, width) for rings in parts]
+    return np.unique(np.concatenate(found), axis=0)
+
+
+# =====================================================================================================
+# Labels in pixels
+# =====================================================================================================
+
+
+def image_finder(images: dict[str, Path]) -> Callable[[str], str | None]:
+    """Finds the name without suffix of the image that is meant: in any case, with a path, without zeros."""
+    known = {lc.folded(path.name).casefold(): stem for stem, path in images.items()}
+    known |= {lc.folded(stem).casefold(): stem for stem in images}
+    by_number: dict[int, list[str]] = {}
+    for stem in images:
+        if stem.isdecimal():
+            by_number.setdefault(int(stem), []).append(stem)
+
+    def find(text: str) -> str | None:
+        name = re.split(r"[\\/]", lc.folded(text.strip()))[-1].casefold()
+        short = name.rsplit(".", 1)[0]  # labelled on a copy in another format
+        same = by_number.get(int(short), []) if short.isdecimal() else []  # a spreadsheet makes 7 of 007
+        return known.get(name) or known.get(short) or (same[0] if len(same) == 1 else None)
+
+    return find
+
+
+def annotation_marks(
+    shapes: Iterable[formats.Shape], images: dict[str, Path], passed_over: Counter
+) -> Iterator[Mark]:
+    """The marks of shapes in pixels. Raises InputError if an image had another size when it was labelled."""
+    find, sizes, strange = (
+        image_finder(images),
+        cache(lambda stem: lc.image_facts(images[stem])[:2]),
+        Counter(),
+    )
+    for shape in shapes:
+        stem = next(filter(None, map(find, shape.names)), None)
+        if stem is None:
+            strange[shape.names[0]] += 1
+            continue
+        size = sizes(stem)
+        if shape.size and shape.size != size:
+            then, now = (f"{width} x {height}" for height, width in (shape.size, size))
+            problem = f"was labelled as an image of {then}, but {images[stem]} has {now}"
+            raise lc.InputError(f"{shape.where}: {problem}; give the image that was labelled")
+        pixels = shape_pixels(shape.kind, shape.parts, *size, border=True)
+        lost = shape.kind == "point" and not len(pixels)
+        yield Mark(shape.where, None if lost else stem, shape.kind, pixels, shape.text, shape.level)
+    if strange:
+        passed_over[f"labels of images that are not there, like {next(iter(strange))}"] += strange.total()
+
+
+def csv_marks(path: Path, rows: Iterable, images: dict[str, Path], field: str) -> Iterator[Mark]:
+    """The marks of a CSV with image, x and y. Raises InputError for a pixel that is none."""
+    find, sizes = image_finder(images), cache(lambda stem: lc.image_facts(images[stem])[:2])
+    for line, row in rows:
+        where, stem = f"{path}, line {line}", find(row["image"])
+        if stem is None:
+            folder = next(iter(images.values())).parent
+            problem = f"there is no image {row['image']!r} in {folder}"
+            raise lc.InputError(f"{where}: {problem}; add it or remove its rows")
+        x, y = (np.floor(formats.number(row[axis], f"{where}: {axis}")) for axis in "xy")
+        pixels = inside(np.array([[y, x]]), *sizes(stem))
+        if not len(pixels):
+            image = "{0}, which is {2} wide and {1} high".format(images[stem].name, *sizes(stem))
+            cure = "correct it; for coordinates on the ground call the columns lon and lat, or give --crs"
+            raise lc.InputError(f"{where}: point {row['x']},{row['y']} lies outside {image}; {cure}")
+        yield Mark(where, stem, "point", pixels, row[field])
+
+
+# =====================================================================================================
+# Tables
+# =====================================================================================================
+
+
+def table_marks(
+    path: Path, images: dict[str, Path], how: types.SimpleNamespace, gone: Counter
+) -> Iterator[Mark]:
+    """The marks of a CSV, whose columns tell what it holds."""
+    columns, rows = formats.read_table(path)
+    if "region_shape_attributes" in columns:
+        shapes = formats.via_rows(path, rows, how.field, gone)
+        return annotation_marks(shapes, images, gone)
+    field = formats.choose_field(path, columns, how.field)
+    place = formats.place_columns(path, columns, how.crs)
+    for name in (field, *place):
+        if columns.count(name) > 1:
+            raise lc.InputError(f"{path}, line 1: has the column {name} twice; rename one of them")
+    if place[0] == "image":
+        return csv_marks(path, rows, images, field)
+    formats.need_packages(path)
+    return ground_marks(formats.table_features(path, rows, field, place, how, gone), images, how, gone)
+
+
+# =====================================================================================================
+# Labels on the ground
+# =====================================================================================================
+
+
+class Ground(typing.NamedTuple):
+    """Where an image lies: rasterio's transform and reference system, None if it names none; left, …, top."""
+
+    height: int
+    width: int
+    crs: typing.Any
+    transform: typing.Any
+    bounds: np.ndarray
+
+
+def ground_of(image: Path) -> Ground | None:
+    """Where an image lies, by whatever rasterio finds, a world file too; None if it says nothing."""
+    with lc.open_raster(image) as dataset:
+        if dataset.transform.is_identity:
+            return None
+        corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * (dataset.width, dataset.height)
+        corners = apply(dataset.transform, corners)
+        bounds = np.concatenate([corners.min(0), corners.max(0)])
+        return Ground(dataset.height, dataset.width, dataset.crs, dataset.transform, bounds)
+
+
+def place_images(images: dict[str, Path], crs: typing.Any, how: types.SimpleNamespace) -> dict[str, Ground]:
+    """Where all images lie. Raises InputError if one does not say.
+
+    Images with a world file alone are taken to be in the projected system of the labels, which is told.
+    """
+    grounds = {stem: ground_of(image) for stem, image in images.items()}
+    if lost := [images[stem] for stem, ground in grounds.items() if ground is None]:
+        more = f", and {len(lost) - 1} more," if len(lost) > 1 else ""
+        cure = "give GeoTIFFs, or put world files beside the images; or give labels in pixels"
+        raise lc.InputError(f"{lost[0]}{more}: has no georeference, which labels in {how.path} need; {cure}")
+    if unnamed := [images[stem] for stem, ground in grounds.items() if ground.crs is None]:
+        if not crs.is_projected:
+            problem = f"names no reference system, and {how.path} is in degrees"
+            cure = f"name that of the image: rio edit-info --crs EPSG:… {unnamed[0]}"
+            raise lc.InputError(f"{unnamed[0]}: {problem}; {cure}")
+        taken = f"{len(unnamed)} images name no reference system and are taken to be in that of the labels"
+        how.notes.append(f"{taken}, {crs.to_string()[:40]}")
+    return grounds
+
+
+def bounds_in(geometry: typing.Any, crs: typing.Any) -> tuple[typing.Any, np.ndarray]:
+    """A GeoSeries in another system (None: its own) and its bounds (N, 4); NaN: no place there."""
+    there = geometry if crs is None else geometry.to_crs(crs.to_wkt())
+    bounds = there.bounds.to_numpy()
+    return there, np.where(np.isfinite(bounds).all(1, keepdims=True), bounds, np.nan)
+
+
+def near(bounds: np.ndarray, ground: Ground) -> np.ndarray:
+    """Which bounds (N, 4) touch those of an image."""
+    left, bottom, right, top = ground.bounds
+    x0, y0, x1, y1 = bounds.T
+    return (x0 <= right) & (x1 >= left) & (y0 <= top) & (y1 >= bottom)
+
+
+def ground_marks(
+    features: formats.Features, images: dict[str, Path], how: types.SimpleNamespace, gone: Counter
+) -> Iterator[Mark]:
+    """The marks of features on each image; what is on none is one mark without an image."""
+    import shapely
+
+    empty = (features.geometry.isna() | features.geometry.is_empty).to_numpy()
+    gone["features without a geometry"] += int(empty.sum())
+    geometry, names = features.geometry[~empty].force_2d(), np.flatnonzero(~empty)
+    grounds = place_images(images, geometry.crs, how)
+    in_system = cache(lambda crs: bounds_in(geometry, crs))
+    marks, found = {}, np.zeros(len(geometry), bool)
+    for stem, ground in tqdm(grounds.items(), "placing labels", leave=False, disable=None):
+        try:
+            there, bounds = in_system(ground.crs)
+        except Exception as error:  # what pyproj raises here has no class in common
+            problem = f"cannot be brought to the reference system of {images[stem]} ({error})"
+            raise lc.InputError(f"{how.path}: {problem}; name its own with --crs") from error
+        close, frame = np.flatnonzero(near(bounds, ground)), shapely.box(0, 0, ground.width, ground.height)
+        in_pixels = shapely.transform(there.to_numpy()[close], partial(apply, ~ground.transform))
+        for index, shape in zip(close, in_pixels, strict=True):
+            for kind, parts in outlines(shape).items():
+                pixels = shape_pixels(kind, parts, ground.height, ground.width)
+                mark = Mark(features.wheres[names[index]], stem, kind, pixels, features.texts[names[index]])
+                if len(pixels):
+                    found[index] = True
+                    yield mark
+                elif shape.intersects(frame):  # a polygon between the pixels' centres
+                    marks.setdefault(index, mark)
+    for index in np.flatnonzero(~found):
+        kind = geometry.iloc[index].geom_type.lower().removeprefix("multi").removesuffix("string")
+        lost = Mark(features.wheres[names[index]], None, kind, NO_PIXELS, features.texts[names[index]])
+        yield marks.get(index, lost)
+    how.notes += why_outside(geometry[[not (on or at in marks) for at, on in enumerate(found)]], grounds)
+
+
+def apply(transform: typing.Any, points: np.ndarray) -> np.ndarray:
+    """Points (N, 2) of x, y by rasterio's transform."""
+    a, b, c, d, e, f = transform[:6]
+    return points @ [[a, d], [b, e]] + (c, f)
+
+
+def why_outside(geometry: typing.Any, grounds: dict[str, Ground]) -> list[str]:
+    """What would bring features onto an image that lie on none: other axes, or another reference system."""
+    import geopandas
+    import shapely
+
+    raw, crs, notes = geometry.to_numpy()[:10_000], geometry.crs, []
+    if not len(raw):
+        return []
+    swapped = geopandas.GeoSeries(shapely.transform(raw, lambda xy: xy[:, ::-1]), crs=crs)
+    exchange = "exchange them (QGIS: Swap X and Y coordinates; in a CSV the names of the columns)"
+    by_system: dict[str, list[Ground]] = {}
+    for ground in grounds.values():
+        by_system.setdefault(ground.crs.to_string() if ground.crs else "", []).append(ground)
+    for system, alike in by_system.items():
+        for bounds, what in (
+            (bounds_in(swapped, alike[0].crs)[1], f"with x and y exchanged; {exchange}"),
+            (shapely.bounds(raw), f"if they are in {system}; give --crs {system}"),
+        ):
+            if count := int(np.any([near(bounds, ground) for ground in alike], axis=0).sum()):
+                notes.append(f"{count:,} of those outside would lie on an image {what}")
+    if not notes and crs.is_geographic and (abs(shapely.bounds(raw)) > 360).any():
+        notes.append(f"coordinates above 360 are no degrees, which {crs.to_string()} has; give their --crs")
+    return notes
+
+
+def outlines(shape: typing.Any) -> dict[str, list]:
+    """The coordinates of a shapely geometry, by kind, as `label_formats.Shape` has them."""
+    import shapely
+
+    found: dict[str, list] = {}
+    for part in shapely.get_parts(shapely.get_parts(shape)):  # collections hold collections
+        if part.geom_type == "Polygon":
+            rings = [np.array(ring.coords) for ring in (part.exterior, *part.interiors)]
+            found.setdefault("polygon", []).append(rings)
+        else:
+            kind = "point" if part.geom_type == "Point" else "line"
+            found.setdefault(kind, []).append(np.array(part.coords))
+    return found
+
+
+# =====================================================================================================
+# Rasters of labels
+# =====================================================================================================
+
+
+def raster_marks(
+    path: Path, images: dict[str, Path], how: types.SimpleNamespace, known: dict, gone: Counter
+) -> Iterator[Mark]:
+    """The marks of a raster: on the image of its name, else on all images on whose ground it lies."""
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        cure = "save labels as PNG or GeoTIFF from what they were made of"
+        raise lc.InputError(f"{path}: is a JPEG, which changes values; {cure}")
+    named = image_finder(images)(path.name)
+    with lc.open_raster(path) as dataset:
+        if [kind.name for kind in dataset.colorinterp].count("alpha") != dataset.count - 1:
+            colors = "for colours there is tools/convert_masks.py"
+            cure = f"{colors}; for one of its bands: rio stack {path} --bidx 1 --output one.tif"
+            raise lc.InputError(f"{path}: has {dataset.count} bands, labels have one; {cure}")
+        if named is None and dataset.transform.is_identity:
+            cure = "call it as its image, or give it a place"
+            raise lc.InputError(f"{path}: no image is called like it, and it has no georeference; {cure}")
+        for stem in [named] if named else tqdm(images, "placing labels", leave=False, disable=None):
+            if offset := raster_offset(path, dataset, images[stem], stem == named):
+                yield from window_marks(path, dataset, stem, *offset, how, known, gone)
+
+
+def raster_offset(path: Path, dataset: typing.Any, image: Path, named: bool) -> tuple | None:
+    """Height and width of an image and the row and column of the raster where it begins; None: elsewhere.
+
+    Raises InputError unless both have one grid; they are not laid over each other by their size alone.
+    """
+    ground = ground_of(image)
+    if ground is None or dataset.transform.is_identity:
+        size = lc.image_facts(image)[:2]
+        if named and size != dataset.shape:
+            cure = "make them the same size"
+            raise lc.InputError(f"{path}: differs in size from {image}; {cure}")
+        return (*size, 0, 0) if named else None
+    warp = f"bring it to the image's grid: rio warp {path} {image.stem}.tif --like {image}"
+    if ground.crs and dataset.crs and ground.crs != dataset.crs:
+        problem = f"is in {dataset.crs.to_string()}, {image} in {ground.crs.to_string()}"
+        raise lc.InputError(f"{path}: {problem}; {warp}")
+    sides = [[0, 0], [ground.width, 0], [0, ground.height]]
+    corners = apply(~dataset.transform, apply(ground.transform, np.array(sides, float)))
+    low, high = np.sort([corners.min(0), corners.max(0)], axis=0)
+    if (high <= 0.5).any() or (low >= np.array(dataset.shape[::-1]) - 0.5).any():
+        if named:
+            raise lc.InputError(f"{path}: lies on other ground than {image}; give the labels of that place")
+        return None
+    left, top = offset = np.round(corners[0]).astype(int)
+    if abs(corners - offset - sides).max() > 0.1:
+        upside_down = dataset.transform.e * ground.transform.e < 0
+        problem = "is upside down against" if upside_down else "has another grid of pixels than"
+        raise lc.InputError(f"{path}: {problem} {image}; {warp}")
+    return ground.height, ground.width, int(top), int(left)
+
+
+def window_marks(
+    path: Path, dataset: typing.Any, stem: str, height: int, width: int, top: int, left: int, how, known, gone
+) -> Iterator[Mark]:
+    """The marks of the part of a raster that lies on an image, one for each value."""
+    rows, columns = (
+        (max(0, start), min(length, start + size))
+        for start, length, size in ((top, dataset.height, height), (left, dataset.width, width))
+    )
+    with lc.readable(path):
+        values = dataset.read(1, window=(rows, columns))
+        labelled = dataset.read_masks(1, window=(rows, columns)) > 0
+    labelled &= np.isfinite(values)
+    gone["pixels without data in the labels"] += int((~labelled).sum())
+    found = np.unique(values[labelled])
+    if len(found) > 1000 or np.iscomplexobj(values):
+        cure = "class them first, or choose the band that holds classes"
+        raise lc.InputError(f"{path}: holds {len(found):,} different values, which are no classes; {cure}")
+    for value in found.tolist():
+        text, pixels = formats.text_of(value), np.argwhere(labelled & (values == value))
+        how.values.add(text)
+        if text == "255" and text not in known:
+            gone["pixels of 255, which is unlabelled"] += len(pixels)
+        else:
+            corner = np.array([rows[0] - top, columns[0] - left])
+            yield Mark(str(path), stem, "pixel", pixels + corner, text)
+
+
+# =====================================================================================================
+# Marks -> labels of each image
+# =====================================================================================================
+
+
+def read_labels(
+    path: Path, images: dict[str, Path], known: dict, how: types.SimpleNamespace
+) -> tuple[dict[str, np.ndarray], Counter]:
+    """The labels of all images, (N, 3) of row, column and class id, and what is passed over, by reason.
+
+    known: of `known_classes`. how: field, layer, crs, points_per_polygon as on the command line, notes (a
+    list that is filled) and values (a set). Raises InputError for the first that cannot be right.
+    """
+    gone: Counter = Counter()
+    marks = (mark for file in label_files(path, gone) for mark in marks_of(file, images, how, known, gone))
+    placed, wheres = place_marks(path, marks, known, how, gone)
+    found = {stem: settle(images[stem], placed[stem], wheres, gone, how) for stem in images if stem in placed}
+    if not any(map(len, found.values())):
+        reasons = "; ".join(filter(None, [lc.format_counts(gone) or "it is empty", *how.notes]))
+        raise lc.InputError(f"{path}: holds no label with a class on an image; {reasons}")
+    if len(how.values) == 2 and "255" in how.values and "255" not in known:
+        (other,) = how.values - {"255"}
+        cure = f"--classes with the rows from,to, {other},NAME and 255,NAME"
+        how.notes.append(
+            f"{path} holds {other} and 255 alone, and 255 is unlabelled; if it is a class: {cure}"
+        )
+    return {stem: rows for stem, rows in found.items() if len(rows)}, gone
+
+
+def label_files(path: Path, gone: Counter) -> list[Path]:
+    """The files of labels in a folder, or the one that is given. Pictures are labels if nothing else is."""
+    if not path.is_dir() or path.suffix.lower() == ".gdb":
+        return [path]
+    files = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+    kinds = (*TABLES, *VECTORS, ".json", ".xml"), RASTERS
+    for suffixes in kinds:
+        chosen = [file for file in files if file.suffix.lower() in suffixes and ".aux" not in file.suffixes]
+        if chosen:
+            beside = {file.name.split(".")[0] for file in chosen}
+            gone["files of other kinds"] += sum(file.name.split(".")[0] not in beside for file in files)
+            return chosen
+    raise lc.InputError(f"{path}: holds no labels ({', '.join(kinds[0] + RASTERS)}); name another folder")
+
+
+def marks_of(
+    path: Path, images: dict[str, Path], how: types.SimpleNamespace, known: dict, gone: Counter
+) -> Iterator[Mark]:
+    """The marks of one file, by the reader of its kind."""
+    how.path, suffix = path, path.suffix.lower()
+    if not path.exists():
+        raise lc.InputError(f"{path}: cannot be read (no such file); correct its name")
+    if suffix in TABLES:
+        return table_marks(path, images, how, gone)
+    if suffix in RASTERS:
+        return raster_marks(path, images, how, known, gone)
+    shapes = formats.read_shapes(path, how.field, gone) if suffix in (".json", ".xml") else None
+    if shapes is not None:
+        return annotation_marks(shapes, images, gone)
+    return ground_marks(formats.read_vector(path, how, gone), images, how, gone)
+
+
+def place_marks(
+    path: Path, marks: Iterable[Mark], known: dict, how: types.SimpleNamespace, gone: Counter
+) -> tuple[dict[str, list], list[str]]:
+    """Sorts marks by image: a table (N, 6) of row, column, class, mark, level and whether it is a point for
+    each, and where the marks stand. Raises InputError that lists all unknown classes."""
+    tables, wheres, unknown, counted, first = {}, [], Counter(), set(), None
+    drawn: dict[str, list] = {}
+
+    def add(mark: Mark, pixels: np.ndarray) -> None:
+        facts = known[plain(mark.text)], len(wheres), mark.level, mark.kind == "point"
+        tables.setdefault(mark.stem, []).append(
+            np.hstack([pixels, np.tile(np.int64(facts), (len(pixels), 1))])
+        )
+        wheres.append(mark.where)
+
+    for mark in marks:
+        text = plain(mark.text)
+        if reason := why_passed_over(mark, text, known):
+            if (mark.where, reason) not in counted or mark.kind == "pixel":
+                gone[f"{mark.kind}s {reason}"] += len(mark.pixels) if mark.kind == "pixel" else 1
+            counted.add((mark.where, reason))
+        elif text not in known:
+            unknown[mark.text] += len(mark.pixels) if mark.kind == "pixel" else 1
+            first = first or mark.where
+        elif how.points_per_polygon and mark.kind in ("polygon", "mask"):
+            rng = lc.named_rng("points per polygon", mark.where.removeprefix(str(path.parent)), mark.stem)
+            lots = rng.random(len(mark.pixels))
+            first = np.argsort(lots)[: how.points_per_polygon]
+            drawn.setdefault(mark.where, []).append((mark, mark.pixels[first], lots[first]))
+        else:
+            add(mark, mark.pixels)
+    if unknown:
+        most = ", ".join(f"{text!r} ({number:,})" for text, number in unknown.most_common(12))
+        more = f" and {len(unknown) - 12} more" if len(unknown) > 12 else ""
+        cure = "translate them by --classes, a CSV of from,to in which an empty to leaves labels out"
+        ids = sum(class_id is not None and name == str(class_id) for name, class_id in known.items())
+        names = formats.shown(name for name, one in known.items() if one is not None and name != str(one))
+        neither = f"neither 0 to {ids - 1} nor" if ids else "not"
+        wrong = f"class {next(iter(unknown))!r} is {neither} one of {names}"
+        raise lc.InputError(f"{first}: {wrong}; unknown in all: {most}{more}; {cure}")
+    for shares in drawn.values():  # the lowest lots of a polygon, over all images on which it lies
+        limit = np.sort(np.concatenate([lots for _, _, lots in shares]))[: how.points_per_polygon][-1]
+        for mark, pixels, lots in shares:
+            add(mark, pixels[lots <= limit])
+    return tables, wheres
+
+
+def why_passed_over(mark: Mark, text: str, known: dict) -> str | None:
+    if mark.stem is None:
+        return "outside of all images"
+    if text in NO_CLASS and text not in known:
+        return "without a class"
+    if text in known and known[text] is None:
+        return "of classes that --classes leaves out"
+    return None if len(mark.pixels) else "that hold no pixel's centre"
+
+
+def settle(
+    image: Path, tables: list[np.ndarray], wheres: list[str], gone: Counter, how: types.SimpleNamespace
+) -> np.ndarray:
+    """One class for each labelled pixel of an image: (N, 3) of row, column, class. The highest level counts.
+
+    A pixel that two classes claim is left out, but for two points, which raise InputError.
+    """
+    table = np.concatenate(tables)
+    table = table[np.lexsort((table[:, 3], -table[:, 4], table[:, 1], table[:, 0]))]
+    starts = np.flatnonzero(np.r_[True, (np.diff(table[:, :2], axis=0) != 0).any(1)])
+    pixel = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(table)]))
+    on_top = table[:, 4] == table[starts, 4][pixel]
+    table, pixel = table[on_top], pixel[on_top]
+    starts = np.searchsorted(pixel, np.arange(len(starts)))
+    ids, points = table[:, 2], table[:, 5] > 0
+    claimed = np.minimum.reduceat(ids, starts) != np.maximum.reduceat(ids, starts)
+    for index in np.flatnonzero(claimed):
+        own = table[pixel == index]
+        other = own[own[:, 2] != own[0, 2]][0]
+        earlier = wheres[own[0, 3]].removeprefix(f"{how.path}, ")
+        both = f"another class in {earlier}"
+        problem = f"{wheres[other[3]]}: pixel {own[0, 1]},{own[0, 0]} of {image.name} has {both}"
+        if own[:, 5].all():
+            raise lc.InputError(f"{problem}; keep one of them")
+        if not gone["pixels that two classes claim"]:
+            how.notes.append(problem)
+        gone["pixels that two classes claim"] += 1
+    repeated = np.add.reduceat(points.astype(int), starts) - 1
+    gone["points on a pixel that has one already"] += int(repeated[~claimed].clip(0).sum())
+    return table[starts[~claimed]][:, :3]
+
+
+def read_points(
+    path: str | Path, images: dict[str, Path], class_names: Sequence[str], **options
+) -> tuple[dict[str, lc.Points], Counter]:
+    """Reads the labels of all images from whatever this program reads, as `lc.read_points` does from a CSV.
+
+    images: by name without suffix. options: as for `reading`. Returns and raises what `lc.read_points` does.
+    """
+    found, gone = read_labels(Path(path), images, known_classes(class_names), reading(**options))
+    points = {stem: {(y, x): class_id for y, x, class_id in rows.tolist()} for stem, rows in found.items()}
+    return points, +gone
+
+
+def reading(**options) -> types.SimpleNamespace:
+    """How labels are read: field, layer, crs and points_per_polygon, as on the command line."""
+    chosen = {"field": None, "layer": None, "crs": None, "points_per_polygon": None} | options
+    return types.SimpleNamespace(**chosen, notes=[], values=set())
+
+
+# =====================================================================================================
+# Labels -> files
+# =====================================================================================================
+
+
+def drop_without_data(labels: dict[str, np.ndarray], images: dict[str, Path], gone: Counter) -> None:
+    """Leaves out the labels on pixels without data; images are read by rows."""
+    for stem in tqdm(list(labels), "looking for pixels without data", leave=False, disable=None):
+        rows, columns, _ = labels[stem].T
+        with geo.open_unscaled(images[stem]) as scene:
+            kept = np.zeros(len(rows), bool)
+            for top in np.unique(rows // 256) * 256:
+                here = np.flatnonzero(rows // 256 == top // 256)
+                alpha = scene.read(int(top), int(min(top + 256, scene.height)))[..., -1]
+                kept[here] = alpha[rows[here] - top, columns[here]] > 0
+        gone["labels on pixels without data"] += int((~kept).sum())
+        labels[stem] = labels[stem][kept]
+
+
 def check_no_label_lost(path: Path) -> None:
-    """Raises InputError if a CSV that is to be written would replace labels that somebody gave."""
+    """Raises InputError if a CSV or masks that are to be written would replace labels that somebody gave."""
+    if path.suffix.lower() != ".csv":
+        if path.is_dir() and any(file.suffix.lower() == ".png" for file in path.iterdir()):
+            raise lc.InputError(
+                f"{path}: holds masks, which would be lost; name another folder with --output"
+            )
+        return
     if path.is_dir():
         raise lc.InputError(f"{path}: is a folder; name a file with --output")
     if path.exists() and any(row["class"] for _, row in lc.csv_rows(path, COLUMNS)):
@@ -49,29 +703,48 @@ def check_no_label_lost(path: Path) -> None:
 
 
 def write_points(
-    path: Path, points: dict[str, lc.Points], images: dict[str, Path], names: Sequence[str]
+    path: Path, labels: dict[str, np.ndarray], images: dict[str, Path], names: Sequence[str]
 ) -> None:
-    """Writes the points of all images as the CSV that `lc.read_points` reads."""
-    rows = [
-        (images[stem].name, x, y, names[class_id])
-        for stem, own in points.items()
-        for (y, x), class_id in own.items()
-    ]
+    """Writes the labels of all images as the CSV that `lc.read_points` reads."""
     with (
         lc.atomic_write(path) as partial_path,
         partial_path.open("w", newline="", encoding="utf-8") as file,
     ):
-        csv.writer(file).writerows([COLUMNS, *rows])
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for stem, rows in labels.items():
+            writer.writerows((images[stem].name, x, y, names[class_id]) for y, x, class_id in rows.tolist())
 
 
-def report(path: Path, points: dict[str, lc.Points], names: Sequence[str], passed_over: Counter) -> None:
-    counts = Counter(class_id for own in points.values() for class_id in own.values())
-    print(f"wrote {path}: {counts.total():,} points in {len(points):,} images")
-    for class_id, name in enumerate(names):
-        print(f"  {name:{max(10, *map(len, names))}}  {counts[class_id]:>10,}")
-    for reason, number in passed_over.items():
+def write_masks(folder: Path, labels: dict[str, np.ndarray], images: dict[str, Path]) -> None:
+    """Writes a mask of each image, all or none: class ids, 255 where nothing is labelled."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial_folder:
+        for stem, image in tqdm(images.items(), "writing", unit="mask", leave=False, disable=None):
+            mask = np.full(lc.image_facts(image)[:2], lc.IGNORE_INDEX, np.uint8)
+            rows, columns, ids = labels.get(stem, np.empty((0, 3), np.int64)).T
+            mask[rows, columns] = ids
+            Image.fromarray(mask).save(Path(partial_folder) / f"{stem}.png")
+        for path in sorted(Path(partial_folder).iterdir()):
+            path.replace(folder / path.name)
+
+
+def report(path: Path, labels: dict[str, np.ndarray], names: Sequence[str], how, gone: Counter) -> None:
+    """Prints the labels of each class and image, and what was passed over."""
+    counts = np.bincount(np.concatenate([rows[:, 2] for rows in labels.values()]), minlength=len(names))
+    what = "points" if path.suffix.lower() == ".csv" else "labelled pixels"
+    print(f"wrote {path}: {counts.sum():,} {what} in {sum(map(bool, map(len, labels.values()))):,} images")
+    width = max(10, *map(len, names))
+    for name, number in zip(names, counts, strict=True):
+        print(f"  {name:{width}}  {number:>10,}")
+    print("of each image: " + ", ".join(f"{stem} {len(rows):,}" for stem, rows in list(labels.items())[:20]))
+    if len(labels) > 20:
+        amounts = [len(rows) for rows in labels.values()]
+        print(f"  and {len(labels) - 20:,} more; {min(amounts):,} to {max(amounts):,} in each")
+    for reason, number in gone.items():
         if number:
             print(f"passed over: {number:,} {reason}")
+    for note in how.notes:
+        print(f"note: {note}")
 
 
 # =====================================================================================================
@@ -83,19 +756,26 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = lc.FlagParser(description=__doc__)
     flag = parser.add_argument
     # fmt: off
-    flag("--labels", metavar="FILE", type=Path, required=True,
-         help="points: .geojson, .gpkg, or .csv of image,x,y,class")
+    flag("--labels", metavar="PATH", type=Path, required=True, help="a file of labels, or a folder of them")
     flag("--images", metavar="DIR", type=Path, required=True, help="the images that they lie on")
-    flag("--output", metavar="FILE", type=Path, default=Path("points.csv"), help="(default: %(default)s)")
+    flag("--output", metavar="PATH", type=Path, default=Path("points.csv"),
+         help="NAME.csv, or a folder for masks (default: %(default)s)")
     flag("--class-names", metavar="LIST",
          help="in order of id, like water,forest (default: CLASS_NAMES of the module)")
+    flag("--field", metavar="NAME", help="the field that holds the class (default: class)")
+    flag("--layer", metavar="NAME", help="the layer of a file with several")
+    flag("--classes", metavar="FILE", type=Path, help="a CSV of from,to: other words and codes for classes")
+    flag("--crs", metavar="CRS",
+         help="reference system of the labels, like EPSG:32633, where they name none or a wrong one")
+    flag("--points-per-polygon", metavar="N", type=int,
+         help="draw so many pixels of each polygon (default: all)")
     # fmt: on
     args = parser.parse_args(argv)
     args.class_names = class_names(args.class_names)
-    if not lc.is_points_file(args.labels, geo.POINT_SUFFIXES):
-        lc.complain(f"--labels {args.labels}: must be a file {', '.join(geo.POINT_SUFFIXES)}")
-    if args.output.suffix.lower() != ".csv":
-        lc.complain(f"--output {args.output}: must be a file NAME.csv")
+    if args.output.suffix and args.output.suffix.lower() != ".csv" and not args.output.is_dir():
+        lc.complain(f"--output {args.output}: must be a file NAME.csv, or a folder for masks")
+    if args.points_per_polygon is not None and args.points_per_polygon < 1:
+        lc.complain(f"--points-per-polygon {args.points_per_polygon}: must be 1 or more")
     return args
 
 
@@ -104,11 +784,17 @@ def main(argv: list[str]) -> None:
     args = parse(argv)
     check_no_label_lost(args.output)
     images = lc.list_images(args.images)
-    points, passed_over = geo.read_points(args.labels, images, args.class_names)
-    passed_over["images without a point"] += len(images) - len(points)
-    lc.prepare_output(args.output.parent)
-    write_points(args.output, points, images, args.class_names)
-    report(args.output, points, args.class_names, passed_over)
+    how = reading(**{name: getattr(args, name) for name in ("field", "layer", "crs", "points_per_polygon")})
+    labels, gone = read_labels(args.labels, images, known_classes(args.class_names, args.classes), how)
+    drop_without_data(labels, images, gone)
+    gone["images without a label"] += len(images) - sum(map(bool, map(len, labels.values())))
+    if args.output.suffix.lower() == ".csv":
+        lc.prepare_output(args.output.parent)
+        write_points(args.output, labels, images, args.class_names)
+    else:
+        lc.prepare_output(args.output)
+        write_masks(args.output, labels, images)
+    report(args.output, labels, args.class_names, how, gone)
 
 
 if __name__ == "__main__":

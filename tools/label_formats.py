@@ -1,0 +1,671 @@
+"""Annotations in pixels, as the programs that people label in write them -> shapes. Imported by labels.py.
+
+CVAT for images 1.1: https://docs.cvat.ai/docs/other/xml_format (read there; its runs of a mask also in
+https://github.com/cvat-ai/cvat). Label Studio JSON: https://labelstud.io/guide/export and the pages of its
+tags; the brush is the run-length code of https://github.com/thi-ng/umbrella, packages/rle-pack, and agrees
+with label-studio-converter 0.0.59. LabelMe 5: https://github.com/wkentaro/labelme. VGG Image Annotator 2:
+https://www.robots.ox.ac.uk/~vgg/software/via. COCO: https://cocodataset.org/#format-data, its runs as
+pycocotools 2.0 writes them.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import csv
+import io
+import json
+import math
+import re
+import sys
+import types
+import typing
+import urllib.parse
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from PIL import Image
+
+import landcover_segmentation as lc
+
+MOST_PIXELS = 2**31  # of a mask; more is a damaged file
+CLASS_FIELDS = "class", "lc1", "survey_lc1"  # ours; LUCAS's to 2018, and of 2022
+PLACES = ("", "th_", "point_")  # what stands before lat and lon; LUCAS observes its theoretical points
+NO_PLACE = {"", "nan", "null", "na"}
+NOT_TAKEN = "88.888888"  # a latitude, in LUCAS
+
+
+class Shape(typing.NamedTuple):
+    """Something labelled on one image, in its pixels: x to the right and y down, 0,0 the top left corner.
+
+    names: of the image, in the order in which they are tried. size: its height and width, if the file has
+    them. kind: point, line, polygon or mask. parts: of points and lines (N, 2) arrays; of polygons lists of
+    rings; of a mask (top, left, pixels (h, w) bool). level: the higher one hides the lower.
+    """
+
+    where: str
+    names: tuple[str, ...]
+    size: tuple[int, int] | None
+    kind: str
+    parts: list
+    text: str
+    level: int = 0
+
+
+@contextlib.contextmanager
+def as_exported(where: str, program: str) -> Iterator[None]:
+    """Turns whatever is amiss in an annotation into one line."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, OSError) as error:
+        if isinstance(error, lc.InputError):
+            raise
+        problem = f"is not as {program} writes it ({type(error).__name__}: {error})"
+        raise lc.InputError(f"{where}: {problem}; export it anew") from error
+
+
+def read_shapes(path: Path, field: str | None, passed_over: Counter) -> Iterator[Shape] | None:
+    """The shapes of a file of annotations; None if it is of another kind, as GeoJSON is.
+
+    field: what holds the class where a program has several. Raises InputError for what cannot be read, and
+    counts in passed_over what is no shape.
+    """
+    if path.suffix.lower() == ".xml":
+        try:
+            root = ElementTree.parse(path).getroot()
+        except (OSError, ElementTree.ParseError) as error:
+            raise lc.InputError(f"{path}: cannot be read ({error}); export it anew") from error
+        return cvat_shapes(path, root, field, passed_over) if root.tag == "annotations" else None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise lc.InputError(f"{path}: cannot be read ({error}); export it anew") from error
+    reader = json_reader(content)
+    return reader and reader(path, content, field, passed_over)
+
+
+def json_reader(content: typing.Any) -> Callable | None:
+    """The function that reads such JSON."""
+    if isinstance(content, list):
+        return label_studio_shapes
+    if not isinstance(content, dict):
+        return None
+    if "shapes" in content:
+        return labelme_shapes
+    if {"images", "annotations"} <= content.keys():
+        return coco_shapes
+    images = content.get("_via_img_metadata", content)
+    has_regions = [isinstance(image, dict) and "regions" in image for image in dict(images).values()]
+    return via_shapes if all(has_regions) else None
+
+
+# =====================================================================================================
+# Outlines
+# =====================================================================================================
+
+
+def pairs(numbers: Sequence) -> np.ndarray:
+    """Coordinates as an (N, 2) array of x, y. Raises ValueError unless they are numbers."""
+    points = np.array(numbers, np.float64).reshape(-1, 2)
+    if not np.isfinite(points).all():
+        raise ValueError("a coordinate is no number")
+    return points
+
+
+def turned(points: Sequence, degrees: float, about: Sequence[float]) -> np.ndarray:
+    """Points (N, 2) turned clockwise, as y points down."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return (pairs(points) - about) @ [[cos, sin], [-sin, cos]] + about
+
+
+def rectangle(left: float, top: float, right: float, bottom: float) -> np.ndarray:
+    return pairs([left, top, right, top, right, bottom, left, bottom])
+
+
+def ellipse(x: float, y: float, radius_x: float, radius_y: float, degrees: float = 0) -> np.ndarray:
+    """An ellipse as a polygon of 720 corners, which is off by 1e-5 of a radius."""
+    angle = np.arange(720) * math.pi / 360
+    ring = np.stack([x + radius_x * np.cos(angle), y + radius_y * np.sin(angle)], 1)
+    return turned(ring, degrees, (x, y))
+
+
+def run_lengths(counts: Sequence, pixels: int) -> np.ndarray:
+    """The pixels of runs that are off and on in turn, flat. Raises ValueError unless they fill the mask."""
+    runs = np.array(counts, np.int64)
+    if runs.ndim != 1 or (runs < 0).any() or pixels > MOST_PIXELS or sum(runs.tolist()) != pixels:
+        raise ValueError(f"the runs do not fill {pixels} pixels")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+
+
+# =====================================================================================================
+# CVAT
+# =====================================================================================================
+
+
+def cvat_shapes(path: Path, root: typing.Any, field: str | None, passed_over: Counter) -> Iterator[Shape]:
+    """The shapes of CVAT for images 1.1; of several points each is one."""
+    if root.find("track") is not None:
+        cure = "export it as CVAT for images 1.1"
+        raise lc.InputError(f"{path}: is CVAT for video, which names no images; {cure}")
+    for image in root.iter("image"):
+        with as_exported(f"{path}, image {image.get('name')}", "CVAT"):
+            size = int(image.attrib["height"]), int(image.attrib["width"])
+            name = image.attrib["name"]
+        for number, element in enumerate(image, 1):
+            if element.tag not in CVAT:
+                passed_over[f"annotations of CVAT's kind {element.tag}"] += 1
+                continue
+            where = f"{path}, image {name}, annotation {number}"
+            with as_exported(where, "CVAT"):
+                kind, parts = CVAT[element.tag](element.attrib)
+                attributes = {one.get("name"): one.text or "" for one in element.iter("attribute")}
+                text = attributes[field] if field else element.attrib["label"]
+                level = int(element.get("z_order", 0))
+            yield Shape(where, (name,), size, kind, parts, text, level)
+
+
+def cvat_corners(given: dict) -> np.ndarray:
+    return pairs(re.split("[;,]", given["points"]))
+
+
+def cvat_box(given: dict) -> tuple[str, list]:
+    left, top, right, bottom = (float(given[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
+    middle = (left + right) / 2, (top + bottom) / 2
+    return "polygon", [[turned(rectangle(left, top, right, bottom), float(given.get("rotation", 0)), middle)]]
+
+
+def cvat_ellipse(given: dict) -> tuple[str, list]:
+    numbers = (float(given.get(key, 0)) for key in ("cx", "cy", "rx", "ry", "rotation"))
+    return "polygon", [[ellipse(*numbers)]]
+
+
+def cvat_mask(given: dict) -> tuple[str, list]:
+    left, top, width, height = (int(float(given[key])) for key in ("left", "top", "width", "height"))
+    pixels = run_lengths([int(count) for count in given["rle"].split(",")], width * height)
+    return "mask", [(top, left, pixels.reshape(height, width))]
+
+
+CVAT = {
+    "points": lambda given: ("point", [cvat_corners(given)]),
+    "polyline": lambda given: ("line", [cvat_corners(given)]),
+    "polygon": lambda given: ("polygon", [[cvat_corners(given)]]),
+    "box": cvat_box,
+    "ellipse": cvat_ellipse,
+    "mask": cvat_mask,
+}
+
+# =====================================================================================================
+# Label Studio
+# =====================================================================================================
+
+
+def label_studio_shapes(path: Path, tasks: list, field: str | None, passed_over: Counter) -> Iterator[Shape]:
+    """The regions of Label Studio's JSON. field: the name of the tag whose classes are meant."""
+    if tasks and not all(isinstance(task, dict) and "annotations" in task for task in tasks):
+        cure = "export it as JSON (not JSON-MIN)"
+        raise lc.InputError(f"{path}: is no JSON of Label Studio, whose tasks have annotations; {cure}")
+    for task in tasks:
+        number = task.get("id")
+        with as_exported(f"{path}, task {number}", "Label Studio"):
+            names = label_studio_names(task["data"])
+            results = [(given, one) for given in task["annotations"] for one in given["result"]]
+        for given, result in results:
+            where = f"{path}, task {number}, region {result.get('id')}"
+            with as_exported(where, "Label Studio"):
+                value = result.get("value", {})
+                labels = next((texts for key, texts in value.items() if key.endswith("labels")), None)
+                if given.get("was_cancelled"):
+                    passed_over["regions of annotations that were cancelled"] += 1
+                elif labels is None or (field and result.get("from_name") != field):
+                    passed_over["answers of Label Studio that give no region a class"] += 1
+                elif len(labels) > 1:
+                    passed_over["regions of more than one class"] += 1
+                else:
+                    size = int(result["original_height"]), int(result["original_width"])
+                    if result.get("image_rotation"):
+                        raise ValueError("the image was turned in Label Studio")
+                    kind, parts = label_studio_region(value, size)
+                    yield Shape(where, names, size, kind, parts, labels[0] if labels else "")
+
+
+def label_studio_names(data: dict) -> tuple[str, ...]:
+    """What the image of a task may be called: uploads get eight digits in front."""
+    links = [link for link in data.values() if isinstance(link, str) and "." in link]
+    link = data["image"] if isinstance(data.get("image"), str) else links[0]
+    name = re.split(r"[\\/]", urllib.parse.unquote(link.split("?d=")[-1]).split("?")[0])[-1]
+    return name, re.sub("^[0-9a-f]{8}-", "", name)
+
+
+def label_studio_region(value: dict, size: tuple[int, int]) -> tuple[str, list]:
+    """Kind and parts of a region, whose coordinates are percent of an image of that height and width."""
+    height, width = size
+    if "rle" in value:
+        return "mask", [(0, 0, label_studio_brush(value["rle"], height, width))]
+    if "points" in value:
+        return "polygon", [[pairs(value["points"]) * (width / 100, height / 100)]]
+    x, y = float(value["x"]) * width / 100, float(value["y"]) * height / 100
+    if "radiusX" in value:
+        radii = float(value["radiusX"]) * width / 100, float(value["radiusY"]) * height / 100
+        return "polygon", [[ellipse(x, y, *radii, float(value.get("rotation", 0)))]]
+    if "height" in value:
+        right, bottom = x + float(value["width"]) * width / 100, y + float(value["height"]) * height / 100
+        ring = turned(rectangle(x, y, right, bottom), float(value.get("rotation", 0)), (x, y))
+        return "polygon", [[ring]]
+    return "point", [pairs([x, y])]
+
+
+def label_studio_brush(code: Sequence[int], height: int, width: int) -> np.ndarray:
+    """The pixels (H, W) that a brush has painted: those of the code's four channels whose last is not 0."""
+    bits, at = np.unpackbits(np.array(code, np.uint8)), 0
+
+    def take(length: int, count: int = 1) -> np.ndarray:
+        nonlocal at
+        words = bits[at : at + length * count].reshape(count, length)  # too few of them raise ValueError
+        at += length * count
+        return words @ (1 << np.arange(length, dtype=np.int64)[::-1])
+
+    total, word = int(take(32)[0]), int(take(5)[0]) + 1
+    lengths = [int(take(4)[0]) + 1 for _ in range(4)]
+    if total != 4 * height * width or total > MOST_PIXELS:
+        raise ValueError(f"the brush has {total} values, not four for each of {width} x {height} pixels")
+    values, done = np.zeros(total, np.int64), 0
+    while done < total:
+        repeated = take(1)[0]
+        count = int(take(lengths[take(2)[0]])[0]) + 1
+        values[done : done + count] = take(word, 1 if repeated else count)
+        done += count
+    return values.reshape(height, width, 4)[..., 3] > 0
+
+
+# =====================================================================================================
+# LabelMe, VGG Image Annotator, COCO
+# =====================================================================================================
+
+
+def labelme_shapes(path: Path, content: dict, field: str | None, passed_over: Counter) -> Iterator[Shape]:
+    """The shapes of one image in LabelMe's JSON. field: of a shape, instead of its label."""
+    with as_exported(str(path), "LabelMe"):
+        name = re.split(r"[\\/]", content.get("imagePath") or path.stem)[-1]
+        known = content.get("imageHeight") and content.get("imageWidth")
+        size = (int(content["imageHeight"]), int(content["imageWidth"])) if known else None
+        shapes = list(content["shapes"])
+    for number, given in enumerate(shapes, 1):
+        where = f"{path}, shape {number}"
+        with as_exported(where, "LabelMe"):
+            kind, points = given.get("shape_type") or "polygon", pairs(given["points"])
+            found = labelme_outline(kind, points, given.get("mask"))
+            if found is None:
+                passed_over[f"shapes of LabelMe's kind {kind}"] += 1
+            else:
+                yield Shape(where, (name, path.stem), size, *found, given[field or "label"])
+
+
+def labelme_outline(kind: str, points: np.ndarray, mask: str | None) -> tuple[str, list] | None:
+    if kind in ("point", "points"):
+        return "point", [points]
+    if kind in ("line", "linestrip"):
+        return "line", [points]
+    if kind in ("polygon", "oriented_rectangle"):
+        return "polygon", [[points]]
+    if kind == "rectangle":
+        return "polygon", [[rectangle(*points.min(0), *points.max(0))]]
+    if kind == "circle":
+        radius = math.dist(*points)
+        return "polygon", [[ellipse(*points[0], radius, radius)]]
+    if kind == "mask":
+        with Image.open(io.BytesIO(base64.b64decode(mask))) as picture:
+            pixels = np.array(picture) > 0
+        left, top = points[0].astype(int).tolist()
+        return "mask", [(top, left, pixels)]
+    return None
+
+
+def via_shapes(path: Path, content: dict, field: str | None, passed_over: Counter) -> Iterator[Shape]:
+    """The regions of VGG Image Annotator's JSON, project or annotations. field: a region's attribute."""
+    for key, image in content.get("_via_img_metadata", content).items():
+        with as_exported(f"{path}, image {key}", "VGG Image Annotator"):
+            name, regions = image["filename"], image["regions"]
+            regions = list(regions.values() if isinstance(regions, dict) else regions)
+        for number, region in enumerate(regions, 1):
+            where = f"{path}, image {name}, region {number}"
+            with as_exported(where, "VGG Image Annotator"):
+                outline, attributes = region["shape_attributes"], region["region_attributes"]
+                yield via_shape(where, name, outline, attributes, field)
+
+
+def via_shape(where: str, name: str, outline: dict, attributes: dict, field: str | None) -> Shape:
+    """A region of VGG Image Annotator; the class is its one attribute, or the one called field or class."""
+    key = field or ("class" if "class" in attributes else next(iter(attributes), "class"))
+    if not field and len(attributes) > 1 and "class" not in attributes:
+        raise lc.InputError(
+            f"{where}: has several attributes; name one of {', '.join(attributes)} by --field"
+        )
+    text = attributes.get(key, "")
+    if isinstance(text, dict):  # boxes to tick
+        text = "/".join(name for name, ticked in text.items() if ticked)
+    kind = outline["name"]
+    if kind in ("polygon", "polyline"):
+        ring = pairs(np.stack([outline["all_points_x"], outline["all_points_y"]], 1))
+        found = ("polygon", [[ring]]) if kind == "polygon" else ("line", [ring])
+        return Shape(where, (name,), None, *found, text)
+    if kind == "point":
+        return Shape(where, (name,), None, "point", [pairs([outline["cx"], outline["cy"]])], text)
+    if kind == "rect":
+        left, top = float(outline["x"]), float(outline["y"])
+        ring = rectangle(left, top, left + float(outline["width"]), top + float(outline["height"]))
+    else:
+        radii = [float(outline[key]) for key in (("r", "r") if kind == "circle" else ("rx", "ry"))]
+        turn = math.degrees(float(outline.get("theta", 0)))
+        ring = ellipse(float(outline["cx"]), float(outline["cy"]), *radii, turn)
+    return Shape(where, (name,), None, "polygon", [[ring]], text)
+
+
+def via_rows(path: Path, rows: typing.Iterable, field: str | None, passed_over: Counter) -> Iterator[Shape]:
+    """The regions of VGG Image Annotator's CSV."""
+    for line, row in rows:
+        where = f"{path}, line {line}"
+        with as_exported(where, "VGG Image Annotator"):
+            outline, attributes = (json.loads(row[f"region_{key}attributes"]) for key in ("shape_", ""))
+            if outline:
+                yield via_shape(where, row["filename"], outline, attributes, field)
+            else:
+                passed_over["rows of images without a region"] += 1
+
+
+def coco_shapes(path: Path, content: dict, field: str | None, passed_over: Counter) -> Iterator[Shape]:
+    """The annotations of COCO's JSON: polygons, runs and keypoints. field: of a category, instead of name."""
+    with as_exported(str(path), "COCO"):
+        images = {image["id"]: image for image in content["images"]}
+        texts = {category["id"]: str(category[field or "name"]) for category in content["categories"]}
+        annotations = list(content["annotations"])
+    for number, given in enumerate(annotations, 1):
+        with as_exported(f"{path}, annotation {number}", "COCO"):
+            where, image = f"{path}, annotation {given.get('id', number)}", images[given["image_id"]]
+            size, outline = (int(image["height"]), int(image["width"])), given.get("segmentation")
+            kind, parts = "polygon", []
+            if isinstance(outline, dict):
+                kind, parts = "mask", [(0, 0, coco_mask(outline))]
+            elif outline:
+                parts = [[pairs(ring)] for ring in outline]
+            elif given.get("keypoints"):
+                points = np.array(given["keypoints"], float).reshape(-1, 3)
+                kind, parts = "point", [pairs(points[points[:, 2] > 0, :2])]
+            if parts:
+                yield Shape(where, (image["file_name"],), size, kind, parts, texts[given["category_id"]])
+            else:
+                passed_over["boxes of COCO without an outline"] += 1
+
+
+def coco_mask(outline: dict) -> np.ndarray:
+    """The pixels (H, W) of COCO's runs, which go down the columns, as numbers or in a string."""
+    (height, width), counts = outline["size"], outline["counts"]
+    counts = coco_counts(counts) if isinstance(counts, str) else counts
+    return run_lengths(counts, int(height) * int(width)).reshape(int(width), int(height)).T
+
+
+def coco_counts(text: str) -> list[int]:
+    """The runs in a string: five bits a character; from the fourth run on, what the last but one lacks."""
+    counts, value, shift = [], 0, 0
+    for character in text:
+        code = ord(character) - 48
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:  # the number ends here; its highest bit is the sign
+            value -= (code & 16) << (shift - 4)
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    return counts
+
+
+# =====================================================================================================
+# Tables
+# =====================================================================================================
+
+
+def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
+    """The columns of a CSV, in lower case, and for each row that is not blank its line and its fields.
+
+    As spreadsheets save it: UTF-8 or UTF-16, a line sep=;, semicolons or tabs, with which numbers like 3,5
+    have a decimal comma. Raises InputError.
+    """
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise lc.InputError(f"{path}: cannot be read ({error}); save it as CSV UTF-8") from error
+    skipped = re.match(r"sep=(.)\r?\n", text)
+    text = text[skipped.end() :] if skipped else text
+    head = text.partition("\n")[0]
+    mark = skipped[1] if skipped else max(",;\t", key=head.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True)
+    try:
+        columns = [name.strip().lower() for name in next(reader, [])]
+    except csv.Error as error:
+        raise lc.InputError(f"{path}, line 1: cannot be read ({error}); save it as CSV UTF-8") from error
+
+    def rows() -> Iterator[tuple[int, dict[str, str]]]:
+        try:
+            for fields in reader:
+                line = reader.line_num + bool(skipped)
+                if any(map(str.strip, fields)):
+                    if len(fields) != len(columns):
+                        cure = "quote a name with a comma, and write 3.5, not 3,5"
+                        raise lc.InputError(f"{path}, line {line}: has not {len(columns)} fields; {cure}")
+                    fields = [text.strip() for text in fields]
+                    if mark != ",":
+                        fields = [re.sub(r"^([+-]?\d+),(\d+)$", r"\1.\2", text) for text in fields]
+                    yield line, dict(zip(columns, fields, strict=True))
+        except csv.Error as error:
+            raise lc.InputError(f"{path}, line {reader.line_num}: cannot be read ({error})") from error
+
+    return columns, rows()
+
+
+def shown(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join([*names[:12], *["…"] * (len(names) > 12)])
+
+
+def number(text: str, where: str) -> float:
+    try:
+        found = float(text)
+    except ValueError as error:
+        cure = "write 3.5, not 3,5" if "," in text else "it must be a number"
+        raise lc.InputError(f"{where} is {text!r}; {cure}") from error
+    if not np.isfinite(found):
+        raise lc.InputError(f"{where} is {text!r}; it must be a number")
+    return found
+
+
+def choose_field(path: Path, names: Sequence[str], wanted: str | None) -> str:
+    """The field that holds the class: the one that is asked for, else a known one. Raises InputError."""
+    for given in [wanted] if wanted else CLASS_FIELDS:
+        if found := [name for name in names if name == given] or [
+            name for name in names if name.lower() == given.lower()
+        ]:
+            return found[0]
+    if wanted and any(name.lower().startswith(f"{wanted.lower()}:") for name in names):
+        cure = "export the sample data, which have one answer for each point"
+        raise lc.InputError(f"{path}: holds plot data of Collect Earth Online, shares of answers; {cure}")
+    if not names:
+        raise lc.InputError(f"{path}: is empty, or has no field for the class; add one")
+    cure = f"name one with --field: {shown(names)}"
+    raise lc.InputError(f"{path}: has no field {wanted or 'class'!r}; {cure}")
+
+
+def place_columns(path: Path, columns: Sequence[str], crs: str | None) -> tuple[str, ...]:
+    """The columns that say where a label is: image,x,y, or one of WKT, or of x and y on the ground."""
+    if {"image", "x", "y"} <= {*columns} and not crs:
+        return "image", "x", "y"
+    for name in ("wkt", "geometry", "geom", "the_geom"):
+        if name in columns:
+            return (name,)
+    ending = r"(.*?)(?:decimal)?(?:lat(?:itude)?)"
+    found = {match[1]: match[0] for match in (re.fullmatch(ending, name) for name in columns) if match}
+    pairs = {}
+    for before, lat in found.items():
+        lon = re.compile(re.escape(before) + "(decimal)?(lon|long|lng|longitude)")
+        if partner := next(filter(lon.fullmatch, columns), None):
+            pairs[before] = partner, lat
+    best = next((pairs[before] for before in PLACES if before in pairs), None)
+    if not best and len(pairs) > 1:
+        found = ", ".join("/".join(pair) for pair in pairs.values())
+        raise lc.InputError(f"{path}: has several places ({found}); call those that count lon and lat")
+    best = best or next(iter(pairs.values()), None)
+    for pair in (("x", "y"), ("easting", "northing"), ("east", "north"), ("e", "n")):
+        best = best or (pair if {*pair} <= {*columns} else None)
+    if not best:
+        cure = "call its columns image,x,y,class, or lon,lat,class, or x,y,class with --crs, or wkt,class"
+        raise lc.InputError(f"{path}: says not where its labels are ({shown(columns)}); {cure}")
+    return best
+
+
+# =====================================================================================================
+# Features on the ground
+# =====================================================================================================
+
+
+class Features(typing.NamedTuple):
+    """Geometries (a GeoSeries), and for each where it stands and what class it names."""
+
+    geometry: typing.Any
+    wheres: list[str]
+    texts: list[str]
+
+
+def need_packages(path: Path) -> None:
+    try:
+        import geopandas  # noqa: F401
+        import rasterio  # noqa: F401
+    except ImportError as error:
+        cure = "pip install geopandas rasterio"
+        raise lc.InputError(f"{path}: labels on the ground need two packages: {cure}") from error
+
+
+def reference_system(crs: str) -> typing.Any:
+    import pyproj
+
+    try:
+        return pyproj.CRS.from_user_input(crs)
+    except pyproj.exceptions.CRSError as error:
+        raise lc.InputError(f"--crs {crs}: is no reference system; write it like EPSG:32633") from error
+
+
+def table_features(
+    path: Path, rows: Iterable, field: str, place: tuple, how: types.SimpleNamespace, gone: Counter
+) -> Features:
+    """The features of a CSV with coordinates or WKT; lon and lat are EPSG:4326 unless --crs says else."""
+    import geopandas
+    import shapely
+
+    degrees = len(place) == 2 and place[1].endswith(("lat", "latitude"))
+    geometry, wheres, texts = [], [], []
+    crs = how.crs or ("EPSG:4326" if degrees else None)
+    for line, row in rows:
+        where, given = f"{path}, line {line}", [row[name] for name in place]
+        if any(text.lower() in NO_PLACE for text in given) or given[-1] == NOT_TAKEN:
+            gone["rows without a place"] += 1
+            continue
+        if len(place) == 1:
+            srid, _, text = given[0].rpartition(";")
+            system = how.crs or re.sub("(?i)^srid=", "EPSG:", srid) or None
+            crs = crs or system
+            if system != crs:
+                cure = "bring all to one, or give --crs"
+                raise lc.InputError(f"{where}: is in {system}, others are in {crs}; {cure}")
+            try:
+                geometry.append(shapely.from_wkt(text))
+            except shapely.errors.ShapelyError as error:
+                raise lc.InputError(f"{where}: {given[0][:40]!r} is no WKT; correct or remove it") from error
+        else:
+            x, y = (number(text, f"{where}: {name}") for text, name in zip(given, place, strict=True))
+            west = row.get(re.sub("(lon|long|longitude)$", "ew", place[0])) in ("2", "W", "w")  # of LUCAS
+            geometry.append(shapely.Point(-abs(x) if west else x, y))
+        wheres.append(where)
+        texts.append(row[field])
+    if crs is None:
+        cure = "give --crs, like EPSG:32633; for pixels call a column image"
+        raise lc.InputError(f"{path}: names no reference system for its {' and '.join(place)}; {cure}")
+    return Features(geopandas.GeoSeries(geometry, crs=reference_system(crs)), wheres, texts)
+
+
+def read_vector(path: Path, how: types.SimpleNamespace, gone: Counter) -> Features:
+    """The features of a vector file: its one layer or --layer, all folders of a KML, waypoints of a GPX.
+
+    Raises InputError for other files, without a reference system, and without a field for the class.
+    """
+    need_packages(path)
+    import geopandas
+    import pandas
+    import pyogrio
+
+    try:
+        if path.suffix.lower() == ".parquet":
+            tables = {path.stem: geopandas.read_parquet(path)}
+        else:
+            layers = [name if geometry else None for name, geometry in pyogrio.list_layers(path)]
+            chosen = choose_layers(path, layers, how.layer, gone)
+            reading = {"engine": "pyogrio", "fid_as_index": True}
+            tables = {name: geopandas.read_file(path, layer=index, **reading) for index, name in chosen}
+    except lc.InputError:
+        raise
+    except ImportError as error:
+        raise lc.InputError(f"{path}: GeoParquet needs another package: pip install pyarrow") from error
+    except Exception as error:  # GDAL's errors have no class in common
+        raise lc.InputError(f"{path}: cannot be read ({error}); save it anew") from error
+    folders = path.suffix.lower() in (".kml", ".kmz")
+    wheres, texts = [], []
+    fields = list(dict.fromkeys(name for table in tables.values() for name in filled_fields(table)))
+    from_folders = folders and not how.field and not any(name.lower() == "class" for name in fields)
+    field = None if from_folders else choose_field(path, fields, how.field)
+    for name, table in tables.items():
+        inside_of = f", folder {name}" if folders else ""
+        wheres += [f"{path}{inside_of}, feature {fid}" for fid in table.index]
+        column = table[field] if field in table else pandas.Series([None] * len(table))
+        texts += [name] * len(table) if from_folders else [text_of(value) for value in column]
+    geometry = pandas.concat([table.geometry for table in tables.values()], ignore_index=True)
+    if how.crs:
+        geometry = geometry.set_crs(reference_system(how.crs), allow_override=True)
+    if geometry.crs is None:
+        cure = "give it with --crs, like EPSG:32633"
+        raise lc.InputError(f"{path}: names no reference system (CRS); {cure}")
+    return Features(geometry, wheres, texts)
+
+
+def choose_layers(path: Path, layers: list, wanted: str | None, gone: Counter) -> list[tuple[int, str]]:
+    """Number and name of the layers to read; those without geometry are None. Raises InputError."""
+    import pyogrio
+
+    known = [(index, name) for index, name in enumerate(layers) if name is not None]
+    names, suffix = shown(name for _, name in known) or "none", path.suffix.lower()
+    if wanted:
+        if chosen := [pair for pair in known if pair[1] == wanted]:
+            return chosen
+        raise lc.InputError(f"{path}: has no layer {wanted!r} with geometries; it has {names}")
+    if suffix == ".gpx":
+        for index, name in known[1:3]:
+            gone[f"{name} (--layer {name} reads them)"] += pyogrio.read_info(path, layer=index)["features"]
+        return known[:1]
+    if len(known) == 1 or (known and suffix in (".kml", ".kmz")):
+        return known
+    cure = "choose one with --layer" if known else "a table without geometries is read as CSV"
+    raise lc.InputError(f"{path}: holds {len(known)} layers ({names}); {cure}")
+
+
+def filled_fields(table: typing.Any) -> list[str]:
+    """The fields of a GeoDataFrame that hold something, or all if none does."""
+    fields = table.columns.drop(table.geometry.name)
+    return [name for name in fields if table[name].notna().any() or name.lower() == "class"]
+
+
+def text_of(value: typing.Any) -> str:
+    """A field as text; whole numbers come as floats where one is missing, or the field is wide."""
+    if value is None or value != value or str(value) == "<NA>":
+        return ""
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value)) if whole else str(value).strip()
