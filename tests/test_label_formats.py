@@ -159,3 +159,67 @@ def test_label_rasters_of_any_type(dtype, nodata, tmp_path):
     (tmp_path / "far.tif").replace(tmp_path / "other/a.tif")
     with pytest.raises(lc.InputError, match=r"other ground than .*a\.tif"):
         read(tmp_path / "other/a.tif", tmp_path / "tiles")
+
+
+def degrees(x, y):
+    from rasterio.warp import transform
+
+    return tuple(part[0] for part in transform(UTM, "EPSG:4326", [x], [y]))
+
+
+@pytest.fixture
+def tiles(tmp_path):
+    (tmp_path / "tiles").mkdir()
+    write_tif(tmp_path / "tiles/a.tif", np.zeros((10, 20, 3), np.uint8), left=326000.0)
+    return tmp_path
+
+
+LON, LAT = degrees(326001.25, 2779998.25)  # the middle of pixel 2,3
+KML = '<kml xmlns="http://www.opengis.net/kml/2.2"><Document><Folder><name>middle</name><Placemark><name>p</name>'
+GROUND = {
+    "lon.csv": (f"Lon,LAT,Class\n{LON},{LAT},middle\n", {}),
+    "comma.csv": (f"sep=;\nlon;lat;class\n{LON};{LAT};1,0\n".replace(".", ","), {}),
+    "utm.csv": ("x,y,class\n326001.25,2779998.25,1.0\n", {"crs": UTM}),
+    "wkt.csv": (f'wkt,class\n"SRID=4326;POINT({LON} {LAT})",middle\n', {}),
+    "ceo.csv": (f"plotid,sampleid,lon,lat,email,COVER\n1,1,{LON},{LAT},a@b.c,middle\n", {"field": "Cover"}),
+    "lucas.csv": (
+        f"POINT_ID,TH_LAT,TH_LONG,GPS_LAT,GPS_LONG,LC1\n1,{LAT},{LON},88.888888,88.888888,middle\n",
+        {},
+    ),
+    "kobo.csv": (f"_id,class,_gps_latitude,_gps_longitude\n1,middle,{LAT},{LON}\n", {}),
+    "folders.kml": (
+        f"{KML}<Point><coordinates>{LON},{LAT}</coordinates></Point></Placemark></Folder></Document></kml>",
+        {},
+    ),
+    "way.gpx": (
+        f'<gpx version="1.1" creator="x"><wpt lat="{LAT}" lon="{LON}"><name>middle</name></wpt></gpx>',
+        {"field": "name"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GROUND)
+def test_labels_on_the_ground(name, tiles):
+    text, options = GROUND[name]
+    (tiles / name).write_text(text)
+    points, _ = read(tiles / name, tiles / "tiles", **options)
+    assert points == {"a": {(3, 2): 1}}
+
+
+def test_exchanged_axes_are_told(tiles):
+    (tiles / "p.csv").write_text(f"lon,lat,class\n{LAT},{LON},middle\n")
+    with pytest.raises(lc.InputError, match=r"1 points outside .*with x and y exchanged"):
+        read(tiles / "p.csv", tiles / "tiles")
+
+
+def test_polygons_become_masks_or_a_fixed_number_of_points(tiles, capsys):
+    square = shapely.box(326001, 2779996, 326003, 2779999)
+    geopandas.GeoDataFrame({"class": ["x"]}, geometry=[square], crs=UTM).to_file(tiles / "plots.shp")
+    (tiles / "table.csv").write_text("from,to\nx,middle\n")
+    common = ["--labels", tiles / "plots.shp", "--images", tiles / "tiles", "--class-names", ",".join(NAMES)]
+    common += ["--classes", tiles / "table.csv"]
+    assert labels.main([*map(str, common), "--output", str(tiles / "masks")]) == 0
+    mask = lc.read_mask(tiles / "masks/a.png")
+    assert (mask == 1).sum() == 24 and (mask[2:8, 2:6] == 1).all() and (mask == 255).sum() == 176
+    drawn = [*map(str, common), "--points-per-polygon", "5", "--output", str(tiles / "p.csv")]
+    assert labels.main(drawn) == 0 and len((tiles / "p.csv").read_text().splitlines()) == 6
