@@ -114,13 +114,13 @@ def open_page(browser):
     """A function that opens the page of a server in a window of its own. Scripts that fail, fail the test."""
     contexts, failures = [], []
 
-    def start(config, **options):
+    def start(config, first="Suggestion 1 of", **options):
         contexts.append(browser.new_context(viewport={"width": 1200, "height": 800}, **options))
         page = contexts[-1].new_page()
         page.set_default_timeout(10_000)
         page.on("pageerror", lambda error: failures.append(error))
         page.goto(f"http://127.0.0.1:{config.port}/")
-        says(page, "Suggestion 1 of")
+        says(page, first)
         return page
 
     yield start
@@ -131,6 +131,15 @@ def open_page(browser):
 
 def says(page, text):
     page.locator("#where").filter(has_text=text).wait_for()
+
+
+def until(page, condition):
+    """Waits for what the page's script knows; its policy forbids playwright's own way."""
+    for _ in range(200):
+        if page.evaluate(f"Boolean({condition})"):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(condition)
 
 
 def labelled(page, here, everywhere):
@@ -162,8 +171,12 @@ def test_labels_given_by_key_and_click_are_in_the_csv_at_once_and_survive_a_relo
     page.keyboard.press("s")
     says(page, f"x {x3}, y {y3}: not labelled")
     labelled(page, 2, 2)
-    expected = [f"tile_0.png,{x0},{y0},high", f"tile_0.png,{x1},{y1},middle", f"tile_0.png,{x2},{y2},"]
-    assert lines(config)[1:] == expected
+    expected = [
+        f"tile_0.png,{x0},{y0},high,",
+        f"tile_0.png,{x1},{y1},middle,",
+        f"tile_0.png,{x2},{y2},,yes",
+    ]
+    assert lines(config) == ["image,x,y,class,skipped", *expected]
 
     free = next(
         (x, y) for y in range(5, HEIGHT) for x in range(5, WIDTH) if far_from_suggestions(config, x, y)
@@ -172,7 +185,7 @@ def test_labels_given_by_key_and_click_are_in_the_csv_at_once_and_survive_a_relo
     says(page, "Your own pixel, x {}, y {}: not labelled".format(*free))
     page.keyboard.press("1")
     labelled(page, 3, 3)
-    assert lines(config)[1:] == [*expected, "tile_0.png,{},{},low".format(*free)]
+    assert lines(config)[1:] == [*expected, "tile_0.png,{},{},low,".format(*free)]
 
     page.mouse.click(*on_screen(page, x0, y0))
     says(page, f"x {x0}, y {y0}: high")
@@ -181,13 +194,13 @@ def test_labels_given_by_key_and_click_are_in_the_csv_at_once_and_survive_a_relo
     says(page, f"x {x0}, y {y0}: low")
     page.get_by_role("button", name="Remove").click()
     labelled(page, 2, 2)
-    left = [*expected[1:], "tile_0.png,{},{},low".format(*free)]
+    left = [*expected[1:], "tile_0.png,{},{},low,".format(*free)]
     assert lines(config)[1:] == left
     page.keyboard.press("u")
     labelled(page, 3, 3)
     page.keyboard.press("Control+z")
     says(page, f"x {x0}, y {y0}: high")
-    assert lines(config)[1:] == [*left, f"tile_0.png,{x0},{y0},high"]
+    assert lines(config)[1:] == [*left, f"tile_0.png,{x0},{y0},high,"]
 
     page.reload()
     says(page, f"x {x3}, y {y3}: not labelled")
@@ -199,7 +212,7 @@ def test_labels_given_by_key_and_click_are_in_the_csv_at_once_and_survive_a_relo
     ]
     page.mouse.click(*on_screen(page, *free))
     says(page, "Your own pixel, x {}, y {}: low".format(*free))
-    assert lines(config)[1:] == [*left, f"tile_0.png,{x0},{y0},high"]
+    assert lines(config)[1:] == [*left, f"tile_0.png,{x0},{y0},high,"]
 
 
 def test_what_was_labelled_trains_with_the_command_that_the_page_shows(serve, open_page, tmp_path, capsys):
@@ -361,6 +374,118 @@ def test_what_goes_wrong_is_said_and_the_next_tile_can_be_labelled(serve, open_p
     assert not page.get_by_role("alert").is_visible() and config.points.read_text() == saved
 
 
+# ---- A reference sample
+
+SAMPLE = [
+    ("tile_2", 7, 8, "secret one"),
+    ("tile_0.png", 59, 0, "secret two"),
+    ("tile_2", 30, 20, "secret one"),
+]
+
+
+@pytest.fixture
+def sample(tmp_path):
+    """A reference sample of three points on two tiles, as assess.py draws it."""
+    head = "image,x,y,class,stratum,inclusion_probability"
+    rows = [f"{image},{x},{y},,{stratum},0.0125" for image, x, y, stratum in SAMPLE]
+    (tmp_path / "points.csv").write_text("\n".join([head, *rows]) + "\n")
+    return rows
+
+
+def test_a_reference_sample_is_labelled_blind_in_the_order_of_the_file(serve, open_page, sample):
+    config = serve()
+    seen = []
+    page = open_page(config, first="Point 1 of 3, x 7, y 8: not labelled. 3 not looked at yet, 0 skipped")
+    page.on("response", lambda response: seen.append(response.url))
+    assert not page.locator("#tiles").is_visible() and not page.locator("#training").is_visible()
+    assert not page.get_by_role("button", name="Map").is_visible()
+    page.keyboard.press("2")
+    says(page, "Point 2 of 3, x 59, y 0: not labelled. 2 not looked at yet")
+    page.keyboard.press("s")
+    says(page, "Point 3 of 3, x 30, y 20: not labelled. 1 not looked at yet, 1 skipped")
+    page.mouse.click(*on_screen(page, 3, 3))  # picks nothing
+    page.keyboard.press("3")
+    says(page, "All points but 1 skipped are labelled")
+    assert [line.split(",")[3] for line in lines(config)[1:]] == ["middle", "", "high"]
+    assert lines(config)[0] == "image,x,y,class,stratum,inclusion_probability,skipped"
+    kept = [line.split(",") for line in lines(config)[1:]]
+    assert [[*row[:3], "", *row[4:6]] for row in kept] == [row.split(",") for row in sample]
+    page.keyboard.press("ArrowRight")
+    says(page, "Point 1 of 3, x 7, y 8: middle")
+    page.keyboard.press("Delete")
+    says(page, "Point 1 of 3, x 7, y 8: not labelled")
+    page.keyboard.press("u")
+    page.keyboard.press("ArrowRight")
+    says(page, "Point 2 of 3, x 59, y 0: skipped")
+    page.reload()
+    says(page, "All points but 1 skipped are labelled")
+    page.keyboard.press("ArrowRight")
+    says(page, "Point 1 of 3, x 7, y 8: middle")
+    assert not any("/map" in url or "/suggestions" in url for url in seen)
+    assert "secret" not in page.content()
+
+
+def test_nothing_of_a_reference_sample_but_its_points_reaches_the_page(serve, sample, model):
+    config = serve()
+    for path in ("/state", "/tile?image=tile_2.png", "/suggestions?image=tile_2.png"):
+        status, body = send(config, "GET", path)
+        assert status == 200 and b"secret" not in body and b"0.0125" not in body
+    assert [tile["name"] for tile in json.loads(send(config, "GET", "/state")[1])["tiles"]] == [
+        "tile_0.png",
+        "tile_2.png",
+    ]
+    before = config.points.read_bytes()
+    assert put(config, "tile_0.png", 1, 1, None, "low")[0] == 400, "no point is added"
+    assert send(config, "GET", "/map?image=tile_2.png")[0] == 404 and config.points.read_bytes() == before
+    for name, x, y, _ in SAMPLE:
+        tile = name.removesuffix(".png") + ".png"
+        assert json.loads(put(config, tile, x, y, "", "low")[1])["training"] is None
+    with pytest.raises(lc.InputError, match="is labelled blind; leave --checkpoint away"):
+        serve("--checkpoint", model)
+    config.points.write_text("image,x,y,class,inclusion_probability\nnowhere,1,2,,0.1\n")
+    with pytest.raises(lc.InputError, match="nowhere, for one, is not in"):
+        serve()
+
+
+def test_two_keys_at_once_label_one_point_of_a_sample(serve, open_page, sample):
+    """The second was hit before its point was seen."""
+    config = serve()
+    page = open_page(config, first="Point 1 of 3")
+    with config.writing:
+        page.keyboard.press("1")
+        page.keyboard.press("3")
+    says(page, "Point 2 of 3, x 59, y 0: not labelled")
+    assert [line.split(",")[3] for line in lines(config)[1:]] == ["low", "", ""]
+
+
+def test_a_scene_of_20000_pixels_comes_in_parts_at_the_zoom_in_metres(serve, open_page, tiles, tmp_path):
+    """Pixels of half a metre: 20 m are 40 pixels, and the pixel in question is in their middle."""
+    rasterio = pytest.importorskip("rasterio")
+    place = {"crs": "EPSG:32633", "transform": rasterio.transform.from_origin(5e5, 5e6, 0.5, 0.5)}
+    form = {"width": 20_000, "height": 20_000, "count": 3, "dtype": "uint8", "tiled": True, "SPARSE_OK": True}
+    with rasterio.open(tiles / "scene.tif", "w", "GTiff", **place, **form) as file:
+        ground = np.full((3, 512, 512), 90, np.uint8)
+        ground[:, 188, 312] = 255, 0, 255
+        file.write(ground, window=((15_812, 16_324), (17_688, 18_200)))
+    rows = "scene,18000,16000,,water,0.1\nscene,19999,0,,land,0.1\n"
+    (tmp_path / "points.csv").write_text(f"image,x,y,class,stratum,inclusion_probability\n{rows}")
+    config = serve("--around", 20)
+    assert config.metres["scene.tif"] == pytest.approx(0.5)
+    page = open_page(config, first="Point 1 of 2, x 18000, y 16000")
+    assert page.locator("#extent").text_content() == "Close-up 16 m wide; a pixel is 0.5 m"
+    until(page, "image.parts.near?.bitmap && image.parts.detail?.bitmap")
+    sizes = page.evaluate("Object.values(image.parts).map(({bitmap}) => bitmap.width)")
+    assert max(sizes) < 600, "pixels of a side that went to the browser"
+    rows, columns = magenta(page.locator("#view"))
+    box = page.locator("#view").bounding_box()
+    side = min(box["width"], box["height"]) / 40
+    assert side - 2 <= np.ptp(rows) + 1 <= side + 1
+    assert abs(rows.mean() - box["height"] / 2) < 2 and abs(columns.mean() - box["width"] / 2) < 2
+    assert send(config, "GET", "/image?image=scene.tif")[0] == 400, "never whole"
+    page.keyboard.press("1")
+    says(page, "Point 2 of 2, x 19999, y 0: not labelled")
+
+
 # ---- What is asked for
 
 
@@ -458,6 +583,7 @@ def test_a_csv_that_was_begun_is_continued_and_nothing_in_it_is_lost(serve, tmp_
     (tmp_path / "points.csv").write_text(begun, encoding="utf-8")
     config = serve()
     answer = ask(config, "tile", "tile_0.png")
+    assert answer.pop("skipped") == [], "nobody has looked at the open row yet"
     assert answer == {"labels": [[3, 4, "high"], [7, 8, ""]], "counts": [0, 0, 1], "training": None}
     assert put(config, "tile_0.png", 9, 9, None, "middle")[0] == 200
     kept = ["image,x,y,class,who", "tile_0,3.5,4,2,Ann", "elsewhere.tif,900,800,low,", "tile_0.png,7,8,,Bob"]
@@ -465,10 +591,10 @@ def test_a_csv_that_was_begun_is_continued_and_nothing_in_it_is_lost(serve, tmp_
     assert put(config, "tile_0.png", 3, 4, "high", "low")[0] == 200
     assert put(config, "tile_0.png", 7, 8, "", "high")[0] == 200
     assert lines(config)[1:] == [
-        kept[2],
-        "tile_0.png,9,9,middle,",
         "tile_0,3.5,4,low,Ann",
+        kept[2],
         "tile_0.png,7,8,high,Bob",
+        "tile_0.png,9,9,middle,",
     ]
     assert not list(tmp_path.glob(".partial-*"))
 

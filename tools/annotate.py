@@ -7,7 +7,16 @@ The CSV has the columns image,x,y,class: file name, pixels from the top left cor
 name. It is written anew after every click, and read anew before, so that what other programs or tabs have
 written meanwhile is kept. A row without a class is an open question: `active_learning.py suggest` writes
 such rows, and so does "skip"; they are asked, and training passes over them. Each tile is asked for
---num-points pixels in all, those that are labelled already included.
+--num-points pixels in all, those that are labelled already included. A column "skipped" marks what
+somebody passed over; an open row without it nobody has looked at yet.
+
+A reference sample, whose CSV has the column inclusion_probability, is labelled blind: point by point in the
+order of the file, each in the midst of --around metres, without any map, model or stratum. No point is
+added, its other columns are kept as they are, and no training is offered: it is to judge a map.
+
+    python tools/annotate.py --images scenes --points reference.csv
+
+Scenes of more than 4,096 x 4,096 pixels reach the browser in parts.
 
 The page is served on 127.0.0.1 only, to this machine's browser. From another one:
 ssh -L 8765:127.0.0.1:8765 MACHINE.
@@ -45,6 +54,8 @@ from PIL import Image
 import landcover_segmentation as lc
 
 COLUMNS = ("image", "x", "y", "class")
+REFERENCE_COLUMN = "inclusion_probability"  # by which a probability sample is known
+LARGE = 2**24  # pixels of an image, beyond which only parts of it are read and shown
 PAGE = Path(__file__).with_suffix(".html")
 # Nothing is loaded from elsewhere, no other page frames this one, and only its own script runs.
 POLICY = (
@@ -115,7 +126,7 @@ def labels_of(config: argparse.Namespace, name: str, points: list[Point]) -> dic
 
     Raises InputError for one outside of it.
     """
-    height, width = config.read(config.tiles[name]).shape[:2]
+    height, width = config.sizes[name]
     labels: dict[tuple[int, int], str] = {}
     for (image, x, y), label, _ in points:
         if image == name:
@@ -133,13 +144,38 @@ def labels_of(config: argparse.Namespace, name: str, points: list[Point]) -> dic
 
 
 def describe(config: argparse.Namespace, request: dict) -> dict:
-    """All that the page needs once: classes, and tiles with the number of their labels."""
-    counts = Counter(point.pixel[0] for point in read_points(config) if point.label)
+    """All that the page needs once: classes, and tiles with their size and the number of their labels.
+
+    sample: of a reference sample the points [tile, x, y, class, skipped] in order, and nothing else of them;
+    otherwise None. metres: of a pixel's side, None if unknown.
+    """
+    points = read_points(config)
+    counts = Counter(point.pixel[0] for point in points if point.label)
+    numbers = {name: number for number, name in enumerate(config.tiles)}
+    sample = [
+        [numbers[image], x, y, label, bool(row.get("skipped"))]
+        for (image, x, y), label, row in points
+        if image in numbers
+    ]
     classes = zip(config.class_names, config.colors, strict=True)
+    tiles = [
+        {
+            "name": name,
+            "labels": counts[name],
+            "height": height,
+            "width": width,
+            "metres": config.metres[name],
+        }
+        for name, (height, width) in config.sizes.items()
+    ]
     return {
         "classes": [{"name": name, "color": color} for name, color in classes],
-        "tiles": [{"name": name, "labels": counts[name]} for name in config.tiles],
+        "tiles": tiles,
         "target": config.num_points,
+        "sample": sample if config.reference else None,
+        "around": config.around,
+        "large": LARGE,
+        "map": bool(config.model),
     }
 
 
@@ -148,23 +184,93 @@ def show_tile(config: argparse.Namespace, request: dict) -> dict:
     name, points = find_tile(config, request), read_points(config)
     labels = labels_of(config, name, points)
     counts = Counter(point.label for point in points if point.pixel[0] in config.tiles)
+    passed_over = [point for point in points if point.row.get("skipped") and point.pixel[0] == name]
     return {
         "labels": [[*at, label] for at, label in labels.items()],
+        "skipped": [point.pixel[1:] for point in passed_over if not labels[point.pixel[1:]]],
         "counts": [counts[name] for name in config.class_names],
         "training": training_command(config),
     }
 
 
 def send_image(config: argparse.Namespace, request: dict) -> bytes:
-    """The tile as a PNG of what training sees: browsers show no TIFF, and turn photographs as EXIF says."""
+    """The tile, or every step-th pixel of a part of it, as a PNG of what training sees.
+
+    Browsers show no TIFF, and turn photographs as EXIF says. The part is left,top,right,bottom; what it
+    has outside of the tile is cut off.
+    """
+    name = find_tile(config, request)
+    height, width = config.sizes[name]
+    try:
+        left, top, right, bottom = map(int, request.get("part", f"0,0,{width},{height}").split(","))
+        step = int(request.get("step", 1))
+    except ValueError as error:
+        raise Refused(400, "a part is four whole numbers, and its step is one") from error
+    left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    if not (left < right and top < bottom and 1 <= step <= LARGE):
+        raise Refused(400, f"there is no such part of {name}")
+    if (right - left) * (bottom - top) > LARGE * step**2:
+        raise Refused(400, f"{name} is too large to be sent at once; ask for a part, or a larger step")
+    return to_png(read_part(config, name, left, top, right, bottom, step))
+
+
+def to_png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(config.read(config.tiles[find_tile(config, request)])).save(file, "PNG", compress_level=1)
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
-def suggest_pixels(config: argparse.Namespace, request: dict) -> list[tuple[int, int]]:
-    """The pixels (x, y) of a tile to ask for: those chosen when first shown, then the CSV's open ones."""
+def read_part(config, name: str, left: int, top: int, right: int, bottom: int, step: int = 1) -> np.ndarray:
+    """Every step-th pixel of a part of an image, (h, w, 4) uint8, alpha 0 = no data.
+
+    Of a large raster only that part is read, some rows at a time.
+    """
+    path = config.tiles[name]
+    if not is_large(config, name) or not lc.is_raster(path, config.bands):
+        return config.read(path)[top:bottom:step, left:right:step]
+    rows = max(1, LARGE // 4 // (right - left) // step) * step
+    with lc.open_raster(path) as dataset:
+        strips = [
+            lc.raster_bands(dataset, config.bands, ((at, min(at + rows, bottom)), (left, right)))[
+                ::step, ::step
+            ]
+            for at in range(top, bottom, rows)
+        ]
+    pixels, ranges = np.concatenate(strips), config.reading["ranges"]
+    lc.check_depth(path, pixels.dtype != np.uint8, ranges)
+    return pixels if ranges is None else lc.stretch(pixels, ranges)
+
+
+def is_large(config: argparse.Namespace, name: str) -> bool:
+    height, width = config.sizes[name]
+    return height * width > LARGE
+
+
+def send_map(config: argparse.Namespace, request: dict) -> bytes:
+    """What the model sees in a tile, as a PNG in the colours of the classes; clear where there is no data."""
     name = find_tile(config, request)
+    if config.reference or not config.model:
+        raise Refused(404, "there is no map to show")
+    if is_large(config, name):
+        raise Refused(422, f"{name}: is too large for a map at once; cut it with tools/cut_tiles.py")
+    with config.choosing:
+        return config.predict_map(name)
+
+
+def draw_map(config: argparse.Namespace, name: str) -> bytes:
+    image = config.read(config.tiles[name])
+    class_ids = al.predict(config.model, image[..., :3]).argmax(1)[0].numpy()
+    return to_png(np.dstack([lc.colorize(class_ids, config.palette), image[..., 3]]))
+
+
+def suggest_pixels(config: argparse.Namespace, request: dict) -> list[tuple[int, int]]:
+    """The pixels (x, y) of a tile to ask for: those chosen when first shown, then the CSV's open ones.
+
+    In a reference sample they are the sample's, and no other.
+    """
+    name = find_tile(config, request)
+    if config.reference:
+        return list(labels_of(config, name, read_points(config)))
     with config.choosing:  # one prediction at a time: it takes all cores anyway
         labels = labels_of(config, name, read_points(config))
         if name not in config.chosen:
@@ -181,34 +287,39 @@ def choose_pixels(
     They keep away from each other and from what the CSV holds. Without a model every pixel is as good as
     any other: they are spread over the tile, always the same.
     """
-    image, lacking = config.read(config.tiles[name]), config.num_points - len(labels)
+    (height, width), lacking = config.sizes[name], config.num_points - len(labels)
     if lacking <= 0:
         return []
+    step = 1 + max(height, width) // 1024 if is_large(config, name) and not config.model else 1
+    image = read_part(config, name, 0, 0, width, height, step)
     known = np.zeros(image.shape[:2], bool)
     for x, y in labels:
-        known[y, x] = True
+        known[y // step, x // step] = True
     if config.model:
         positions, _ = al.least_sure(config.model, image, known, lacking)
     else:
         positions = al.spread_out(image[..., 3] > 0, known, lacking, lc.named_rng(name))
-    return [(x, y) for y, x in positions.tolist()]
+    return [(x * step, y * step) for y, x in positions.tolist()]
 
 
 def set_label(config: argparse.Namespace, request: dict) -> dict:
     """Writes the class of a pixel: `now` is its name, "" an open question; None takes the pixel out.
 
     `was` is what the page believes to be there. If it is something else, another tab or program has
-    written it, and the page is told instead of overwriting it. Returns what `show_tile` does.
+    written it, and the page is told instead of overwriting it. `skipped`: whether a person passed it over,
+    who saw it. A row keeps its place in the file. A reference sample keeps its points, and gets no others.
+    Returns what `show_tile` does.
     """
     name, x, y = find_tile(config, request), request.get("x"), request.get("y")
-    image = config.read(config.tiles[name])
-    height, width = image.shape[:2]
+    height, width = config.sizes[name]
     if not (type(x) is type(y) is int and 0 <= x < width and 0 <= y < height):
         raise Refused(400, f"there is no pixel {x},{y} in {name}")
     was, now = request.get("was"), request.get("now")
+    if config.reference and now is None:
+        now = ""
     if not all(label in [None, "", *config.class_names] for label in (was, now)):
         raise Refused(400, "there is no such class; reload the page")
-    if now and not image[y, x, 3]:
+    if now and not config.reference and not read_part(config, name, x, y, x + 1, y + 1)[0, 0, 3]:
         raise Refused(400, f"{name} has no data at {x},{y}: nothing could be learnt from a label there")
     with config.writing:
         points = read_points(config)
@@ -216,11 +327,19 @@ def set_label(config: argparse.Namespace, request: dict) -> dict:
         if found != was:
             held = f"pixel {x},{y} was changed elsewhere meanwhile and is {found or 'not labelled'} now"
             raise Refused(409, f"{held}; nothing was overwritten, label it again if that is wrong")
-        here = [point for point in points if point.pixel == (name, x, y)]
-        points = [point for point in points if point.pixel != (name, x, y)]
-        if now is not None:
-            row = here[0].row if here else {"image": name, "x": str(x), "y": str(y)}
-            points.append(Point((name, x, y), now, row | {"class": now}))
+        if config.reference and found is None:
+            raise Refused(
+                400, f"{x},{y} of {name} is no point of this reference sample, which stays as drawn"
+            )
+        here = [at for at, point in enumerate(points) if point.pixel == (name, x, y)]
+        row = points[here[0]].row if here else {"image": name, "x": str(x), "y": str(y)}
+        row = row | {"class": now}
+        if "skipped" in row or request.get("skipped"):
+            row["skipped"] = "yes" if request.get("skipped") and not now else ""
+        changed = [] if now is None else [Point((name, x, y), now, row)]
+        at = here[0] if here else len(points)
+        kept = [point for point in points[at:] if point.pixel != (name, x, y)]
+        points = [*points[:at], *changed, *kept]
         write_points(config.points, points)
     return show_tile(config, request)
 
@@ -235,10 +354,14 @@ def find_tile(config: argparse.Namespace, request: dict) -> str:
 def training_command(config: argparse.Namespace) -> str | None:
     """The line that trains on the CSV as it is now, and scores; None while too few tiles have labels.
 
+    And None for a reference sample: what a model learnt from cannot judge its map.
+
     Where the module's constants describe these tiles, its val tiles score. Else the last fifth of the
     labelled tiles does, for names mostly put neighbours together; both parts are written to a folder
     beside the CSV.
     """
+    if config.reference:
+        return None
     settings = {"class_names": config.class_names, "class_colors": config.class_colors, "bands": config.bands}
     settings = {name: value for name, value in settings.items() if value != getattr(lc, name.upper())}
     flags = {"train_image_dir": config.images, "train_mask_dir": config.points}
@@ -259,7 +382,7 @@ def training_command(config: argparse.Namespace) -> str | None:
             path = config.points.with_suffix(".parts") / f"{side}.csv"
             write_points(path, [point for point in points if point.pixel[0] in names])
             flags |= {f"{side}_image_dir": config.images, f"{side}_mask_dir": path}
-    largest = max(map(config.sides.get, train))
+    largest = max(min(config.sizes[name]) for name in train)
     flags |= {"num_classes": len(config.class_names), "crop_size": min(lc.CROP_SIZE, largest)}
     found = shutil.which("python")
     python = "python" if found and Path(found).parent == Path(sys.executable).parent else sys.executable
@@ -279,6 +402,7 @@ ANSWERS = {
     ("GET", "/state"): describe,
     ("GET", "/tile"): show_tile,
     ("GET", "/image"): send_image,
+    ("GET", "/map"): send_map,
     ("GET", "/suggestions"): suggest_pixels,
     ("POST", "/label"): set_label,
 }
@@ -392,6 +516,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
          help="ask for the pixels of which this model is least sure; its classes are taken")
     flag("--num-points", metavar="N", type=al.positive, default=20,
          help="labels wanted per tile (default: %(default)s)")
+    flag("--around", metavar="N", type=al.positive, default=200,
+         help="metres shown around a point of a reference sample, or pixels where images have no place "
+              "on the ground (default: %(default)s)")
     flag("--class-names", metavar="LIST",
          help="in order of id, like water,forest (default: CLASS_NAMES of the module)")
     flag("--class-colors", metavar="LIST", help="as many colours (default: CLASS_COLORS of the module)")
@@ -417,17 +544,41 @@ def prepare(config: argparse.Namespace) -> None:
         reading = config.model.reading
     else:
         reading = {"bands": lc.BANDS, "ranges": lc.band_ranges(images.values(), lc.BANDS)}
-    config.bands = list(reading["bands"])
-    config.sides = {}
+    config.reading, config.bands = reading, list(reading["bands"])
+    config.sizes, config.metres = {}, {}
     for name, path in config.tiles.items():
         with geo.open_unscaled(path, config.bands) as scene:
-            config.sides[name] = min(scene.height, scene.width)
+            config.sizes[name] = scene.height, scene.width
+            hectares = geo.pixel_hectares(scene)
+        config.metres[name] = None if hectares is None else 100 * float(hectares[len(hectares) // 2]) ** 0.5
     read = functools.partial(al.read_tile, reading=reading)
     config.read = functools.lru_cache(maxsize=4)(read)  # what it gives is not to be changed
+    config.predict_map = functools.lru_cache(maxsize=8)(functools.partial(draw_map, config))
     set_classes(config)
     check_writable(config.points)
-    read_points(config)
+    take_reference(config, read_points(config))
     config.chosen, config.choosing, config.writing = {}, threading.Lock(), threading.RLock()
+
+
+def take_reference(config: argparse.Namespace, points: list[Point]) -> None:
+    """Finds whether the CSV is a reference sample, of which only the images that have points are shown.
+
+    Raises InputError if a model is given with it, or if none of its images is there.
+    """
+    config.reference = any(REFERENCE_COLUMN in point.row for point in points)
+    if not config.reference:
+        return
+    if config.model:
+        cure = f"leave --checkpoint away, or take away the column {REFERENCE_COLUMN} of points to learn from"
+        raise lc.InputError(f"--points {config.points}: a reference sample is labelled blind; {cure}")
+    sampled = {point.pixel[0] for point in points}
+    if not sampled & config.tiles.keys():
+        example = f"{points[0].pixel[0]}, for one, is not in {config.images}"
+        raise lc.InputError(f"--points {config.points}: {example}; name the folder by --images")
+    if missing := sampled - config.tiles.keys():
+        print(f"{config.images}: lacks {len(missing)} images of the sample, whose points cannot be shown")
+    config.tiles = {name: path for name, path in config.tiles.items() if name in sampled}
+    config.sizes = {name: config.sizes[name] for name in config.tiles}
 
 
 def set_classes(config: argparse.Namespace) -> None:
@@ -447,7 +598,8 @@ def set_classes(config: argparse.Namespace) -> None:
         need = f"give one for each of the {len(names)} classes"
         raise lc.InputError(f"--class-colors: {need}, as '#rrggbb' or by name")
     config.class_names, config.class_colors = names, colors
-    config.colors = ["#" + bytes(color).hex() for color in lc.class_palette(colors, len(names))]
+    config.palette = lc.class_palette(colors, len(names))
+    config.colors = ["#" + bytes(color).hex() for color in config.palette]
 
 
 def check_writable(path: Path) -> None:
@@ -480,6 +632,8 @@ def main(argv: list[str]) -> None:
     labels = sum(bool(point.label) for point in read_points(config))
     command = training_command(config)
     next_step = f"train on them:\n{command}" if command else "more tiles need some to train"
+    if config.reference:
+        next_step = "assess the map by them"
     print(f"\n{config.points}: {labels:,} labels; {next_step}")
     # A prediction may take minutes, and PyTorch aborts if the interpreter ends around it.
     if config.choosing.locked():
