@@ -25,6 +25,7 @@ ssh -L 8765:127.0.0.1:8765 MACHINE.
 from __future__ import annotations
 
 import argparse
+import base64
 import csv
 import functools
 import http.server
@@ -38,6 +39,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import typing
 import webbrowser
 from collections import Counter
@@ -48,6 +50,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import active_learning as al
 import geo
+import live_model
 import numpy as np
 from PIL import Image
 
@@ -257,6 +260,34 @@ def send_map(config: argparse.Namespace, request: dict) -> bytes:
         return config.predict_map(name)
 
 
+def send_live_map(config: argparse.Namespace, request: dict) -> dict:
+    """The map of a tile by all clicks so far: map, a PNG as a data URL, or None before two classes have one.
+
+    learnt, labels: from how many of the clicks it was learnt. Fewer until every tile was seen once: some
+    are with each answer, so that none takes long. No click waits for it.
+    """
+    name = find_tile(config, request)
+    if config.reference:
+        raise Refused(404, "there is no map to show")
+    if is_large(config, name):
+        raise Refused(422, f"{name}: is too large for a map at once; cut it with tools/cut_tiles.py")
+    ids = {label: number for number, label in enumerate(config.class_names)}
+    points = [point for point in read_points(config) if point.label and point.pixel[0] in config.tiles]
+    labels = {point.pixel: ids[point.label] for point in points if not is_large(config, point.pixel[0])}
+    if len(set(labels.values())) < 2:
+        return {"map": None, "learnt": 0, "labels": len(labels)}
+    until = time.monotonic() + 0.5
+    class_ids, learnt = config.live.draw(name, labels, lambda: time.monotonic() < until)
+    alpha = config.read(config.tiles[name])[..., 3]
+    png = base64.b64encode(to_png(np.dstack([lc.colorize(class_ids, config.palette), alpha]))).decode()
+    return {"map": f"data:image/png;base64,{png}", "learnt": learnt, "labels": len(labels)}
+
+
+def frozen_network(config: argparse.Namespace) -> lc.DeepLabV3Segmentation:
+    """The model of --checkpoint, else what the module starts from on a CPU."""
+    return config.model or lc.DeepLabV3Segmentation(len(config.class_names), "efficientnet_lite0", "auto")
+
+
 def draw_map(config: argparse.Namespace, name: str) -> bytes:
     image = config.read(config.tiles[name])
     class_ids = al.predict(config.model, image[..., :3]).argmax(1)[0].numpy()
@@ -403,6 +434,7 @@ ANSWERS = {
     ("GET", "/tile"): show_tile,
     ("GET", "/image"): send_image,
     ("GET", "/map"): send_map,
+    ("GET", "/live"): send_live_map,
     ("GET", "/suggestions"): suggest_pixels,
     ("POST", "/label"): set_label,
 }
@@ -557,6 +589,9 @@ def prepare(config: argparse.Namespace) -> None:
     set_classes(config)
     check_writable(config.points)
     take_reference(config, read_points(config))
+    config.live = live_model.LiveModel(
+        lambda: frozen_network(config), lambda name: config.read(config.tiles[name]), len(config.class_names)
+    )
     config.chosen, config.choosing, config.writing = {}, threading.Lock(), threading.RLock()
 
 
@@ -636,7 +671,7 @@ def main(argv: list[str]) -> None:
         next_step = "assess the map by them"
     print(f"\n{config.points}: {labels:,} labels; {next_step}")
     # A prediction may take minutes, and PyTorch aborts if the interpreter ends around it.
-    if config.choosing.locked():
+    if config.choosing.locked() or config.live.lock.locked():
         sys.stdout.flush()
         os._exit(0)
 
