@@ -1,6 +1,7 @@
 """Labels given in a real browser end up in the CSV, and nobody else's are lost; strangers get no answer."""
 
 import argparse
+import base64
 import csv
 import http.client
 import io
@@ -25,6 +26,7 @@ import landcover_segmentation as lc
 sys.path.insert(0, str(ROOT / "tools"))
 import active_learning as al
 import annotate
+import live_model
 
 HEIGHT, WIDTH, WANTED = 40, 60, 5
 CLASSES = ["--class-names", "low,middle,high", "--class-colors", "#0000ff,#00ff00,#ff0000"]
@@ -372,6 +374,121 @@ def test_what_goes_wrong_is_said_and_the_next_tile_can_be_labelled(serve, open_p
     page.keyboard.press("n")
     says(page, "Suggestion 1 of")
     assert not page.get_by_role("alert").is_visible() and config.points.read_text() == saved
+
+
+# ---- The map over the image
+
+
+@pytest.fixture
+def halves(tiles):
+    """Tiles that are blue on the left and yellow on the right."""
+    for path in tiles.iterdir():
+        picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        picture[:, : WIDTH // 2], picture[:, WIDTH // 2 :] = (20, 40, 200), (220, 210, 30)
+        Image.fromarray(picture).save(path)
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """A live map without ImageNet's weights, which need not be here."""
+    build = lc.DeepLabV3Segmentation
+
+    def random_network(num_classes, backbone, weights):
+        torch.manual_seed(0)
+        return build(num_classes, backbone, None)
+
+    monkeypatch.setattr(lc, "DeepLabV3Segmentation", random_network)
+
+
+def live_map(config, image):
+    answer = ask(config, "live", image)
+    png = base64.b64decode(answer["map"].split(",")[1])
+    return np.array(Image.open(io.BytesIO(png)).convert("RGB")), answer
+
+
+BLUE, GREEN = np.array([[0, 0, 255], [0, 255, 0]])
+
+
+def seen_color(page, x, y):
+    """The colour on the screen of a pixel of the tile."""
+    box = page.locator("#view").bounding_box()
+    column, row = (int(at - box[side]) for at, side in zip(on_screen(page, x, y), "xy", strict=True))
+    shown = Image.open(io.BytesIO(page.locator("#view").screenshot())).convert("RGB")
+    return np.array(shown.getpixel((column, row)), int)
+
+
+def test_the_live_map_follows_each_click_and_shows_no_class_without_one(serve, open_page, halves, untrained):
+    config = serve()
+    page = open_page(config)
+    says_of_map = page.locator("#map-says")
+    assert not says_of_map.is_visible()
+    plain = seen_color(page, 8, 30)
+    page.keyboard.press("m")
+    says_of_map.filter(has_text="begins when two classes have a click").wait_for()
+    for x, y, key in ((4, 20, "1"), (55, 20, "3")):
+        page.mouse.click(*on_screen(page, x, y))
+        says(page, f"x {x}, y {y}")
+        page.keyboard.press(key)
+    says_of_map.filter(has_text="Learnt from 2 clicks. No click yet, so not shown: middle.").wait_for()
+    left = seen_color(page, 8, 30)
+    assert (abs(left - (plain + BLUE) / 2) < 6).all(), "half the image, half the class's blue"
+    page.mouse.click(*on_screen(page, 4, 20))
+    says(page, "x 4, y 20: low")
+    page.keyboard.press("2")  # the label is changed, and the map follows
+    says_of_map.filter(has_text="so not shown: low").wait_for()
+    assert (abs(seen_color(page, 8, 30) - (plain + GREEN) / 2) < 6).all()
+    page.keyboard.press("m")
+    says_of_map.wait_for(state="hidden")
+    assert (abs(seen_color(page, 8, 30) - plain) < 3).all(), "off: the page as it is without"
+
+
+def test_the_live_map_knows_the_clicks_of_all_tiles_and_of_earlier_sittings(serve, halves, untrained):
+    rows = "tile_1.png,4,20,low\ntile_2.png,55,20,high\nelsewhere.png,1,1,middle\n"
+    config = serve()
+    config.points.write_text("image,x,y,class\n" + rows)
+    for _ in range(2):  # an answer takes at least one tile
+        shown, answer = live_map(config, "tile_0.png")
+    assert answer["labels"] == answer["learnt"] == 2
+    assert (shown[10:30, 2:20] == (0, 0, 255)).all() and (shown[10:30, 40:58] == (255, 0, 0)).all()
+
+
+def test_a_ridge_over_many_clicks_is_that_over_few(monkeypatch):
+    """Fewer unknowns are solved for where clicks are few: the formula must not show."""
+    draw = torch.Generator().manual_seed(0)
+    vectors, class_ids = torch.randn(12, 12, generator=draw), torch.arange(12) % 3
+    wide = torch.cat([vectors, torch.zeros(12, 1)], 1)  # one feature more, which says nothing
+    few, _ = live_model.fit_ridge(wide, class_ids, 3)
+    monkeypatch.setattr(live_model, "RIDGE", live_model.RIDGE * 12 / 13)  # its strength is per feature
+    many, _ = live_model.fit_ridge(vectors, class_ids, 3)
+    torch.testing.assert_close(few[:12], many, rtol=1e-4, atol=1e-6)
+
+
+def test_the_map_of_the_model_is_what_it_predicts(serve, open_page, model):
+    config = serve("--checkpoint", model)
+    page = open_page(config)
+    page.keyboard.press("m")
+    page.locator("#map-says").filter(has_text="What the model sees").wait_for()
+    shown = np.array(Image.open(io.BytesIO(send(config, "GET", "/map?image=tile_0.png")[1])).convert("RGB"))
+    images = lc.load_and_preprocess_image(config.tiles["tile_0.png"])
+    with torch.inference_mode():
+        expected = lc.load_model(model)(images).argmax(1)[0].numpy()
+    assert (shown == lc.colorize(expected, config.palette)).mean() > 0.99, "but for ties"
+    page.keyboard.press("1")
+    labelled(page, 1, 1)
+
+
+def test_no_click_waits_for_the_live_map_and_a_hundred_keys_are_all_written(
+    serve, open_page, halves, untrained
+):
+    config = serve("--num-points", 100)
+    page = open_page(config)
+    with config.live.lock:  # the map takes its time
+        page.keyboard.press("m")
+        for number in range(100):
+            page.keyboard.press(str(number % 3 + 1))
+        page.locator("#tile-count").filter(has_text="100 of 100").wait_for()
+    assert len(lines(config)) == 101
+    page.locator("#map-says").filter(has_text="Learnt from 100 clicks").wait_for()
 
 
 # ---- A reference sample

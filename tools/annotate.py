@@ -39,7 +39,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import typing
 import webbrowser
 from collections import Counter
@@ -276,8 +275,7 @@ def send_live_map(config: argparse.Namespace, request: dict) -> dict:
     labels = {point.pixel: ids[point.label] for point in points if not is_large(config, point.pixel[0])}
     if len(set(labels.values())) < 2:
         return {"map": None, "learnt": 0, "labels": len(labels)}
-    until = time.monotonic() + 0.5
-    class_ids, learnt = config.live.draw(name, labels, lambda: time.monotonic() < until)
+    class_ids, learnt = config.live.draw(name, labels)
     alpha = config.read(config.tiles[name])[..., 3]
     png = base64.b64encode(to_png(np.dstack([lc.colorize(class_ids, config.palette), alpha]))).decode()
     return {"map": f"data:image/png;base64,{png}", "learnt": learnt, "labels": len(labels)}

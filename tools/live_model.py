@@ -6,6 +6,7 @@ The network sees each tile once; after that a click costs a small linear system.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -93,17 +94,18 @@ class LiveModel:
             self.features.popitem(last=False)
         return self.features[name]
 
-    def learn(self, labels: dict[tuple[str, int, int], int], patience: Callable[[], bool]) -> tuple:
+    def learn(self, labels: dict[tuple[str, int, int], int], seconds: float) -> tuple:
         """Fits to the labels {(name, x, y): class id}: weights, biases, and the number of labels learnt from.
 
-        Tiles that were not seen yet are, while there is patience; the rest waits for the next time.
+        Tiles that were not seen yet are, at least one, for so many seconds; the rest waits for the next time.
         """
+        end = time.monotonic() + seconds
         self.vectors = {pixel: vector for pixel, vector in self.vectors.items() if pixel in labels}
         # Tile by tile, those at hand first.
         for name, x, y in sorted(
             labels.keys() - self.vectors.keys(), key=lambda at: (at[0] not in self.features, at)
         ):
-            if name in self.features or patience():
+            if name in self.features or not self.vectors or time.monotonic() < end:
                 self.vectors[name, x, y] = self.see(name)[:, y // STRIDE, x // STRIDE].clone()
         known = [(self.vectors[pixel], label) for pixel, label in labels.items() if pixel in self.vectors]
         vectors, class_ids = zip(*known, strict=True)
@@ -112,9 +114,9 @@ class LiveModel:
         biases[never] = -torch.inf  # a class without a click is not shown
         return weights, biases, len(known)
 
-    def draw(self, name: str, labels: dict, patience: Callable[[], bool]) -> tuple[np.ndarray, int]:
+    def draw(self, name: str, labels: dict, seconds: float = 0.5) -> tuple[np.ndarray, int]:
         """The map (H, W) uint8 of a tile by all labels, and from how many of them it was learnt."""
         with self.lock:
             features = self.see(name)
-            weights, biases, learnt = self.learn(labels, patience)
+            weights, biases, learnt = self.learn(labels, seconds)
             return classify(features, weights, biases, self.read(name).shape[:2]), learnt
