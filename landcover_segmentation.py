@@ -20,7 +20,6 @@ import copy
 import csv
 import errno
 import hashlib
-import importlib.util
 import json
 import math
 import os
@@ -54,7 +53,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 import torchvision
 from albumentations.pytorch import ToTensorV2
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from scipy.special import stdtrit
 from timm.layers import Conv2dSame, convert_sync_batchnorm
 from torch import Tensor, nn
@@ -76,7 +75,7 @@ TRAIN_IMAGE_DIR: str = "dataset/train/images"  # RGB tiles NAME.png, .jpg or .ti
 TRAIN_MASK_DIR: str = "dataset/train/masks"  # NAME.png, a channel of class ids; or a .csv of image,x,y,class
 VAL_IMAGE_DIR: str = "dataset/val/images"  # tiles that only score the model
 VAL_MASK_DIR: str = "dataset/val/masks"  # labelled as densely as you can; points, if they are all there is
-BANDS: list[int] = [1, 2, 3]  # the bands that the network sees as red, green and blue, counted from 1
+BANDS: list[int] = [1, 2, 3]  # the bands that the network sees, counted from 1: red, green, blue, then others
 # ---- Points
 NUM_POINTS: int | None = 100  # labelled pixels per tile that training may see; None takes every one
 POINT_SAMPLING: str = "stratified"  # stratified (classes share equally), random, grid or boundary
@@ -111,11 +110,12 @@ RESUME: bool = False  # go on from last_checkpoint.pth in OUTPUT_DIR, if there i
 
 # ---- Facts of the formats, not settings
 IGNORE_INDEX = 255
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".jp2", ".vrt", ".img")
+MASK_SUFFIXES = (".png", ".tif", ".tiff")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, for RGB in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MEAN_COLOR = tuple(round(255 * value) for value in IMAGENET_MEAN)  # stands where there is no image
 RGB_BANDS = (1, 2, 3)
+NO_CLASS = ("", "nan", "<na>", "null", "none")  # what tables write where nothing is known
 SPARSE_SHARE = 0.05  # labels on fewer of the pixels are points: drawn as dots, and no IoU is claimed
 CACHE_BYTES = 2**30  # decoded tiles that a data set keeps in memory: 2,700 of 256x256
 EVIDENCE_FLOOR = 0.003  # how much a pixel is like a class of which no point is near; chosen on train
@@ -143,7 +143,7 @@ def check_choice(name: str, value: object, choices: Iterable) -> None:
         raise InputError(f"{name} is one of {', '.join(map(str, choices))}, not {value!r}")
 
 
-# ==== Files -> image and mask =====================================================================
+# ==== Files -> image and mask: Pillow reads PNG and JPEG of 8 bits, rasterio whatever else ========
 
 
 def list_images(image_dir: PathLike) -> dict[str, Path]:
@@ -160,9 +160,9 @@ def list_tiles(image_dir: PathLike, mask_dir: PathLike) -> list[tuple[Path, Path
 
     Raises InputError for a folder that is missing or empty, and for a file without its partner.
     """
-    found = list_images(image_dir), files_by_stem(Path(mask_dir), (".png",))
+    found = list_images(image_dir), files_by_stem(Path(mask_dir), MASK_SUFFIXES)
     images, masks = ({folded(name): path for name, path in paths.items()} for paths in found)
-    no_mask = f"has no mask of that name (.png) in {mask_dir}; add the mask or remove the image"
+    no_mask = f"has no mask of that name (.png, .tif) in {mask_dir}; add the mask or remove the image"
     no_image = f"has no image of that name in {image_dir}; add the image or remove the mask"
     for paths, partners, problem in ((images, masks, no_mask), (masks, images, no_image)):
         lonely = sorted(paths.keys() - partners.keys())
@@ -188,6 +188,11 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     return {path.stem: path for path in found.values()}
 
 
+def as_color(mean: Sequence[float]) -> tuple[int, ...]:
+    """The mean of each band in 0..1 as a pixel, which stands where there is no image."""
+    return tuple(round(255 * value) for value in mean)
+
+
 def folded(name: str) -> str:
     """A name as it is compared: macOS splits accents off the letters of file names."""
     return unicodedata.normalize("NFC", name)
@@ -203,9 +208,7 @@ def readable(path: PathLike) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, …, rasterio its own
-        unknown = isinstance(error, UnidentifiedImageError)
-        other = ", or if it has other bands or bit depths: pip install rasterio" if unknown else ""
-        raise InputError(f"{path}: cannot be read ({error}); replace or remove it{other}") from error
+        raise InputError(f"{path}: cannot be read ({error}); replace or remove it") from error
 
 
 @contextlib.contextmanager
@@ -227,39 +230,41 @@ def open_raster(path: PathLike):
     try:
         import rasterio
     except ImportError as error:
-        what = "has more than 8 bits per channel, a nodata value or further bands"
-        raise InputError(f"{path}: {what}: pip install rasterio") from error
+        raise InputError(f"{path}: is no PNG or JPEG of 8 bits: pip install rasterio") from error
     with readable(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         return rasterio.open(path)
 
 
+def is_picture(path: PathLike) -> bool:
+    """Whether Pillow reads an image: a PNG or JPEG of 8 bits."""
+    if Path(path).suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        return False
+    with open_picture(path) as picture:
+        return not is_deep(picture)
+
+
 def is_deep(picture: Image.Image) -> bool:
     """Whether an unread picture has more than 8 bits per channel, which Pillow may cut off silently."""
-    bits = getattr(picture, "tag_v2", {}).get(258, 8)  # BitsPerSample of a TIFF: a number or one per band
-    return picture.mode in ("I", "F") or ";16" in f"{picture.mode} {picture.tile}" or np.max(bits) > 8
-
-
-def is_raster(path: PathLike, bands: Sequence[int] = RGB_BANDS) -> bool:
-    """Whether rasterio reads an image: a TIFF if it is installed, or what Pillow would cut to 8 bits."""
-    tiff = Path(path).suffix.lower() in (".tif", ".tiff") and Path(path).is_file()
-    if tiff and importlib.util.find_spec("rasterio"):
-        return True
-    with open_picture(path) as picture:
-        tags = getattr(picture, "tag_v2", {})
-        return bool(is_deep(picture) or 42113 in tags or (tags and max(bands) > 3))  # GDAL_NODATA
+    return picture.mode in ("I", "F") or ";16" in f"{picture.mode} {picture.tile}"
 
 
 def image_facts(path: PathLike) -> tuple[int, int, str, bool]:
     """Height, width, kind ("mode L", "4 band(s), uint16") and whether deeper than 8 bits, by the header."""
-    if not is_raster(path):
+    if is_picture(path):
         with open_picture(path) as picture:
-            return picture.height, picture.width, f"mode {picture.mode}", False
+            turned = picture.getexif().get(0x0112, 1) >= 5  # the camera was held upright: see read_bands
+            size = picture.size if turned else picture.size[::-1]
+            return *size, f"mode {picture.mode}", False
     with open_raster(path) as dataset:
-        depth = next((name for name in dataset.dtypes if name != "uint8"), "uint8")
-        plain = dataset.count == 3 and depth == "uint8"
-        kind = "mode RGB" if plain else f"{dataset.count} band(s), {depth}"
-        return dataset.height, dataset.width, kind, depth != "uint8"
+        return raster_facts(dataset)
+
+
+def raster_facts(dataset) -> tuple[int, int, str, bool]:
+    """As `image_facts`, of a rasterio dataset."""
+    depth = next((name for name in dataset.dtypes if name != "uint8"), "uint8")
+    kind = "mode RGB" if (dataset.count, depth) == (3, "uint8") else f"{dataset.count} band(s), {depth}"
+    return dataset.height, dataset.width, kind, depth != "uint8"
 
 
 def choose_bands(path: PathLike, bands: Sequence[int], dtypes: Sequence[str]) -> list[int]:
@@ -273,41 +278,60 @@ def choose_bands(path: PathLike, bands: Sequence[int], dtypes: Sequence[str]) ->
     return bands
 
 
-def raster_bands(dataset, bands: Sequence[int] = RGB_BANDS, window=None) -> np.ndarray:
-    """The bands of a rasterio dataset, or of a window of it, and alpha: (h, W, 4), values as they are.
+def alpha_bands(dataset, bands: Sequence[int]) -> list[int]:
+    """The bands of a rasterio dataset that hide pixels; those in `bands` are data.
 
-    Alpha bands, masks, nodata values and NaN all become alpha 0.
+    GDAL takes the fourth of four 8-bit bands for alpha, be it infrared, and no fifth. An alpha has two
+    values, but for soft edges.
     """
+    found, shape = [], (min(512, dataset.height), min(512, dataset.width))
+    for band, kind in enumerate(dataset.colorinterp, 1):
+        if kind.name == "alpha" and band not in bands:
+            sample = dataset.read(band, out_shape=shape)
+            found += [band] if np.isin(sample, (0, sample.max())).mean() > 0.9 else []
+    return found
+
+
+def raster_bands(dataset, bands: Sequence[int], alphas: Sequence[int], window=None) -> np.ndarray:
+    """The bands of a rasterio dataset, or of a window of it, and alpha: (h, W, bands + 1), as they are.
+
+    alphas: of `alpha_bands`. They, masks, nodata values and NaN all become alpha 0.
+    """
+    from rasterio.enums import MaskFlags
     from rasterio.errors import NodataShadowWarning
 
     bands = choose_bands(dataset.name, bands, dataset.dtypes)
-    kinds = [kind.name for kind in dataset.colorinterp]
+    first = dataset.colorinterp[0].name
     with readable(dataset.name), warnings.catch_warnings():
         warnings.simplefilter("ignore", NodataShadowWarning)  # nodata counts beside an alpha band
-        pixels = dataset.read([1, 2, 3, 4] if kinds[0] == "cyan" else bands, window=window)
-        # GDAL takes the fourth of four 8-bit bands for alpha, be it infrared; but what BANDS names is data.
-        named = [band for band in bands if kinds[band - 1] == "alpha"]
-        masks = dataset.read_masks(named or bands, window=window)
+        pixels = dataset.read([1, 2, 3, 4] if first == "cyan" else bands, window=window)
+        masks = np.full_like(pixels, 255, np.uint8)
+        if MaskFlags.alpha not in dataset.mask_flag_enums[bands[0] - 1]:
+            masks = dataset.read_masks(bands, window=window)
+        seen = [dataset.read(band, window=window) > 0 for band in alphas]
     # One band of a pixel may well be 0, or 255 in 8 bits; no other nodata value is one of light.
     alpha = masks.min(0) if dataset.nodata and pixels.dtype != np.uint8 else masks.max(0)
     if getattr(dataset.photometric, "value", "") == "MINISWHITE" and pixels.dtype == np.uint8:
         pixels = 255 - pixels  # as Pillow shows it
-    if kinds[0] == "cyan":
+    if first == "cyan":
         pixels = np.uint8((255 - pixels[:3]) * np.float32(1 - pixels[3] / 255))
-    if kinds[0] == "palette":
+    if first == "palette":
         pixels = np.uint8(list(dataset.colormap(1).values()))[pixels[0], :3].transpose(2, 0, 1)
-    alpha[~np.isfinite(pixels).all(0)] = 0
+    alpha[~np.logical_and.reduce([np.isfinite(pixels).all(0), *seen])] = 0
     return np.concatenate([pixels, alpha[None]]).transpose(1, 2, 0)
 
 
 def read_bands(path: PathLike, bands: Sequence[int] = RGB_BANDS) -> np.ndarray:
-    """The bands of an image and alpha, (H, W, 4), values as they are: uint8 or deeper."""
-    if is_raster(path, bands):
+    """The bands of an image and alpha, (H, W, bands + 1), values as they are: uint8 or deeper.
+
+    A picture is turned as its EXIF says: as every viewer shows it, and as it was labelled.
+    """
+    if not is_picture(path):
         with open_raster(path) as dataset:
-            return raster_bands(dataset, bands)
+            return raster_bands(dataset, bands, alpha_bands(dataset, bands))
     bands = choose_bands(path, bands, ["uint8"] * 3)
     with open_picture(path) as picture:
-        pixels = np.array(picture.convert("RGBA"))
+        pixels = np.array(ImageOps.exif_transpose(picture).convert("RGBA"))
     return pixels if tuple(bands) == RGB_BANDS else pixels[..., [*(band - 1 for band in bands), 3]]
 
 
@@ -322,17 +346,17 @@ def check_depth(path: PathLike, deep: bool, ranges: Sequence | None) -> None:
 
 
 def stretch(pixels: np.ndarray, ranges: Sequence) -> np.ndarray:
-    """Stretches (h, W, 4) of any depth to uint8: the range of each band to 0..255, cut off beyond."""
+    """Stretches (h, W, bands + 1) of any depth to uint8: the range of each band to 0..255, cut off beyond."""
     low, high = np.transpose(ranges)
-    scaled = np.nan_to_num((pixels[..., :3] - low) / (high - low)).clip(0, 1) * 255
-    return np.dstack([scaled.round(), pixels[..., 3]]).astype(np.uint8)
+    scaled = np.nan_to_num((pixels[..., :-1] - low) / (high - low)).clip(0, 1) * 255
+    return np.dstack([scaled.round(), pixels[..., -1]]).astype(np.uint8)
 
 
 def read_tile(path: PathLike, bands: Sequence[int] = RGB_BANDS, ranges: Sequence | None = None) -> np.ndarray:
-    """Reads an image as RGBA, (H, W, 4) uint8, alpha 0 = no data. Grey and palette are converted.
+    """Reads an image, (H, W, bands + 1) uint8, alpha last, 0 = no data. Grey and palette are converted.
 
-    bands: which become red, green and blue, counted from 1. ranges: the (lowest, highest) value of each
-    that become 0 and 255, of `band_ranges`; images deeper than 8 bits need them, else InputError.
+    bands: those that the network sees, counted from 1. ranges: the (lowest, highest) value of each that
+    become 0 and 255, of `band_ranges`; images deeper than 8 bits need them, else InputError.
     """
     pixels = read_bands(path, bands)
     check_depth(path, pixels.dtype != np.uint8, ranges)
@@ -340,15 +364,16 @@ def read_tile(path: PathLike, bands: Sequence[int] = RGB_BANDS, ranges: Sequence
 
 
 def read_image(path: PathLike, **reading) -> np.ndarray:
-    """Reads an image as RGB, (H, W, 3) uint8; reading: as for `read_tile`."""
-    return read_tile(path, **reading)[..., :3]
+    """Reads an image without its alpha, (H, W, bands) uint8; reading: as for `read_tile`."""
+    return read_tile(path, **reading)[..., :-1]
 
 
 def band_ranges(paths: Iterable[PathLike], bands: Sequence[int] = RGB_BANDS) -> list[list[float]] | None:
     """The 2nd and 98th percentile of each band over all images together; None if all have 8 bits.
 
     So tiles stay as bright beside each other as they are, and a scene is scaled as they were. 2000 pixels
-    of each image decide. Raises InputError if only some are deeper than 8 bits.
+    of each image decide. Raises InputError if only some are deeper than 8 bits. Warns of what is nodata
+    by the look of it.
     """
     samples, example = [], {}
     for path in tqdm(list(paths), "looking for the range of values", leave=False, disable=None):
@@ -359,21 +384,57 @@ def band_ranges(paths: Iterable[PathLike], bands: Sequence[int] = RGB_BANDS) -> 
             raise InputError(f"{example[True]}: {unlike}; make them alike")
         if deep:
             pixels = read_bands(path, bands)
-            pixels = pixels[pixels[..., 3] > 0, :3]
+            pixels = pixels[pixels[..., -1] > 0, :-1]
             samples.append(pixels[:: 1 + len(pixels) // 2000])
     if samples and not any(map(len, samples)):
         raise InputError(f"{path}: neither it nor another training tile has a pixel with data; replace them")
-    if not samples:
-        return None
-    low, high = np.percentile(np.concatenate(samples), (2, 98), axis=0)
-    return [[float(a), float(b if b > a else a + 1)] for a, b in zip(low, high, strict=True)]
+    return [range_of(values, path) for values in np.concatenate(samples).T] if samples else None
+
+
+def range_of(values: np.ndarray, path: PathLike) -> list[float]:
+    """The 2nd and 98th percentile of a band's values (N,), without one that is nodata by the look of it."""
+    for value, sign in ((values.min(), 1), (values.max(), -1)):
+        others, share = values[values != value], (values == value).mean()
+        low, high = np.percentile(others, (2, 98)) if len(others) else (value, value)
+        if share > 0.01 and len(others) and (sign * (others - float(value))).min() > 2 * (high - low):
+            cure = (
+                f"if it means no data, declare it in each file, as by gdal_edit.py -a_nodata {value:g} {path}"
+            )
+            fills = f"the value {value:g} fills {share:.0%} of the pixels, far from all others"
+            warnings.warn(f"{Path(path).parent}: {fills}; {cure}", stacklevel=2)
+            values = others
+    low, high = np.percentile(values, (2, 98))
+    return [float(low), float(high if high > low else low + 1)]
+
+
+def band_statistics(paths: Iterable[PathLike], reading: dict) -> dict[str, tuple[float, ...]]:
+    """The mean and the standard deviation by which images are normalised, of each band in 0..1.
+
+    ImageNet's for three bands and for the first three of more, as the weights know them; those of the
+    images (reading: as for `read_tile`) for the others, of one or two bands for all.
+    """
+    known, count = (3 if len(reading["bands"]) > 2 else 0), len(reading["bands"])
+    if count == 3:
+        return {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    samples = []
+    for path in tqdm(list(paths), "looking at the values of each band", leave=False, disable=None):
+        pixels = read_tile(path, **reading)
+        pixels = pixels[pixels[..., -1] > 0, known:-1]
+        samples.append(pixels[:: 1 + len(pixels) // 2000] / 255)
+    values = np.concatenate(samples)
+    mean, std = values.mean(0).tolist(), values.std(0).clip(min=1 / 255).tolist()
+    return {"mean": (*IMAGENET_MEAN[:known], *mean), "std": (*IMAGENET_STD[:known], *std)}
 
 
 def read_mask(path: PathLike) -> np.ndarray:
-    """Reads a mask of class ids, (H, W) uint8, 255 = unlabelled; a palette PNG gives its indices.
+    """Reads a mask of class ids, (H, W) uint8, 255 = unlabelled; a palette gives its indices.
 
+    TIFFs may be of any type; what they declare nodata is unlabelled, and so is NaN.
     Raises InputError for files that cannot be read, for colour pictures, and for ids above 255.
     """
+    if Path(path).suffix.lower() in (".tif", ".tiff"):
+        with open_raster(path) as dataset:
+            return raster_mask(dataset)
     with open_picture(path) as picture:
         if picture.format == "JPEG":
             cure = "save masks as PNG from what they were made of"
@@ -382,15 +443,40 @@ def read_mask(path: PathLike) -> np.ndarray:
         mask = np.asarray(picture)
     if grey_bits:  # Pillow stretches grey of 2 and 4 bits to 0..255; these are ids
         mask = mask // (255 // (2 ** int(grey_bits[1]) - 1))
-    if mask.ndim != 2:
+    return as_class_ids(mask, path)
+
+
+def raster_mask(dataset, window=None) -> np.ndarray:
+    """Class ids as of `read_mask`, of a rasterio dataset or of a window of it."""
+    with readable(dataset.name):
+        values, hidden = dataset.read(window=window), dataset.read_masks(window=window) == 0
+    values = np.where(hidden | np.isnan(values), IGNORE_INDEX, values.astype(float))  # 255 is no int8
+    return as_class_ids(values[0] if len(values) == 1 else values, dataset.name)
+
+
+def as_class_ids(values: np.ndarray, path: PathLike) -> np.ndarray:
+    """The values (H, W) of a mask as uint8. Raises InputError if they are not class ids."""
+    if values.ndim != 2:
         cure = "convert it: python tools/convert_masks.py --help"
         raise InputError(f"{path}: is a colour picture, not a mask of class ids; {cure}")
     with np.errstate(invalid="ignore"):
-        ids = mask.astype(np.uint8)
-    if not np.array_equal(ids, mask):
+        ids = values.astype(np.uint8)
+    if not np.array_equal(ids, values):
         known = "they run from 0 to NUM_CLASSES - 1, 255 is unlabelled"
-        raise InputError(f"{path}: holds ids {format_ids(mask)}; {known}")
+        raise InputError(f"{path}: holds ids {format_ids(values)}; {known}")
     return ids
+
+
+def check_same_ground(image: Path, mask: Path) -> None:
+    """Raises InputError if an image and a mask each say where they lie, and it is not the same place."""
+    if {image.suffix.lower(), mask.suffix.lower()} & {".png", ".jpg", ".jpeg"}:
+        return
+    with open_raster(image) as one, open_raster(mask) as other:
+        if not one.crs or not other.crs:
+            return
+        if one.crs != other.crs or not one.transform.almost_equals(other.transform, 0.01 * one.res[0]):
+            cure = "warp one onto the other's grid (gdalwarp), or correct its place"
+            raise InputError(f"{mask}: lies on other ground than {image}; {cure}")
 
 
 def format_ids(mask: np.ndarray) -> str:
@@ -425,7 +511,7 @@ def collect_points(
     points, passed_over = {stem: {} for stem in images}, Counter()
     first: dict[tuple, str] = {}
     for where, stem, x, y, text in rows:
-        if stem is None or not text:
+        if stem is None or (text.casefold() in NO_CLASS and text not in class_names):
             reason = "outside of all images" if stem is None else "without a class"
             passed_over[f"points {reason}"] += 1
             continue
@@ -446,10 +532,9 @@ def format_counts(counts: Counter) -> str:
 
 def csv_points(path: Path, images: dict[str, Path]) -> Iterator[tuple[str, str, int, int, str]]:
     """Yields line, image, x, y and class of each row of a CSV."""
-    known = {folded(name): stem for stem, image in images.items() for name in (stem, image.name)}
     sizes: dict[str, tuple[int, int]] = {}
     for line, row in csv_rows(path, ("image", "x", "y", "class")):
-        where, stem = f"{path}, line {line}", known.get(folded(row["image"]))
+        where, stem = f"{path}, line {line}", find_image(row["image"], images)
         if stem is None:
             folder = next(iter(images.values())).parent
             problem = f"there is no image {row['image']!r} in {folder}"
@@ -464,17 +549,33 @@ def csv_points(path: Path, images: dict[str, Path]) -> Iterator[tuple[str, str, 
         yield f"line {line}", stem, x, y, row["class"]
 
 
+def find_image(text: str, images: dict[str, Path]) -> str | None:
+    """The name without suffix of the image that a table means: by a path, in any case, without its zeros."""
+    name = folded(re.split(r"[\\/]", text)[-1])
+    stems = {folded(stem): stem for stem in images} | {folded(p.name): stem for stem, p in images.items()}
+    if name not in stems:  # a spreadsheet makes 7 of 007, and Windows does not tell A.PNG from a.png
+        bare = name.casefold().lstrip("0")
+        alike = {stem for known, stem in stems.items() if known.casefold().lstrip("0") == bare}
+        return alike.pop() if len(alike) == 1 else None
+    return stems[name]
+
+
 def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """The line number and the fields of each row that is not blank.
 
-    What spreadsheets make of a CSV is read too: a byte order mark, semicolons or tabs, and with semicolons,
-    as in countries that write 3,5, decimal commas. Raises InputError unless it is CSV with these columns.
+    What spreadsheets make of a CSV is read too: byte order marks, UTF-16, a line sep=;, semicolons or tabs,
+    and with semicolons, as in countries that write 3,5, decimal commas. Raises InputError unless it is CSV
+    with these columns.
     """
     form = f"it must be CSV in UTF-8 (in Excel: CSV UTF-8), with the columns {','.join(columns)}"
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        encoding = "utf-16" if path.read_bytes()[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        with path.open(encoding=encoding, newline="") as file:
+            skipped = file.readline().startswith("sep=")  # by which Excel is told the separator
+            start = file.tell() if skipped else 0
+            file.seek(start)
             mark = max(",;\t", key=file.readline().count)
-            file.seek(0)
+            file.seek(start)
             reader = csv.DictReader(file, delimiter=mark, skipinitialspace=True)
             head = [name.strip().lower() for name in reader.fieldnames or []]
             wrong = [name for name in columns if head.count(name) != 1]
@@ -491,7 +592,7 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
                 for axis in found.keys() & {"x", "y"} if mark == ";" else ():
                     found[axis] = found[axis].replace(",", ".")
                 if any(found.values()):
-                    yield reader.line_num, found
+                    yield reader.line_num + skipped, found
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error}); {form}") from error
 
@@ -506,15 +607,22 @@ def pixel(text: str, where: str) -> int:
 
 
 def find_class(text: str, class_names: Sequence[str], where: str) -> int:
-    """The id of a class given by name, in any case, or by id; 3.0 is 3, as tables with gaps write it."""
-    names = [folded(name).casefold() for name in class_names]
-    if folded(text).casefold() in names:
-        return names.index(folded(text).casefold())
-    number = text.removesuffix(".0")
-    if number.isdecimal() and int(number) < len(names):
-        return int(number)
+    """The id of a class given by name, in any case, or by id, unless classes are named by numbers.
+
+    3.0 is 3, as tables with gaps write it.
+    """
+    names, text = [plain_name(name) for name in class_names], plain_name(text)
+    if text in names:
+        return names.index(text)
+    if text.isdecimal() and int(text) < len(names) and not any(map(str.isdecimal, names)):
+        return int(text)
     shown = ", ".join([*class_names[:12], *["…"] * (len(class_names) > 12)])
     raise InputError(f"{where}: class {text!r} is neither 0 to {len(names) - 1} nor one of {shown}")
+
+
+def plain_name(text: str) -> str:
+    """The name of a class as it is compared."""
+    return re.sub(r"^(\d+)\.0+$", r"\1", folded(text).strip().casefold())
 
 
 def numbered_classes(num_classes: int) -> list[str]:
@@ -672,7 +780,8 @@ RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -
 class ColorJitter(A.ImageOnlyTransform):
     """Brightness, contrast and saturation times 1 - amplitude to 1 + amplitude, and hue, as one matrix.
 
-    A.ColorJitter does so step after step, hue by way of HSV, and takes several times as long.
+    A.ColorJitter does so step after step, hue by way of HSV, and takes several times as long. Bands beyond
+    red, green and blue change in brightness alone, and so do one or two bands.
     """
 
     def __init__(self, amplitude: float, hue: float):
@@ -680,12 +789,18 @@ class ColorJitter(A.ImageOnlyTransform):
         self.amplitude, self.hue = amplitude, hue
 
     def get_params_dependent_on_data(self, params: dict, data: dict) -> dict:
-        draw, mean_color = self.py_random.uniform, cv2.mean(data["image"])[:3]
+        draw, mean_color = self.py_random.uniform, cv2.mean(data["image"][..., :3])[:3]
         factors = [draw(1 - self.amplitude, 1 + self.amplitude) for _ in range(3)]
-        return {"matrix": color_matrix(mean_color, *factors, draw(-self.hue, self.hue))}
+        matrix = color_matrix(mean_color, *factors, draw(-self.hue, self.hue))
+        return {"matrix": matrix, "brightness": factors[0]}
 
-    def apply(self, img: np.ndarray, matrix: np.ndarray, **params) -> np.ndarray:
-        return cv2.transform(img, matrix)
+    def apply(self, img: np.ndarray, matrix: np.ndarray, brightness: float, **params) -> np.ndarray:
+        if img.shape[2] == 3:
+            return cv2.transform(img, matrix)
+        brighter = np.uint8((img * np.float32(brightness)).round().clip(0, 255))
+        if img.shape[2] > 3:
+            brighter[..., :3] = cv2.transform(np.ascontiguousarray(img[..., :3]), matrix)
+        return brighter
 
 
 def color_matrix(mean_color: Sequence, brightness: float, contrast: float, saturation: float, hue: float):
@@ -701,23 +816,45 @@ def color_matrix(mean_color: Sequence, brightness: float, contrast: float, satur
     return np.column_stack([colors, np.full(3, grey)])
 
 
-def get_transforms(split: str, strength: str = "medium", crop_size: int = 256) -> A.Compose:
+class LabelledCrop(A.RandomCrop):
+    """A random crop; one without a label is replaced by one about a label of the tile, if there is any."""
+
+    def get_params_dependent_on_data(self, params: dict, data: dict) -> dict:
+        drawn = super().get_params_dependent_on_data(params, data)
+        mask = data["masks"][0] if "masks" in data else data.get("mask")
+        left, top, right, bottom = drawn["crop_coords"]
+        if mask is None or (mask[top:bottom, left:right] != IGNORE_INDEX).any() or drawn["pad_params"]:
+            return drawn
+        labelled = np.argwhere(mask != IGNORE_INDEX)
+        if len(labelled):
+            place = labelled[self.py_random.randrange(len(labelled))].tolist()
+            top, left = (
+                self.py_random.randint(max(0, at - side + 1), min(at, length - side))
+                for at, side, length in zip(place, (self.height, self.width), mask.shape, strict=True)
+            )
+            drawn["crop_coords"] = left, top, left + self.width, top + self.height
+        return drawn
+
+
+def get_transforms(
+    split: str, strength="medium", crop_size=256, mean=IMAGENET_MEAN, std=IMAGENET_STD
+) -> A.Compose:
     """The albumentations pipeline of a split, 'train' or 'val': call it with image= and mask=.
 
     Train: random crop, flips and quarter turns (from above no direction is up), then colour. Every
     geometric step maps pixels onto pixels, so that no point is lost or moved; what a crop takes from beyond
-    a small tile is 255 in the mask and the mean colour in the image. Val: normalisation alone.
-    Returns image (3, H, W) float32 and mask (H, W).
+    a small tile is 255 in the mask and the mean colour in the image. Val: normalisation alone, by the mean
+    and the standard deviation of each band. Returns image (bands, H, W) float32 and mask (H, W).
     """
     check_choice("get_transforms: split", split, ("train", "val"))
     check_choice("AUGMENTATION", strength, AUGMENTATION_STRENGTHS)
-    finish = [A.Normalize(IMAGENET_MEAN, IMAGENET_STD), ToTensorV2()]
+    finish = [A.Normalize(mean, std), ToTensorV2()]
     if split == "val":
         return A.Compose(finish)
     amplitude, hue, sensor = AUGMENTATION_STRENGTHS[strength]
-    beyond = {"pad_if_needed": True, "fill": MEAN_COLOR, "fill_mask": IGNORE_INDEX}
+    beyond = {"pad_if_needed": True, "fill": as_color(mean), "fill_mask": IGNORE_INDEX}
     steps = [
-        A.RandomCrop(crop_size, crop_size, **beyond),
+        LabelledCrop(crop_size, crop_size, **beyond),
         A.D4(p=1),
         ColorJitter(amplitude, hue),
         A.GaussianBlur(sigma_limit=(0.3, 1.0), p=sensor),
@@ -727,7 +864,7 @@ def get_transforms(split: str, strength: str = "medium", crop_size: int = 256) -
 
 
 class LandCoverDataset(Dataset):
-    """Tiles with point labels: ds[i] -> image (3, H, W) float32, point mask (H, W) int64, 255 = unlabelled.
+    """Tiles with points: ds[i] -> image (bands, H, W) float32, point mask (H, W) int64, 255 = unlabelled.
 
     mask_dir: a folder of masks, or a CSV of points (`read_points`); then the tiles are the images in it.
     num_points: labels kept per tile; None keeps all. They depend on the tile's name and seed alone.
@@ -735,14 +872,16 @@ class LandCoverDataset(Dataset):
         exact (crop, flip, quarter turn): a resampled sparse mask loses points.
     sampling: a name in SAMPLERS or a function (mask, num_points, rng) -> sparse mask.
     num_classes: if given, a mask with other ids is refused. class_names: by which points name their class.
-    bands, ranges: as for `read_tile`; kept as `reading`. Labels of pixels without data become 255.
+    bands, ranges: as for `read_tile`; kept as `reading`. mean, std: of `band_statistics`; kept as
+        `normalisation`. Labels of pixels without data become 255.
     Set `epoch` before each pass: augmentation depends on seed, epoch and tile, never on the worker.
     Raises InputError at once for missing files and wrong points, on access for files that cannot be used.
     """
 
     def __init__(
         self, image_dir, mask_dir, num_points=None, transform=None, *, sampling="stratified",
-        num_classes=None, class_names=None, bands=RGB_BANDS, ranges=None, seed=0,
+        num_classes=None, class_names=None, bands=RGB_BANDS, ranges=None,
+        mean=IMAGENET_MEAN, std=IMAGENET_STD, seed=0,
     ):  # fmt: skip
         if not callable(sampling):
             check_choice("POINT_SAMPLING", sampling, SAMPLERS)
@@ -761,8 +900,10 @@ class LandCoverDataset(Dataset):
         else:
             self.tiles = list_tiles(image_dir, mask_dir)
         self.num_points, self.num_classes, self.seed = num_points, num_classes, seed
-        self.transform, self.sample = transform or get_transforms("val"), SAMPLERS.get(sampling, sampling)
         self.reading = {"bands": list(bands), "ranges": ranges}
+        self.normalisation = {"mean": list(mean), "std": list(std)}
+        self.transform = transform or get_transforms("val", **self.normalisation)
+        self.sample = SAMPLERS.get(sampling, sampling)
         self.shared_epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # with workers that live on
         self.cache: dict[tuple, tuple[np.ndarray, ...]] = {}
         self.cache_room = CACHE_BYTES
@@ -782,12 +923,12 @@ class LandCoverDataset(Dataset):
         self.shared_epoch.fill_(number)
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image (H, W, 3), point mask (H, W), full mask (H, W), uint8; no data: mean colour and 255."""
-        image, points, mask = self.read_rgba(index)
-        return image[..., :3], points, mask
+        """Image (H, W, bands), point mask (H, W), full mask (H, W), uint8; no data: mean colour and 255."""
+        image, points, mask = self.read_with_alpha(index)
+        return image[..., :-1], points, mask
 
-    def read_rgba(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As `read`, but the image is (H, W, 4), with an alpha of 0 where it has no data."""
+    def read_with_alpha(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `read`, but the image is (H, W, bands + 1), with an alpha of 0 where it has no data."""
         decided_by = self.num_points, self.num_classes, self.sample, self.seed, str(self.reading)
         key = (*self.tiles[index], *decided_by)
         if key not in self.cache:
@@ -799,17 +940,18 @@ class LandCoverDataset(Dataset):
         return tuple(array.copy() for array in self.cache[key])
 
     def decode(self, image_path: Path, mask_path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Reads a tile from disk, checks it and draws its points; as `read_rgba`."""
+        """Reads a tile from disk, checks it and draws its points; as `read_with_alpha`."""
         image = read_tile(image_path, **self.reading)
         if self.points is None:
+            check_same_ground(image_path, mask_path)
             mask = read_mask(mask_path)
         else:
             mask = points_to_mask(self.points[image_path.stem], *image.shape[:2])
         if image.shape[:2] != mask.shape:
             own, other = (f"{array.shape[1]}x{array.shape[0]}" for array in (mask, image))
             raise InputError(f"{mask_path}: is {own} but its image is {other}; make them the same size")
-        hidden = image[..., 3] == 0
-        image[hidden, :3], mask[hidden] = MEAN_COLOR, IGNORE_INDEX
+        hidden = image[..., -1] == 0
+        image[hidden, :-1], mask[hidden] = as_color(self.normalisation["mean"]), IGNORE_INDEX
         if self.points is None and (mask == IGNORE_INDEX).all():
             where = f" where {image_path} has data" if hidden.any() else " (all are 255)"
             raise InputError(f"{mask_path}: has no labelled pixel{where}; label some or remove the tile")
@@ -819,13 +961,13 @@ class LandCoverDataset(Dataset):
         return image, self.sample(mask, self.num_points, named_rng(self.seed, image_path.stem)), mask
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, points, _ = self.read_rgba(index)
+        image, points, _ = self.read_with_alpha(index)
         rng = named_rng(self.seed, self.epoch, self.tiles[index][0].stem)
         if isinstance(self.transform, A.Compose):
             self.transform.set_random_state(rng, random.Random(int(rng.integers(2**32))))
         # 1 where there is an image: a transform gives another value, 0 or 255, to what it adds beyond.
-        seen = np.uint8(image[..., 3] != 0)
-        item = self.transform(image=cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), masks=[points, seen])
+        seen = np.uint8(image[..., -1] != 0)
+        item = self.transform(image=np.ascontiguousarray(image[..., :-1]), masks=[points, seen])
         points, seen = item["masks"]
         if (seen != 1).any():  # the mean colour, whatever the jitter made of it: nothing is to be learnt
             item["image"][:, seen != 1], points[seen != 1] = 0, IGNORE_INDEX
@@ -846,6 +988,8 @@ class DatasetReport:
     sizes: list[tuple[int, int]]  # (height, width) of each tile
     labels_per_class: np.ndarray  # (C,) that training sees
     notes: Counter  # how many images are special, by how
+    labelled_pixels: dict[str, Tensor | None]  # by file name, (N, 2) int32 (row, column); None: nearly all
+    image_digests: set[bytes]
     sparse: bool  # whether the labels are points: a CSV, or masks that leave nearly all pixels unlabelled
     digest: str  # of all that was read: by it a resumed run knows its data
 
@@ -856,17 +1000,28 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
     Raises InputError for the first tile that cannot be used.
     """
     sizes, counts, labelled = [], np.zeros(num_classes, np.int64), 0
-    notes, digest = Counter(), hashlib.sha256()
+    notes, digest, places, images = Counter(), hashlib.sha256(), {}, set()
+    seen = ",".join(map(str, dataset.reading["bands"]))
     for index in tqdm(range(len(dataset)), f"checking {name}", unit="tile", leave=False, disable=None):
-        (image, points, mask), (path, labels) = dataset.read_rgba(index), dataset.tiles[index]
+        (image, points, mask), (path, labels) = dataset.read_with_alpha(index), dataset.tiles[index]
         check_class_ids(labels, mask, num_classes)
-        kind, own = image_facts(path)[2], np.count_nonzero(mask != IGNORE_INDEX)
-        notes[f"of {kind} are read as 8-bit RGB"] += kind != "mode RGB"
-        notes["have pixels without data; labels there are not used"] += (image[..., 3] == 0).any()
+        kind, own, learnt = (
+            image_facts(path)[2],
+            np.count_nonzero(mask != IGNORE_INDEX),
+            points != IGNORE_INDEX,
+        )
+        notes[f"of {kind}: bands {seen} are read, as 8 bits"] += kind != "mode RGB"
+        notes["have pixels without data; labels there are not used"] += (image[..., -1] == 0).any()
         notes["have points only where they have no data; they teach no label"] += not own
-        counts += np.bincount(points[points != IGNORE_INDEX], minlength=num_classes)
+        if dataset.reading["ranges"]:
+            ends = (image[image[..., -1] > 0, :-1] % 255 == 0).mean()
+            notes["lie mostly outside of the range of the training images"] += ends > 0.5
+        counts += np.bincount(points[learnt], minlength=num_classes)
+        few = learnt.mean() < SPARSE_SHARE
+        places[path.name] = torch.from_numpy(np.argwhere(learnt).astype(np.int32)) if few else None
         sizes.append(mask.shape)
         labelled += own
+        images.add(hashlib.sha256(np.ascontiguousarray(image)).digest())
         digest.update(repr((path.name, image.shape)).encode())
         for array in (image, points, mask):
             digest.update(np.ascontiguousarray(array))
@@ -874,7 +1029,7 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
         where = "no point lies where its image has data"
         raise InputError(f"{dataset.tiles[0][1]}: {where}; correct the points or the images")
     sparse = dataset.points is not None or labelled < SPARSE_SHARE * sum(h * w for h, w in sizes)
-    return DatasetReport(sizes, counts, +notes, sparse, digest.hexdigest())
+    return DatasetReport(sizes, counts, +notes, places, images, sparse, digest.hexdigest())
 
 
 def shuffled_batches(num_tiles: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -1102,23 +1257,28 @@ SMALL_BACKBONES = ("efficientnet_lite0", "mobilenet_v3_large")  # fast on a CPU;
 
 
 class DeepLabV3Segmentation(nn.Module):
-    """DeepLabV3 (https://arxiv.org/abs/1706.05587): images (B, 3, H, W) -> logits (B, C, H, W) float32.
+    """DeepLabV3 (https://arxiv.org/abs/1706.05587): images (B, bands, H, W) -> logits (B, C, H, W) float32.
 
     architecture: 'deeplabv3', or by segmentation_models_pytorch 'unet' (https://arxiv.org/abs/1505.04597)
     or 'segformer' (https://arxiv.org/abs/2105.15203). backbone: a name in ARCHITECTURES[architecture].
     efficientnet_lite0 is cheap at stride 16 and gets the decoder of DeepLabV3+; resnet34 is smp's
     DeepLabV3, the others torchvision's, at stride 8 or 16.
     weights: 'auto' (ImageNet if it can be had, else random, said in `starting_weights` and as a warning),
-    'imagenet' (insist) or None (random). Images are RGB in 0..1, normalised with IMAGENET_MEAN and _STD.
+    'imagenet' (insist) or None (random). Images are RGB in 0..1, normalised with IMAGENET_MEAN and _STD; or
+    these of the bands, counted from 1, normalised with `band_statistics`.
 
     Raises InputError for an unknown name, a missing package, or weights that are insisted on in vain.
     """
 
-    def __init__(self, num_classes: int, backbone="resnet50", weights="auto", architecture="deeplabv3"):
+    def __init__(
+        self, num_classes: int, backbone="resnet50", weights="auto", architecture="deeplabv3",
+        bands: Sequence[int] = RGB_BANDS,
+    ):  # fmt: skip
         super().__init__()
         check_network(architecture, backbone, weights)
         self.num_classes, self.backbone_name, self.architecture = num_classes, backbone, architecture
-        self.reading = {"bands": list(RGB_BANDS), "ranges": None}  # of the images it is trained on
+        self.reading = {"bands": list(bands), "ranges": None}  # of the images it is trained on
+        self.normalisation = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
         self.starting_weights = "ImageNet" if weights else "random initialisation"
         build, timeout = ARCHITECTURES[architecture][backbone], socket.getdefaulttimeout()
         socket.setdefaulttimeout(20)  # a firewall that swallows packets must not hold up the start
@@ -1137,6 +1297,8 @@ class DeepLabV3Segmentation(nn.Module):
             self.backbone, self.classifier = build(num_classes, False)
         finally:
             socket.setdefaulttimeout(timeout)
+        if len(bands) != 3:
+            take_bands(self.backbone, len(bands))
         use_faster_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -1148,6 +1310,18 @@ class DeepLabV3Segmentation(nn.Module):
         # Upsampled in float32: bfloat16's eight bits would blur the borders between classes.
         how = {"size": images.shape[-2:], "mode": "bilinear", "align_corners": False}
         return F.interpolate(logits.float(), **how)[..., :height, :width]
+
+
+def take_bands(backbone: nn.Module, count: int) -> None:
+    """Makes a backbone for RGB take so many bands, with activations of the same size.
+
+    Its first three keep their weights, further ones get the mean of these; so do one or two bands.
+    """
+    first = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
+    rgb = first.weight.detach()
+    mean = rgb.mean(1, keepdim=True).expand(-1, count, -1, -1)
+    weight = torch.cat([rgb, mean[:, 3:]], 1) if count > 3 else mean
+    first.weight, first.in_channels = nn.Parameter(weight * 3 / count), count
 
 
 def check_network(architecture: str, backbone: str, weights: str | None) -> None:
@@ -1217,22 +1391,15 @@ def generate_pseudo_labels(predictions: Tensor, confidence_threshold: float = 0.
     return pseudo_labels.masked_fill(~confident, IGNORE_INDEX), confident
 
 
-def unnormalised(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) as RGB in 0..1 again."""
-    values = torch.tensor([IMAGENET_MEAN, IMAGENET_STD]).to(images.device, non_blocking=True)
-    mean, std = values.view(2, 3, 1, 1)
-    return images.float() * std + mean
-
-
 @torch.no_grad()
 def point_evidence(
-    images: Tensor, targets: Tensor, probabilities: Tensor,
+    images: Tensor, targets: Tensor, probabilities: Tensor, std: Sequence = IMAGENET_STD,
     sigma_rgb=0.1, sigma_xy=0.3, sigma_opinion=0.3, most_points=1000,
 ) -> Tensor:  # fmt: skip
     """How much each pixel is like the points of each class in its own tile: (B, C, H, W) in 0..1.
 
-    images: (B, 3, H, W), normalised; targets: (B, H, W), 255 = unlabelled, best on the host, so that
-    nothing waits for the GPU; probabilities: (B, C, H, W), a model's opinion.
+    images: (B, bands, H, W), normalised by std; targets: (B, H, W), 255 = unlabelled, best on the host, so
+    that nothing waits for the GPU; probabilities: (B, C, H, W), a model's opinion.
     A kernel estimate: the mean, over the points of a class, of exp(-|difference|² / 2) in colour (smoothed,
     RGB in 0..1), position (sides of the tile) and opinion, each divided by its sigma. The mean, for a sum
     would favour frequent classes, whom the opinion favours already. Points that the model mistakes so
@@ -1240,7 +1407,8 @@ def point_evidence(
     Our own; compare CRGNet's region growing (Xu & Ghamisi 2022, https://arxiv.org/abs/2202.03740).
     """
     (height, width), num_classes = images.shape[-2:], probabilities.shape[1]
-    colors = F.pad(unnormalised(images), (1, 1, 1, 1), mode="replicate")
+    scale = torch.tensor(std).to(images.device, non_blocking=True).view(-1, 1, 1)
+    colors = F.pad(images.float() * scale, (1, 1, 1, 1), mode="replicate")
     colors = F.avg_pool2d(colors, 3, stride=1)
     sides = (torch.arange(n, device=images.device) / max(height, width) for n in (height, width))
     position = torch.stack(torch.meshgrid(*sides, indexing="ij")) / sigma_xy
@@ -1328,6 +1496,7 @@ class UnlabelledPixels:
 
     def __post_init__(self, model: nn.Module):
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
+        self.std = getattr(model, "normalisation", {"std": IMAGENET_STD})["std"]
         self.step = 0
 
     def prepare(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -1348,7 +1517,8 @@ class UnlabelledPixels:
         """
         opinion = predict_probabilities(self.teacher, images, self.views).float()
         if self.point_evidence:
-            opinion = opinion * (point_evidence(images, targets, opinion) + EVIDENCE_FLOOR)
+            evidence = point_evidence(images, targets, opinion, self.std)
+            opinion = opinion * (evidence + EVIDENCE_FLOOR)
             opinion = opinion / opinion.sum(1, keepdim=True)
         if self.pseudo_label_threshold:
             labels, confident = generate_pseudo_labels(opinion.log(), self.pseudo_label_threshold)
@@ -1446,14 +1616,18 @@ class Scores:
 
 
 class PointScores(Scores):
-    """How well a model does on held-out points: accuracy, and recall per class. An IoU of points is none."""
+    """How well a model does on held-out points: accuracy, and recall per class. An IoU of points is none.
 
-    key, label = "point_accuracy", "point accuracy"
+    A model is judged by the mean recall, for the largest class alone may win the accuracy.
+    """
+
+    key, label = "mean_recall", "mean recall"
     each, each_label = "recall", "recall"
 
     def overall(self) -> dict:
         accuracy, low, high = point_accuracy(self.tallies)
-        scores = {"point_accuracy": accuracy, "confidence_interval_95": {"low": low, "high": high}}
+        scores = {"mean_recall": self.of_each().nanmean().item(), "point_accuracy": accuracy}
+        scores |= {"confidence_interval_95": {"low": low, "high": high}}
         return scores | {"points": int(self.tallies[:, 1].sum()), "tiles": len(self.tallies)}
 
     def of_each(self) -> Tensor:
@@ -1463,9 +1637,10 @@ class PointScores(Scores):
     def describe(scores: dict) -> str:
         low, high = scores["confidence_interval_95"].values()
         sample = f"{scores['points']:,} points on {scores['tiles']} tiles"
-        return (
+        accuracy = (
             f"point accuracy {scores['point_accuracy']:.4f} (95% interval {low:.3f} to {high:.3f}, {sample})"
         )
+        return f"mean recall {scores['mean_recall']:.4f}, {accuracy}"
 
 
 def point_accuracy(tallies: Tensor) -> tuple[float, float, float]:
@@ -1757,6 +1932,7 @@ def save_checkpoint(
         "class_colors": class_colors,
         "starting_weights": model.starting_weights,
         "reading": model.reading,
+        "normalisation": model.normalisation,
         "versions": environment(next(model.parameters()).device),
         **more,
     }
@@ -1892,7 +2068,8 @@ def draw_predictions(
 
 
 def draw_tile(row, image, points, truth, prediction, palette: np.ndarray) -> None:
-    """Draws a tile into five axes. image: (H, W, 3) uint8; the others (H, W) class ids, 255 = unlabelled."""
+    """Draws a tile into five axes. image: (H, W, bands) uint8; the others (H, W) class ids, 255 = unlabelled."""
+    image = image[..., :3] if image.shape[2] > 2 else image[..., [0, 0, 0]]
     faded, scored = image // 2 + 127, truth != IGNORE_INDEX
     wrong = np.where(scored, prediction != truth, np.uint8(IGNORE_INDEX))
     row[0].imshow(image)
@@ -1924,29 +2101,33 @@ def draw_labels(axes, background: np.ndarray, labels: np.ndarray, palette: np.nd
 def load_model(path: PathLike, device: str = "auto") -> DeepLabV3Segmentation:
     """Rebuilds a trained model from its checkpoint alone, ready to predict: in eval mode.
 
-    It has `class_names`, `class_colors` and `reading`. Raises InputError if the file is not a checkpoint.
+    It has `class_names`, `class_colors`, `reading` and `normalisation`.
+    Raises InputError if the file is not a checkpoint.
     """
     checkpoint = load_checkpoint(path)
     architecture = checkpoint.get("architecture", "deeplabv3")  # of before there was a choice
-    model = DeepLabV3Segmentation(checkpoint["num_classes"], checkpoint["backbone"], None, architecture)
+    reading = {"bands": list(RGB_BANDS)} | checkpoint.get("reading", {})
+    network = checkpoint["num_classes"], checkpoint["backbone"], None, architecture, reading["bands"]
+    model = DeepLabV3Segmentation(*network)
     model.load_state_dict(checkpoint["model_state_dict"])
     for name in ("starting_weights", "class_names", "class_colors"):
         setattr(model, name, checkpoint[name])
-    model.reading |= checkpoint.get("reading", {})
+    model.reading |= reading
+    model.normalisation |= checkpoint.get("normalisation", {})
     return model.to(pick_device(device), memory_format=torch.channels_last).eval()
 
 
-def preprocess_image(image: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 RGB to a batch of one, (1, 3, H, W) float32, normalised as in training."""
-    return get_transforms("val")(image=image)["image"].unsqueeze(0)
+def preprocess_image(image: np.ndarray, mean=IMAGENET_MEAN, std=IMAGENET_STD) -> Tensor:
+    """(H, W, bands) uint8 to a batch of one, (1, bands, H, W) float32, normalised as in training."""
+    return get_transforms("val", mean=mean, std=std)(image=image)["image"].unsqueeze(0)
 
 
-def load_and_preprocess_image(path: PathLike, **reading) -> Tensor:
-    """Reads an image file into (1, 3, H, W) float32, ready for the model; reading: `model.reading`.
+def load_and_preprocess_image(path: PathLike, mean=IMAGENET_MEAN, std=IMAGENET_STD, **reading) -> Tensor:
+    """Reads an image file into (1, bands, H, W) float32, ready for the model.
 
-    Raises InputError as `read_tile` does.
+    mean, std: `model.normalisation`; reading: `model.reading`. Raises InputError as `read_tile` does.
     """
-    return preprocess_image(read_image(path, **reading))
+    return preprocess_image(read_image(path, **reading), mean, std)
 
 
 # Quarter turns and whether mirrored first: the symmetries of the square, those that differ most first.
@@ -1991,8 +2172,9 @@ def ensemble_predict(models: Iterable[nn.Module], image: Tensor, views: int = 1)
 
 
 def predict_class_ids(model: nn.Module, image: np.ndarray) -> np.ndarray:
-    """Class ids (H, W) uint8 of an RGB tile (H, W, 3) uint8, seen as a whole."""
-    images = to_device(preprocess_image(image), next(model.parameters()).device)
+    """Class ids (H, W) uint8 of a tile (H, W, bands) uint8, seen as a whole."""
+    how = getattr(model, "normalisation", {})
+    images = to_device(preprocess_image(image, **how), next(model.parameters()).device)
     return predict_probabilities(model, images).argmax(1)[0].byte().cpu().numpy()
 
 
@@ -2106,9 +2288,8 @@ def check_settings(config: argparse.Namespace) -> None:
     rate = config.learning_rate
     demand(rate == "auto" or not isinstance(rate, str), "LEARNING_RATE", "must be 'auto' or a number")
     each = f"give one per class (NUM_CLASSES is {count})"
-    demand(
-        len(config.bands) == 3 and min(config.bands) > 0, "BANDS", "name three, counted from 1, as in 3,2,1"
-    )
+    good = config.bands and min(config.bands) > 0 and len(set(config.bands)) == len(config.bands)
+    demand(good, "BANDS", "name them, all different, counted from 1, as in 3,2,1")
     demand(
         names is None or len(names) == len(set(names)) == count,
         "CLASS_NAMES",
@@ -2130,6 +2311,10 @@ def check_fit(config: argparse.Namespace, train: DatasetReport) -> None:
     folder, tiles, largest = config.train_image_dir, len(train.sizes), max(map(min, train.sizes))
     if tiles < 2:
         raise InputError(f"{folder}: holds a single tile, and batch norm needs two; cut it into tiles")
+    if np.count_nonzero(train.labels_per_class) < 2:
+        where, problem = config.train_mask_dir, "labels a single class, and 255 means unlabelled"
+        cure = "if 255 is a class: python tools/convert_masks.py --ids 0,255 --input IN --output OUT"
+        raise InputError(f"{where}: {problem}; {cure}, else label more classes")
     if config.crop_size > largest:
         least = LIMITS["CROP_SIZE"][0]
         few = f"tiles of {least} pixels a side are the least"
@@ -2142,14 +2327,14 @@ def check_fit(config: argparse.Namespace, train: DatasetReport) -> None:
         raise InputError(f"BATCH_SIZE = {config.batch_size}: {problem}; raise it or start fewer processes")
 
 
-def make_dataset(config: argparse.Namespace, split: str, ranges: Sequence | None = None) -> LandCoverDataset:
+def make_dataset(config: argparse.Namespace, split: str, ranges=None, **normalisation) -> LandCoverDataset:
     """The data set of a split as the settings describe it: NUM_POINTS per tile for 'train', all for 'val'."""
     how = {"num_classes": config.num_classes, "class_names": config.class_names}
-    how |= {"bands": config.bands, "ranges": ranges}
+    how |= {"bands": config.bands, "ranges": ranges, **normalisation}
     if split == "val":
         return LandCoverDataset(config.val_image_dir, config.val_mask_dir, **how)
     how |= {"num_points": config.num_points, "sampling": config.point_sampling, "seed": config.seed}
-    transform = get_transforms("train", config.augmentation, config.crop_size)
+    transform = get_transforms("train", config.augmentation, config.crop_size, **normalisation)
     return LandCoverDataset(config.train_image_dir, config.train_mask_dir, transform=transform, **how)
 
 
@@ -2179,6 +2364,7 @@ class Run:
         self.dtype = pick_precision(config.precision, device)
         self.judge = PointScores if val.sparse else Scores  # what the val labels allow to say
         self.digests, self.history = [train.digest, val.digest], []
+        self.labelled_pixels = train.labelled_pixels
         make_repeatable(device)
         last = self.path("last_checkpoint.pth")
         checkpoint = load_checkpoint(last) if config.resume and last.exists() else None
@@ -2186,9 +2372,9 @@ class Run:
             print(f"note: no {last} to resume from; starting from the beginning")
         torch.manual_seed(config.seed)
         weights = None if checkpoint or rank() else config.weights  # the other ranks get those of rank 0
-        network = config.num_classes, config.backbone, weights, config.architecture
+        network = config.num_classes, config.backbone, weights, config.architecture, config.bands
         self.model = DeepLabV3Segmentation(*network).to(device, memory_format=torch.channels_last)
-        self.model.reading = train_set.reading
+        self.model.reading, self.model.normalisation = train_set.reading, train_set.normalisation
         how = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), **how, fused=True)
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=config.epochs)
@@ -2237,10 +2423,6 @@ def restore_run(run: Run, checkpoint: dict) -> None:
         if value != before and name not in ("resume", "output_dir", "num_workers", "device"):
             was = f"the run to resume had {before!r}"
             raise InputError(f"{name.upper()} = {value!r}: {was}; put it back, or {anew}")
-    before = next(kind for kind in (Scores, PointScores) if f"val_{kind.key}" in checkpoint["history"][0])
-    if before is not run.judge:
-        labels = f"{run.config.val_mask_dir}: gives {run.judge.label}, the run to resume had {before.label}"
-        raise InputError(f"{labels}; put its labels back, or {anew}")
     folders = run.config.train_image_dir, run.config.val_image_dir
     for folder, before, now in zip(folders, checkpoint["data"], run.digests, strict=True):
         if before != now:
@@ -2266,7 +2448,7 @@ def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
     print(f"tiles: {len(train.sizes)} train, {len(val.sizes)} val, {shape}")
     total, width = val.labels_per_class.sum(), max(map(len, config.class_names))
     if val.sparse:
-        print(f"val: {total:,} points; the score is their accuracy, for mIoU takes dense masks")
+        print(f"val: {total:,} points; the epoch of best mean recall is kept, for mIoU takes dense masks")
     counts = zip(config.class_names, train.labels_per_class, val.labels_per_class / total, strict=True)
     for name, labels, share in counts:
         missing = "" if labels else "  <- no label: it cannot be learnt"
@@ -2347,7 +2529,7 @@ def save_teacher(run: Run, name: str, **more) -> None:
     """Saves the teacher as it stands, with the settings that made it. Only rank 0 does."""
     if rank() == 0:
         labels = run.config.class_names, run.config.class_colors
-        more |= {"config": vars(run.config), "seed": run.config.seed}
+        more |= {"config": vars(run.config), "seed": run.config.seed, "labelled_pixels": run.labelled_pixels}
         save_checkpoint(run.path(name), run.unlabelled.teacher, *labels, **more)
 
 
@@ -2454,8 +2636,10 @@ def train_and_score(config: argparse.Namespace) -> int:
     if given == "auto" and config.backbone == "efficientnet_lite0":
         print("no GPU: BACKBONE = 'auto' takes a small network; --backbone resnet50 takes the ResNet50")
     tiles, _ = (make_dataset(config, split).tiles for split in ("train", "val"))
-    ranges = band_ranges([image for image, _ in tiles], config.bands)
-    train_set, val_set = (make_dataset(config, split, ranges) for split in ("train", "val"))
+    images = [image for image, _ in tiles]
+    ranges = band_ranges(images, config.bands)
+    how = band_statistics(images, {"bands": config.bands, "ranges": ranges})
+    train_set, val_set = (make_dataset(config, split, ranges, **how) for split in ("train", "val"))
     train = check_dataset(train_set, config.num_classes, "train tiles")
     val = check_dataset(val_set, config.num_classes, "val tiles")
     check_fit(config, train)

@@ -87,7 +87,7 @@ def dataset(num_points: int | None = 100) -> lc.LandCoverDataset:
 @change("decoded tiles and points kept in memory", "ms per tile", repeats=20)
 def cache() -> Sides:
     tiles = dataset()
-    return lambda: list(tiles.decode(*tiles.tiles[0])), lambda: list(tiles.read_rgba(0))
+    return lambda: list(tiles.decode(*tiles.tiles[0])), lambda: list(tiles.read_with_alpha(0))
 
 
 @change("100 random points of a tile, the same draw with less copying", "ms per tile", repeats=20)
@@ -104,7 +104,7 @@ def points() -> Sides:
 
 @change("three of a tile's four channels copied by OpenCV, not by NumPy", "ms per tile", repeats=50)
 def channels() -> Sides:
-    image = dataset().read_rgba(0)[0]
+    image = dataset().read_with_alpha(0)[0]
     return lambda: np.ascontiguousarray(image[..., :3]), lambda: cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)
 
 
@@ -347,7 +347,11 @@ def evidence(num_points: int) -> Sides:
     opinion = F.interpolate(logits[..., ::16, ::16], (SIZE, SIZE), mode="bilinear").softmax(1)
 
     def before() -> torch.Tensor:
-        colors = F.avg_pool2d(F.pad(lc.unnormalised(images), (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        colors = F.avg_pool2d(
+            F.pad(images * torch.tensor(lc.IMAGENET_STD).view(3, 1, 1), (1, 1, 1, 1), mode="replicate"),
+            3,
+            stride=1,
+        )
         place = torch.stack(torch.meshgrid(*[torch.arange(SIZE) / SIZE] * 2, indexing="ij"))
         found = []
         for color, labels, own in zip(colors, targets.flatten(1), opinion, strict=True):

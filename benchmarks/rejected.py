@@ -75,7 +75,8 @@ def spread_points(images: Tensor, targets: Tensor, num_classes: int) -> tuple[Te
     images: (B, 3, H, W), normalised; targets: (B, H, W) class ids, 255 = unlabelled.
     Returns soft labels (B, C, H, W) that sum to 1, and where there are any, (B, H, W) bool.
     """
-    rgb = (lc.unnormalised(images).clamp(0, 1) * 255).byte()
+    mean, std = torch.tensor([lc.IMAGENET_MEAN, lc.IMAGENET_STD]).view(2, 3, 1, 1)
+    rgb = ((images.cpu().float() * std + mean).clamp(0, 1) * 255).byte()
     pictures = rgb.permute(0, 2, 3, 1).cpu().numpy()
     ids = torch.stack([torch.from_numpy(find_superpixels(picture)) for picture in pictures]).to(images.device)
     ids += (int(ids.max()) + 1) * torch.arange(len(ids), device=ids.device).view(

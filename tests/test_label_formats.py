@@ -175,7 +175,8 @@ def tiles(tmp_path):
 
 
 LON, LAT = degrees(326001.25, 2779998.25)  # the middle of pixel 2,3
-KML = '<kml xmlns="http://www.opengis.net/kml/2.2"><Document><Folder><name>middle</name><Placemark><name>p</name>'
+KML = '<kml xmlns="http://www.opengis.net/kml/2.2"><Document><Folder><name>middle</name>'
+KML += "<Placemark><name>p</name>"
 GROUND = {
     "lon.csv": (f"Lon,LAT,Class\n{LON},{LAT},middle\n", {}),
     "comma.csv": (f"sep=;\nlon;lat;class\n{LON};{LAT};1,0\n".replace(".", ","), {}),

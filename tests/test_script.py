@@ -229,7 +229,7 @@ def test_resuming_with_points_where_masks_were_is_refused(data, capsys):
     for path in (data / "val/masks").iterdir():
         Image.fromarray(lc.sample_random_points(lc.read_mask(path), 9)).save(path)
     assert lc.main([*flags(data), "--resume"]) == 2
-    assert "gives point accuracy, the run to resume had mIoU; put its labels back" in capsys.readouterr().err
+    assert "tiles or labels have changed since the run began; put them back" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["train/images", "train/masks", "val/images", "val/masks"])

@@ -50,15 +50,16 @@ REACH = 128  # how far from its centre is asked: at its edge a network sees too 
 
 
 def predict(model: nn.Module, image: np.ndarray) -> Tensor:
-    """Probabilities (1, C, H, W) on the CPU of an RGB image (H, W, 3) uint8, as it is: not augmented."""
-    images = lc.to_device(lc.preprocess_image(image), next(model.parameters()).device)
+    """Probabilities (1, C, H, W) on the CPU of an image (H, W, bands) uint8, as it is: not augmented."""
+    how = getattr(model, "normalisation", {})
+    images = lc.to_device(lc.preprocess_image(image, **how), next(model.parameters()).device)
     return lc.predict_probabilities(model, images).float().cpu()
 
 
-def read_tile(path: Path, reading: dict) -> np.ndarray:
-    """An image as training sees it, (H, W, 4) uint8; without data alpha is 0 and the colour the mean."""
+def read_tile(path: Path, reading: dict, mean=lc.IMAGENET_MEAN) -> np.ndarray:
+    """An image as training sees it, (H, W, bands + 1) uint8; without data alpha is 0, the colour the mean."""
     pixels = lc.read_tile(path, **reading)
-    pixels[pixels[..., 3] == 0, :3] = lc.MEAN_COLOR
+    pixels[pixels[..., -1] == 0, :-1] = lc.as_color(mean)
     return pixels
 
 
@@ -67,17 +68,17 @@ def least_sure(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The pixels of which a model is least sure, the worst first: positions (N, 2) and uncertainties (N,).
 
-    Positions are (row, column). image: (H, W, 4) uint8; where alpha is 0 nothing is asked. known: (H, W)
-    bool, the pixels to keep away from. Of a large image only windows are predicted, around pixels that
+    Positions are (row, column). image: (H, W, bands + 1) uint8; where alpha is 0 nothing is asked. known:
+    (H, W) bool, the pixels to keep away from. Of a large image only windows are predicted, around pixels that
     are spread over it, and each gives one: all of it would take minutes.
     """
     if known.size <= WHOLE:
-        probabilities = predict(model, image[..., :3]) * torch.from_numpy(image[..., 3] > 0)
+        probabilities = predict(model, image[..., :-1]) * torch.from_numpy(image[..., -1] > 0)
         avoided = torch.from_numpy(known)[None]
         (positions,) = lc.select_informative_points(probabilities, 0.0, num_points, avoided)
         return positions, lc.entropy_map(probabilities)[0].numpy()[tuple(positions.T)]
     known, found = known.copy(), []
-    for centre in spread_out(image[..., 3] > 0, known, num_points, np.random.default_rng(0)):
+    for centre in spread_out(image[..., -1] > 0, known, num_points, np.random.default_rng(0)):
         corner = np.clip(centre - WINDOW // 2, 0, np.maximum(0, np.array(known.shape) - WINDOW))
         window = tuple(slice(at, at + WINDOW) for at in corner)
         view, far = image[window].copy(), np.ones(known[window].shape, bool)

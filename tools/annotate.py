@@ -228,14 +228,15 @@ def read_part(config, name: str, left: int, top: int, right: int, bottom: int, s
     Of a large raster only that part is read, some rows at a time.
     """
     path = config.tiles[name]
-    if not is_large(config, name) or not lc.is_raster(path, config.bands):
+    if not is_large(config, name) or lc.is_picture(path):
         return config.read(path)[top:bottom:step, left:right:step]
     rows = max(1, LARGE // 4 // (right - left) // step) * step
     with lc.open_raster(path) as dataset:
+        read = functools.partial(
+            lc.raster_bands, dataset, config.bands, lc.alpha_bands(dataset, config.bands)
+        )
         strips = [
-            lc.raster_bands(dataset, config.bands, ((at, min(at + rows, bottom)), (left, right)))[
-                ::step, ::step
-            ]
+            read(((at, min(at + rows, bottom)), (left, right)))[::step, ::step]
             for at in range(top, bottom, rows)
         ]
     pixels, ranges = np.concatenate(strips), config.reading["ranges"]

@@ -51,24 +51,19 @@ Reader = typing.Callable[[int, int], np.ndarray]  # (top, bottom) -> class ids (
 @contextlib.contextmanager
 def open_mask(path: Path) -> typing.Iterator[tuple[tuple[int, int], Reader]]:
     """The shape and the reader of a mask: a TIFF by rasterio, by rows; anything else whole."""
-    if not lc.is_raster(path):
+    if lc.is_picture(path):
         mask = lc.read_mask(path)
         yield mask.shape, lambda top, bottom: mask[top:bottom]
         return
     import rasterio
 
-    dataset = lc.open_raster(path)
-
-    def read(top: int, bottom: int) -> np.ndarray:
-        with lc.readable(path):
-            ids = dataset.read(1, window=((top, bottom), (0, dataset.width)))
-        hidden = dataset.nodata is not None and ids == dataset.nodata
-        return np.where(hidden, np.uint8(lc.IGNORE_INDEX), ids)
-
-    with dataset, rasterio.Env(GDAL_CACHEMAX=2**28):
-        if dataset.count != 1 or dataset.dtypes[0] != "uint8":
-            raise lc.InputError(f"{path}: is not one channel of 8-bit class ids; see tools/convert_masks.py")
-        yield dataset.shape, read
+    with lc.open_raster(path) as dataset, rasterio.Env(GDAL_CACHEMAX=2**28):
+        if dataset.count != 1:
+            raise lc.InputError(f"{path}: is a colour picture; see tools/convert_masks.py")
+        yield (
+            dataset.shape,
+            lambda top, bottom: lc.raster_mask(dataset, ((top, bottom), (0, dataset.width))),
+        )
 
 
 def sparse_rows(points: lc.Points, width: int) -> Reader:
@@ -91,11 +86,11 @@ def sparse_rows(points: lc.Points, width: int) -> Reader:
 
 def bands_of(path: Path) -> tuple[int, ...]:
     """The bands of a scene but alpha, counted from 1; three of grey scenes and of what Pillow reads."""
-    if not lc.is_raster(path):
+    if lc.is_picture(path):
         return lc.RGB_BANDS
     with lc.open_raster(path) as dataset:
-        kinds = zip(dataset.indexes, dataset.colorinterp, strict=True)
-        bands = tuple(band for band, kind in kinds if kind.name != "alpha")
+        alphas = lc.alpha_bands(dataset, ())
+        bands = tuple(band for band in dataset.indexes if band not in alphas)
     return bands if len(bands) > 1 else lc.RGB_BANDS
 
 
@@ -253,13 +248,10 @@ def find_inputs(config: argparse.Namespace) -> int:
     if not scenes:
         suffixes = ", ".join(lc.IMAGE_SUFFIXES)
         raise lc.InputError(f"{config.images}: holds no image ({suffixes}); correct --images")
-    sizes, config.passed_over, config.alpha_scenes = {}, {}, []
+    sizes, config.passed_over = {}, {}
     for path in scenes.values():
-        bands = bands_of(path)
-        with geo.open_unscaled(path, bands) as scene:
+        with geo.open_unscaled(path, bands_of(path)) as scene:
             sizes[path.name] = (scene.height, scene.width)
-        if len(bands) == 3 and scene.kind == "4 band(s), uint8":
-            config.alpha_scenes.append(path)
     if config.points:
         points, config.passed_over = read_points(config.points, scenes, config.class_names)
         config.labels = {scenes[stem].name: own for stem, own in points.items()}
@@ -295,10 +287,6 @@ def report(config: argparse.Namespace, tiles: dict, val: set, left_out: Counter)
     for what, number in left_out.items():
         if number:
             print(f"left out: {number:,} {what}")
-    if left_out["labels without data"] and config.alpha_scenes:
-        scene = config.alpha_scenes[0]
-        cure = f"rio edit-info --colorinterp red,green,blue,undefined {scene}, then cut anew"
-        print(f"note: the fourth band of {scene} passes for its alpha; if it is infrared: {cure}")
     if config.points:
         print("note: val has points only, so its score will be their accuracy: mIoU takes dense masks")
     for name, *numbers in zip(config.class_names, *counts.values(), strict=True):

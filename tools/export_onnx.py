@@ -42,13 +42,13 @@ OPSET = (
 
 
 class PictureToProbabilities(nn.Module):
-    """A model with what stands before and behind it: images (B, 3, H, W), RGB in 0..1 -> probabilities."""
+    """A model with what stands before and behind it: images (B, bands, H, W) in 0..1 -> probabilities."""
 
     def __init__(self, model: lc.DeepLabV3Segmentation):
         super().__init__()
         self.model = model
-        self.register_buffer("mean", torch.tensor(lc.IMAGENET_MEAN).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(lc.IMAGENET_STD).view(3, 1, 1))
+        self.register_buffer("mean", torch.tensor(model.normalisation["mean"]).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(model.normalisation["std"]).view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model((images - self.mean) / self.std).softmax(1)
@@ -75,7 +75,7 @@ def export(
         raise lc.InputError(f"export needs {error.name}: pip install onnx onnxruntime") from error
     network = PictureToProbabilities(model).eval()
     sides = {} if tile else {2: "height", 3: "width"}
-    buffer, example = io.BytesIO(), torch.rand(2, 3, tile or 96, tile or 64)
+    buffer, example = io.BytesIO(), torch.rand(2, len(model.reading["bands"]), tile or 96, tile or 64)
     with torch.no_grad(), warnings.catch_warnings():
         # The tracer warns of sizes that it might take for constants, which `difference` finds out.
         warnings.simplefilter("ignore")
@@ -105,10 +105,10 @@ def export(
 def metadata(model: lc.DeepLabV3Segmentation, tile: int | None, resolution: float | None) -> dict:
     """What the file says of itself: the keys of Deepness, and three more.
 
-    `class_colors`: #rrggbb; `bands`: which were red, green and blue, counted from 1; `band_ranges`: the
+    `class_colors`: #rrggbb; `bands`: which it takes, counted from 1; `band_ranges`: the
     lowest and highest value of each, which became 0 and 1; null: 0 to 255.
     """
-    ids = [str(index) for index in range(model.num_classes)]
+    ids, bands = [str(index) for index in range(model.num_classes)], len(model.reading["bands"])
     palette = lc.class_palette(model.class_colors, model.num_classes) / 255
     known = {
         "model_type": "Segmentor",
@@ -116,8 +116,8 @@ def metadata(model: lc.DeepLabV3Segmentation, tile: int | None, resolution: floa
         "class_colors": dict(zip(ids, map(to_hex, palette), strict=True)),
         "bands": model.reading["bands"],
         "band_ranges": model.reading["ranges"],
-        "standardization_mean": [0.0, 0.0, 0.0],  # the graph normalises, as older plugins do not
-        "standardization_std": [1.0, 1.0, 1.0],
+        "standardization_mean": [0.0] * bands,  # the graph normalises, as older plugins do not
+        "standardization_std": [1.0] * bands,
         "tiles_overlap": 25,  # percent, as tools/map_scenes.py has it
         "seg_thresh": 0.0,
         "seg_small_segment": 0,
@@ -143,7 +143,7 @@ def difference(network: nn.Module, file: bytes, sizes: list[tuple[int, int]]) ->
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     rng, worst = np.random.default_rng(0), [0.0]
     for batch, (height, width) in ((batch, size) for batch in (1, 3) for size in sizes):
-        images = rng.random((batch, 3, height, width), np.float32)
+        images = rng.random((batch, len(network.mean), height, width), np.float32)
         with torch.no_grad():
             expected = network(torch.from_numpy(images)).numpy()
         (given,) = session.run(None, {"images": images})

@@ -23,7 +23,6 @@ from PIL import Image
 
 import landcover_segmentation as lc
 
-MODEL_PIXEL_SCALE = 33550  # the tag that makes a GeoTIFF of a TIFF
 EXIF_ORIENTATION = 274
 
 # =====================================================================================================
@@ -73,8 +72,7 @@ def open_unscaled(path: str | Path, bands: Sequence[int] = lc.RGB_BANDS) -> Iter
     rasterio reads by rows. Pillow holds a picture whole, at 4 bytes per pixel; its place, in a world file
     or an .aux.xml, is read by rasterio all the same.
     """
-    known = Path(path).suffix.lower() in lc.IMAGE_SUFFIXES
-    if known and not lc.is_raster(path, bands):
+    if lc.is_picture(path):
         height, width, kind, _ = lc.image_facts(path)
         lc.choose_bands(path, bands, ["uint8"] * 3)
         place = picture_place(path)
@@ -84,16 +82,14 @@ def open_unscaled(path: str | Path, bands: Sequence[int] = lc.RGB_BANDS) -> Iter
     from rasterio import Env
 
     def read(top: int, bottom: int) -> np.ndarray:
-        return lc.raster_bands(dataset, bands, ((top, bottom), (0, dataset.width)))
+        return lc.raster_bands(dataset, bands, alphas, ((top, bottom), (0, dataset.width)))
 
     # The size of GDAL's cache in bytes; by itself GDAL takes a share of the machine's memory.
     with dataset, Env(GDAL_CACHEMAX=2**28):
         lc.choose_bands(path, bands, dataset.dtypes)  # raises InputError for those that it lacks
-        depth = next((name for name in dataset.dtypes if name != "uint8"), "uint8")
-        plain = dataset.count == 3 and depth == "uint8"
-        kind = "mode RGB" if plain else f"{dataset.count} band(s), {depth}"
-        deep = depth != "uint8"
-        yield Scene(*dataset.shape, read, *dataset_place(dataset), kind, deep, len(bands))
+        alphas = lc.alpha_bands(dataset, bands)
+        height, width, kind, deep = lc.raster_facts(dataset)
+        yield Scene(height, width, read, *dataset_place(dataset), kind, deep, len(bands))
 
 
 def picture_reader(path: str | Path, bands: Sequence[int]) -> Callable[[int, int], np.ndarray]:
@@ -112,13 +108,12 @@ def picture_place(path: str | Path) -> tuple:
     Raises InputError if EXIF turns the picture: its place is that of the pixels as they are stored.
     """
     with lc.open_picture(path) as picture:
-        is_geotiff = MODEL_PIXEL_SCALE in getattr(picture, "tag_v2", {})
         turned = picture.getexif().get(EXIF_ORIENTATION, 1) != 1
     try:
         import rasterio  # noqa: F401
     except ImportError:
-        if is_geotiff or world_files(path):
-            what = f"{path}: GeoTIFFs and pictures with a world file lose their georeference without rasterio"
+        if world_files(path):
+            what = f"{path}: a picture with a world file loses its georeference without rasterio"
             warnings.warn(f"{what}; pip install rasterio", stacklevel=2)
         return None, None
     try:
@@ -128,7 +123,7 @@ def picture_place(path: str | Path) -> tuple:
         return None, None
     if turned and place[1] is not None:
         problem = "its EXIF turns it, but its world file places it as it is stored"
-        raise lc.InputError(f"{path}: {problem}; remove the tag: exiftool -Orientation= {path}")
+        raise lc.InputError(f"{path}: {problem}; remove one of the two")
     return place
 
 
@@ -236,7 +231,7 @@ def pixel_hectares(scene: Scene) -> np.ndarray | None:
 # =====================================================================================================
 
 # What changes all values alike: in words, the flags of gdal_translate that undo it, factor and summand
-# that undo it. Of the first: https://sentinels.copernicus.eu/web/sentinel/-/copernicus-sentinel-2-major-products-upgrade-upcoming
+# that undo it. The first is of ESA's processing baseline 04.00.
 RESCALINGS = (
     ("Sentinel-2 adds 1000 since January 2022", "-ot UInt16 -scale 1000 11000 0 10000", 1, -1000),
     ("Sentinel-2 before January 2022 lacks the 1000 since added", "-scale 0 10000 1000 11000", 1, 1000),
@@ -389,7 +384,7 @@ def there_is_room(folder: Path) -> Iterator[None]:
 
 def legend_xml(names: Sequence[str], palette: np.ndarray, tags: dict[str, str]) -> str:
     """The .aux.xml beside a raster of classes: GDAL takes the names from its categories, GRASS and ArcGIS
-    names and colours from its attribute table, whose form is https://gdal.org/en/stable/user/raster_data_model.html
+    names and colours from its attribute table (https://gdal.org/en/stable/user/raster_data_model.html).
     """
     items = "".join(f"<MDI key={quoteattr(key)}>{escape(text)}</MDI>" for key, text in tags.items())
     metadata = f"<Metadata>{items}</Metadata>" if items else ""

@@ -24,8 +24,9 @@ RIDGE = 1.0  # against weights that a handful of clicks do not bear out, per fea
 
 @torch.inference_mode()
 def frozen_features(network: nn.Module, image: np.ndarray) -> Tensor:
-    """A backbone's layers and the colours of an image (H, W, 3) uint8: (D, H / 4, W / 4) float32."""
-    images = lc.to_device(lc.preprocess_image(image), next(network.parameters()).device)
+    """A backbone's layers and the colours of an image (H, W, bands) uint8: (D, H / 4, W / 4) float32."""
+    how = getattr(network, "normalisation", {})
+    images = lc.to_device(lc.preprocess_image(image, **how), next(network.parameters()).device)
     height, width = images.shape[-2:]
     padded = F.pad(images, (0, -width % 32, 0, -height % 32), mode="replicate")
     found = network.backbone(padded)
@@ -74,7 +75,7 @@ def classify(features: Tensor, weights: Tensor, biases: Tensor, shape: tuple[int
 class LiveModel:
     """Remembers what the network saw at each click, so that every tile passes through it once.
 
-    read(name) -> (H, W, 4) uint8. build() -> the network, when it is first needed.
+    read(name) -> (H, W, bands + 1) uint8. build() -> the network, when it is first needed.
     """
 
     def __init__(self, build: Callable[[], nn.Module], read: Callable[[str], np.ndarray], num_classes: int):
@@ -88,7 +89,7 @@ class LiveModel:
         """The features of a tile, (D, h, w)."""
         if name not in self.features:
             self.network = self.network or self.build().eval()
-            self.features[name] = frozen_features(self.network, self.read(name)[..., :3])
+            self.features[name] = frozen_features(self.network, self.read(name)[..., :-1])
         self.features.move_to_end(name)
         while len(self.features) > TILES_KEPT:
             self.features.popitem(last=False)

@@ -54,21 +54,24 @@ def load_ensemble(paths: Sequence[str | Path], device: str = "auto") -> nn.Modul
     first = models[0]
     first.checkpoint = "; ".join(map(fingerprint, paths))
     for path, model in zip(paths, models, strict=True):
-        if (model.class_names, model.reading) != (first.class_names, first.reading):
+        if (model.class_names, model.reading, model.normalisation) != (
+            first.class_names,
+            first.reading,
+            first.normalisation,
+        ):
             problem = f"has other classes or bands than {paths[0]}"
             raise lc.InputError(f"{path}: {problem}; an ensemble is of models of the same data")
     if len(models) == 1:
         return first
     ensemble = lc.Ensemble(models).eval()
-    for name in ("num_classes", "class_names", "class_colors", "reading", "checkpoint"):
+    for name in ("num_classes", "class_names", "class_colors", "reading", "normalisation", "checkpoint"):
         setattr(ensemble, name, getattr(first, name))
     return ensemble
 
 
 def fingerprint(path: str | Path) -> str:
     """A checkpoint's name and the first 16 digits of its SHA-256, by which a map tells what made it."""
-    with Path(path).open("rb") as file:
-        return f"{Path(path).name} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+    return f"{Path(path).name} sha256:{hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]}"
 
 
 def fold_batch_norm(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -151,7 +154,8 @@ def pairwise_messages(
     (B, 1, H, W).
     """
     height, width = values.shape[-2:]
-    colors = lc.unnormalised(images)
+    std = torch.tensor(lc.IMAGENET_STD[: images.shape[1]], device=images.device).view(-1, 1, 1)
+    colors = images[:, :3].float() * std
     messages, strength = torch.zeros_like(values), torch.zeros_like(values[:, :1])
     for dy in range(radius + 1):  # half of the window: each pair is visited once and speaks both ways
         for dx in range(-radius if dy else 1, radius + 1):
@@ -232,19 +236,19 @@ def predict_strips(
         trial = lc.predict_probabilities(model, torch.zeros(1, scene.bands, 32, 32, device=device))
     total = torch.zeros(trial.shape[1], height, span, device=device)
     pixels = np.empty((0, scene.width, scene.bands + 1), np.uint8)
-    unseen = np.resize(lc.MEAN_COLOR, scene.bands)
+    how = getattr(model, "normalisation", {"mean": lc.IMAGENET_MEAN, "std": lc.IMAGENET_STD})
     windows = len(tops) * len(lefts)
     bar = tqdm(total=windows, desc=progress, unit="window", disable=None if progress else True)
     for top, bottom, down in zip(tops, [*tops[1:], scene.height], downs.to(device), strict=True):
         fresh = scene.read(top + len(pixels), min(top + height, scene.height))
-        fresh[fresh[..., -1] == 0, :-1] = unseen
+        fresh[fresh[..., -1] == 0, :-1] = lc.as_color(how["mean"])
         pixels = np.concatenate([pixels, fresh])
         padding = (0, height - len(pixels)), (0, span - scene.width), (0, 0)
         padded = np.pad(pixels, padding, mode="edge")  # as the model itself pads
         seen = [at for at, left in enumerate(lefts) if padded[:, left : left + width, -1].any()]
         for batch in (seen[at : at + batch_size] for at in range(0, len(seen), batch_size)):
             views = [padded[:, left : left + width, :-1] for left in lefts[batch]]
-            images = lc.to_device(torch.cat([lc.preprocess_image(view) for view in views]), device)
+            images = lc.to_device(torch.cat([lc.preprocess_image(view, **how) for view in views]), device)
             with lc.autocast(device, dtype):
                 probabilities = predict_window(model, images, **improvement)
             for left, across, part in zip(lefts[batch], acrosses[batch], probabilities, strict=True):

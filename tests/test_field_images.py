@@ -1,0 +1,185 @@
+"""Images and masks as the field delivers them are read for what they are, or refused in one line."""
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from PIL import Image
+from rasterio.enums import ColorInterp
+from rasterio.transform import from_origin
+
+import landcover_segmentation as lc
+
+CPU = torch.device("cpu")
+STRIPES = np.repeat((np.arange(64) >= 32)[None], 64, 0).astype(np.uint8)  # class 0 left, class 1 right
+
+
+def write_raster(path, bands, x=500_000, nodata=None, alpha=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bands = bands if bands.ndim == 3 else bands[None]
+    form = {"count": len(bands), "height": bands.shape[1], "width": bands.shape[2], "dtype": bands.dtype}
+    place = {"crs": "EPSG:32633", "transform": from_origin(x, 5_600_000, 1, 1), "nodata": nodata}
+    with rasterio.open(path, "w", "GTiff", **form, **place) as file:
+        if alpha:
+            file.colorinterp = [ColorInterp.alpha if i == alpha else ColorInterp.gray for i in file.indexes]
+        file.write(bands)
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(40, 200, shape).astype(np.uint8)
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_picture_is_turned_as_viewers_show_it(orientation, tmp_path):
+    upright = np.repeat(np.repeat(noise(4, 6, 3), 16, 0), 16, 1)
+    turn = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(upright).transpose(turn[orientation]).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    assert lc.image_facts(tmp_path / "turned.jpg")[:2] == (64, 96)
+    difference = lc.read_image(tmp_path / "turned.jpg").astype(int) - upright
+    assert np.abs(difference).mean() < 10
+
+
+def test_infrared_that_passes_for_alpha_is_data(tmp_path):
+    infrared = np.where(STRIPES == 0, 0, noise(64, 64))
+    write_raster(tmp_path / "four.tif", np.concatenate([noise(3, 64, 64), infrared[None]]), alpha=4)
+    assert (lc.read_tile(tmp_path / "four.tif")[..., -1] == 255).all(), "water is not empty"
+    assert (lc.read_image(tmp_path / "four.tif", bands=[1, 2, 3, 4])[..., 3] == infrared).all()
+
+
+@pytest.mark.parametrize("place", [1, 4, 5])
+def test_a_real_alpha_counts_wherever_it_stands(place, tmp_path):
+    bands = noise(5, 64, 64)
+    bands[place - 1] = 255 * STRIPES
+    write_raster(tmp_path / "tile.tif", bands, alpha=place)
+    others = [band for band in (1, 2, 3, 4, 5) if band != place]
+    assert ((lc.read_tile(tmp_path / "tile.tif", bands=others)[..., -1] > 0) == STRIPES).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [
+        ("uint8", None),
+        ("int8", -1),
+        ("int16", -9999),
+        ("int64", None),
+        ("float32", float("nan")),
+        ("float32", -1),
+    ],
+)
+def test_masks_in_geotiffs_of_any_type_are_read(dtype, nodata, tmp_path):
+    values = STRIPES.astype(dtype)
+    if nodata is not None:
+        values[:4] = nodata
+    write_raster(tmp_path / "mask.tif", values, nodata=nodata)
+    expected = STRIPES.copy()
+    expected[: 4 if nodata is not None else 0] = 255
+    assert (lc.read_mask(tmp_path / "mask.tif") == expected).all()
+
+
+def test_a_mask_on_other_ground_is_refused(tmp_path):
+    write_raster(tmp_path / "images/a.tif", noise(3, 64, 64))
+    write_raster(tmp_path / "masks/a.tif", STRIPES, x=500_040)
+    with pytest.raises(lc.InputError, match=r"masks/a\.tif: lies on other ground than .*images/a\.tif"):
+        lc.LandCoverDataset(tmp_path / "images", tmp_path / "masks")[0]
+    write_raster(tmp_path / "masks/a.tif", STRIPES)
+    assert (lc.LandCoverDataset(tmp_path / "images", tmp_path / "masks")[0][1].numpy() == STRIPES).all()
+
+
+def test_crops_hold_labels_where_labels_are_few(tmp_path):
+    save(tmp_path / "images/big.png", noise(512, 512, 3))
+    (tmp_path / "points.csv").write_text("image,x,y,class\nbig,3,500,0\nbig,400,20,1\nbig,511,511,1\n")
+    transform = lc.get_transforms("train", "weak", 64)
+    tiles = lc.LandCoverDataset(tmp_path / "images", tmp_path / "points.csv", None, transform, num_classes=2)
+    seen = set()
+    for tiles.epoch in range(60):
+        image, points = tiles[0]
+        assert image.shape == (3, 64, 64) and (points != 255).sum() >= 1
+        seen |= set(points[points != 255].tolist())
+    assert seen == {0, 1}
+
+
+def test_values_far_from_all_others_are_asked_about_and_do_not_stretch_the_scale(tmp_path):
+    values = np.random.default_rng(0).integers(300, 1200, (3, 64, 64)).astype(np.int16)
+    write_raster(tmp_path / "plain.tif", values)
+    values[:, :8] = -9999
+    write_raster(tmp_path / "collar.tif", values)
+    with pytest.warns(UserWarning, match=r"-9999 fills 1\d% .* -a_nodata -9999"):
+        found = lc.band_ranges([tmp_path / "collar.tif"])
+    np.testing.assert_allclose(found, lc.band_ranges([tmp_path / "plain.tif"]), rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "expected"),
+    [("1.0", ["1", "2"], 0), ("2", ["1", "2"], 1), ("1.00", ["a", "b"], 1), ("112", ["111", "112"], 1)],
+)
+def test_whole_floats_are_whole_numbers_and_numbers_that_are_names_are_no_ids(text, names, expected):
+    assert lc.find_class(text, names, "here") == expected
+    with pytest.raises(lc.InputError, match="here: class '0'"):
+        lc.find_class("0", ["1", "2"], "here")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "image,x,y,class\n7,1,2,0\n",
+        "sep=;\nimage;x;y;class\n007;1,0;2,5;0\n",
+        "Image,X,Y,Class\n007.PNG,1,2,0.0\n",
+        "image,x,y,class\nC:\\tiles\\007.png,1,2,0\n",
+        ",image,x,y,class\n0,tiles/007.png,1,2,0\n1,007,5,5,nan\n",
+    ],
+)
+def test_what_tables_make_of_points_is_understood(content, tmp_path):
+    save(tmp_path / "images/007.png", noise(8, 8, 3))
+    for encoding in ("utf-8", "utf-16"):
+        (tmp_path / "points.csv").write_bytes(content.encode(encoding))
+        points, _ = lc.read_points(tmp_path / "points.csv", lc.list_images(tmp_path / "images"), ["0", "1"])
+        assert points == {"007": {(2, 1): 0}}
+
+
+@pytest.mark.parametrize("bands", [(1,), (2, 1), (1, 2, 3, 4), (4, 3, 2, 1, 5)])
+def test_a_network_takes_as_many_bands_as_there_are(bands, tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        values = noise(5, 64, 64, seed=seed)
+        values[3] = np.where(STRIPES, 190, 40)  # infrared alone tells the classes apart
+        write_raster(tmp_path / f"images/{name}.tif", values)
+        save(tmp_path / f"masks/{name}.png", STRIPES)
+    images = lc.list_images(tmp_path / "images").values()
+    reading = {"bands": list(bands), "ranges": None}
+    how = lc.band_statistics(images, reading)
+    transform = lc.get_transforms("train", "medium", 64, **how)
+    folders = tmp_path / "images", tmp_path / "masks"
+    tiles = lc.LandCoverDataset(*folders, 100, transform, num_classes=2, **reading, **how)
+    model = lc.DeepLabV3Segmentation(2, "mobilenet_v3_large", None, bands=bands)
+    model.reading, model.normalisation = tiles.reading, tiles.normalisation
+    plain = lc.LandCoverDataset(*folders, num_classes=2, **reading, **how)[0][0]
+    if len(bands) != 3:
+        fresh = slice(3 if len(bands) > 3 else 0, None)
+        assert plain[fresh].mean().abs() < 0.3 and 0.5 < plain[fresh].std() < 1.5
+    loader = lc.DataLoader(tiles, batch_size=2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    unlabelled = lc.UnlabelledPixels(model, 2)
+    loss = lc.train_epoch(model, loader, lc.PartialCrossEntropyLoss(), optimizer, CPU, unlabelled=unlabelled)
+    assert np.isfinite(loss)
+    lc.save_checkpoint(tmp_path / "model.pth", model)
+    loaded = lc.load_model(tmp_path / "model.pth", "cpu")
+    image = next(iter(images))
+    seen = lc.load_and_preprocess_image(image, **loaded.normalisation, **loaded.reading)
+    assert seen.shape == (1, len(bands), 64, 64) and loaded(seen).shape == (1, 2, 64, 64)
+    assert (lc.predict_class_ids(loaded, lc.read_image(image, **loaded.reading)) < 2).all()
+
+
+def test_further_bands_keep_activations_as_large():
+    torch.manual_seed(0)
+    for count in (1, 2, 5):
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))
+        network[0].weight.data = torch.ones_like(network[0].weight)
+        lc.take_bands(network, count)
+        same = torch.ones(1, 1, 9, 9).expand(-1, count, -1, -1)  # alike in all bands, as grey is
+        assert network(same).mean().item() == pytest.approx(27 + network[0].bias.mean().item())
