@@ -449,6 +449,8 @@ def test_the_live_map_knows_the_clicks_of_all_tiles_and_of_earlier_sittings(serv
     for _ in range(2):  # an answer takes at least one tile
         shown, answer = live_map(config, "tile_0.png")
     assert answer["labels"] == answer["learnt"] == 2
+    found = set(map(tuple, shown.reshape(-1, 3).tolist()))
+    assert found == {(0, 0, 255), (255, 0, 0)}, "up to the edges no class without a click on these tiles"
     assert (shown[10:30, 2:20] == (0, 0, 255)).all() and (shown[10:30, 40:58] == (255, 0, 0)).all()
 
 

@@ -112,7 +112,7 @@ class LiveModel:
         vectors, class_ids = zip(*known, strict=True)
         weights, biases = fit_ridge(torch.stack(vectors), torch.tensor(class_ids), self.num_classes)
         never = [index for index in range(self.num_classes) if index not in class_ids]
-        biases[never] = -torch.inf  # a class without a click is not shown
+        biases[never] = -1e9  # a class without a click is not shown; infinity would be NaN when interpolated
         return weights, biases, len(known)
 
     def draw(self, name: str, labels: dict, seconds: float = 0.5) -> tuple[np.ndarray, int]:
