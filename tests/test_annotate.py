@@ -356,8 +356,8 @@ def test_a_second_tab_and_another_program_lose_no_label(serve, open_page):
 
 
 def test_what_goes_wrong_is_said_and_the_next_tile_can_be_labelled(serve, open_page, tiles):
-    (tiles / "tile_1.png").write_bytes((tiles / "tile_1.png").read_bytes()[:200])
     config = serve()
+    (tiles / "tile_1.png").write_bytes((tiles / "tile_1.png").read_bytes()[:200])
     page = open_page(config)
     page.keyboard.press("1")
     labelled(page, 1, 1)
