@@ -1042,19 +1042,6 @@ def shuffled_batches(num_tiles: int, batch_size: int, seed: int, epoch: int) -> 
     return [part.tolist() for part in np.array_split(order, num_batches)]
 
 
-class EpochBatches:
-    """A batch sampler: this rank's part of `shuffled_batches`. Set `epoch` before each pass."""
-
-    def __init__(self, num_tiles: int, batch_size: int, seed: int):
-        self.given, self.epoch = (num_tiles, batch_size, seed), 0
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (batch[rank() :: world_size()] for batch in shuffled_batches(*self.given, self.epoch))
-
-    def __len__(self) -> int:
-        return len(shuffled_batches(*self.given, 0))
-
-
 def batches_of_one_size(sizes: list, batch_size: int, most_pixels: float = math.inf) -> list[list[int]]:
     """Batches of tiles of one (height, width), so that validation sees each at its own; large ones alone."""
     groups: dict[tuple[int, int], list[int]] = {}
@@ -1070,7 +1057,7 @@ def batches_of_one_size(sizes: list, batch_size: int, most_pixels: float = math.
 def make_loader(
     dataset: Dataset, batches: Iterable, num_workers: int | None, device: torch.device, keep_workers=False
 ) -> DataLoader:
-    """A loader of the batches, which are asked for anew in each pass.
+    """A loader of the batches, which are read anew in each pass.
 
     num_workers: None takes none on a CPU, whose cores are busy, else up to 8. keep_workers: they wait for
     the next pass instead of being started anew.
@@ -2068,7 +2055,7 @@ def draw_predictions(
 
 
 def draw_tile(row, image, points, truth, prediction, palette: np.ndarray) -> None:
-    """Draws a tile into five axes. image: (H, W, bands) uint8; the others (H, W) class ids, 255 = unlabelled."""
+    """Draws a tile into five axes. image: (H, W, bands) uint8; the others (H, W) class ids, or 255."""
     image = image[..., :3] if image.shape[2] > 2 else image[..., [0, 0, 0]]
     faded, scored = image // 2 + 127, truth != IGNORE_INDEX
     wrong = np.where(scored, prediction != truth, np.uint8(IGNORE_INDEX))
@@ -2151,24 +2138,9 @@ def predict_probabilities(model: nn.Module, images: Tensor, views: int = 1) -> T
     return total / views
 
 
-class Ensemble(nn.Module):
-    """Several models as one: images (B, 3, H, W) -> the log of their mean probability (B, C, H, W).
-
-    They need not be alike. Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474.
-    """
-
-    def __init__(self, models: Iterable[nn.Module]):
-        super().__init__()
-        self.models = nn.ModuleList(models)
-
-    def forward(self, images: Tensor) -> Tensor:
-        total = sum(model(images).float().softmax(1) for model in self.models)
-        return (total / len(self.models)).clamp(min=1e-9).log()
-
-
 def ensemble_predict(models: Iterable[nn.Module], image: Tensor, views: int = 1) -> Tensor:
     """Class ids (B, H, W) int64 of image (B, 3, H, W) by the mean probability of several models."""
-    return predict_probabilities(Ensemble(models), image, views).argmax(1)
+    return sum(predict_probabilities(model, image, views).float() for model in models).argmax(1)
 
 
 def predict_class_ids(model: nn.Module, image: np.ndarray) -> np.ndarray:
@@ -2381,7 +2353,7 @@ class Run:
         balance = config.class_balance
         class_weights = balance_classes(train.labels_per_class, balance) if balance else None
         self.criterion = PartialCrossEntropyLoss(class_weights=class_weights).to(device)
-        batches, workers = EpochBatches(len(train_set), config.batch_size, config.seed), config.num_workers
+        batches, workers = self.batches_of(0), config.num_workers
         self.train_loader = make_loader(train_set, batches, workers, device, keep_workers=True)
         share = math.ceil(config.batch_size / world_size())
         val_batches = batches_of_one_size(val.sizes, share, share * config.crop_size**2)
@@ -2395,6 +2367,12 @@ class Run:
             where = f"OUTPUT_DIR = {config.output_dir!r}"
             raise InputError(f"{where}: not all machines have the run to resume there; share the folder")
         self.student = spread_over_ranks(self.model, self.unlabelled.teacher, device)  # as it is trained
+
+    def batches_of(self, epoch: int) -> list[list[int]]:
+        """This rank's part of the batches of an epoch; as many in each."""
+        config = self.config
+        batches = shuffled_batches(len(self.train_set), config.batch_size, config.seed, epoch)
+        return [batch[rank() :: world_size()] for batch in batches]
 
     def path(self, name: str) -> Path:
         return Path(self.config.output_dir) / name
@@ -2476,8 +2454,7 @@ def data_notes(run: Run, train: DatasetReport, val: DatasetReport) -> Iterator[s
         yield f"{count} image(s) {what}"
     if ranges := run.model.reading["ranges"]:
         yield f"bands {run.config.bands} are scaled from {ranges}, by the training tiles, to 0..255"
-    learnt, scored = ({image.resolve() for image, _ in data.tiles} for data in (run.train_set, run.val_set))
-    if shared := len(learnt & scored):
+    if shared := len(train.image_digests & val.image_digests):
         flatters = "are both learnt from and scored on, which flatters the score"
         yield f"{shared} image(s) {flatters}: take others for one of the two"
     for split, data in (("training", run.train_set), ("validation", run.val_set)):
@@ -2516,7 +2493,7 @@ def train_run(run: Run) -> None:
 def run_epoch(run: Run, epoch: int, bar: tqdm | None = None) -> float | None:
     """Trains one epoch, all of whose randomness comes from seed and epoch. Returns the loss on the points."""
     config = run.config
-    run.train_set.epoch = run.train_loader.batch_sampler.epoch = epoch
+    run.train_set.epoch, run.train_loader.batch_sampler[:] = epoch, run.batches_of(epoch)
     torch.manual_seed(int(named_rng(config.seed, epoch, "dropout").integers(2**31)) + rank())
     how = {"accumulation_steps": config.accumulation_steps, "multi_scale": config.multi_scale}
     how |= {"unlabelled": run.unlabelled, "dtype": run.dtype, "progress": bar}

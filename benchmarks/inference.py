@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import cv2
 import torch
-from map_scenes import predict_window
+from map_scenes import Ensemble, predict_window
 from study import CLASSES, already_in, append, choose_tiles, command, in_csv, iou_columns, prepare, provenance
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -118,7 +118,7 @@ def predictors(
     for views in (1, 8) if "8 views" in ways else (1,):
         if len(models) > 1:
             name = f"ensemble of {len(models)}" + (f", {views} views" if views > 1 else "")
-            ensemble = lc.Ensemble(models.values())
+            ensemble = Ensemble(models.values())
             yield name, " ".join(map(str, models)), partial(predict_window, ensemble, views=views)
 
 

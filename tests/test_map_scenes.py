@@ -617,12 +617,13 @@ def test_the_command_takes_several_models_as_one(tmp_path, checkpoint):
     assert map_scenes.main([*map(str, arguments), *more]) == 0
     models = [lc.load_model(path, "cpu") for path in files]
     image = lc.load_and_preprocess_image(tmp_path / "scene.png")
-    expected = map_scenes.predict_window(lc.Ensemble(models), image, scales=(0.75, 1)).argmax(1)[0].numpy()
+    several = map_scenes.Ensemble(models)
+    expected = map_scenes.predict_window(several, image, scales=(0.75, 1)).argmax(1)[0].numpy()
     assert (lc.read_mask(tmp_path / "out/scene_classes.png") == expected).mean() > 0.95, "up to the precision"
     assert (lc.predict_class_ids(models[0], lc.read_image(tmp_path / "scene.png")) != expected).mean() > 0.05
 
     mean = sum(lc.predict_probabilities(model, image) for model in models) / 2
-    assert torch.allclose(lc.predict_probabilities(lc.Ensemble(models), image), mean, atol=1e-5)
+    assert torch.allclose(lc.predict_probabilities(map_scenes.Ensemble(models), image), mean, atol=1e-5)
 
 
 def test_the_command_warns_once_where_rasterio_is_missing(tmp_path, checkpoint, monkeypatch, capsys):

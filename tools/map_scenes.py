@@ -45,6 +45,21 @@ OVERLAY_SIDE = 4096  # pixels; larger overlays are thinned
 # =====================================================================================================
 
 
+class Ensemble(nn.Module):
+    """Several models as one: images (B, 3, H, W) -> the log of their mean probability (B, C, H, W).
+
+    They need not be alike. Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474.
+    """
+
+    def __init__(self, models: Sequence[nn.Module]):
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, images: Tensor) -> Tensor:
+        total = sum(model(images).float().softmax(1) for model in self.models)
+        return (total / len(self.models)).clamp(min=1e-9).log()
+
+
 def load_ensemble(paths: Sequence[str | Path], device: str = "auto") -> nn.Module:
     """Loads one checkpoint, as `lc.load_model`, or several as one model.
 
@@ -63,7 +78,7 @@ def load_ensemble(paths: Sequence[str | Path], device: str = "auto") -> nn.Modul
             raise lc.InputError(f"{path}: {problem}; an ensemble is of models of the same data")
     if len(models) == 1:
         return first
-    ensemble = lc.Ensemble(models).eval()
+    ensemble = Ensemble(models).eval()
     for name in ("num_classes", "class_names", "class_colors", "reading", "normalisation", "checkpoint"):
         setattr(ensemble, name, getattr(first, name))
     return ensemble
