@@ -230,7 +230,7 @@ def open_map(path: Path) -> Iterator[tuple[geo.Scene, dict, dict]]:
         yield geo.Scene(dataset.height, dataset.width, read, *place), dataset.tags(), dataset.tags(1)
 
 
-def list_maps(paths: Sequence[Path]) -> list[Map]:
+def list_maps(paths: Sequence[Path], class_names: list[str] | None = None) -> list[Map]:
     """The maps of files and folders as one region. Raises InputError if their classes differ."""
     files = []
     for path in paths:
@@ -239,6 +239,8 @@ def list_maps(paths: Sequence[Path]) -> list[Map]:
         if path.is_dir() and not found:
             raise lc.InputError(f"{path}: holds no NAME_classes.tif or .png; map first: tools/map_scenes.py")
     maps = [describe_map(path) for path in dict.fromkeys(files)]
+    if class_names:
+        maps = [each._replace(class_names=class_names) for each in maps]
     for other in maps[1:]:
         if other.class_names != maps[0].class_names:
             raise lc.InputError(f"{other.path}: has other classes than {maps[0].path}; assess each by itself")
@@ -341,7 +343,7 @@ def visit_rows(maps: Sequence[Map], rows: Iterable[int]) -> Iterator[tuple[int, 
 
 def draw_sample(args: argparse.Namespace) -> tuple[list[dict], list[Map]]:
     """Draws a reference sample: rows of COLUMNS, with the number of their map, in random order; the maps."""
-    maps = list_maps(args.map)
+    maps = list_maps(args.map, args.class_names)
     table, names = count_classes(maps)
     areas, rng = row_areas(maps), np.random.default_rng(args.seed)
     hectares = areas @ table
@@ -687,7 +689,7 @@ def estimate(
 
 def assess(args: argparse.Namespace) -> dict:
     """All that the report says, as plain values."""
-    maps = list_maps(args.map)
+    maps = list_maps(args.map, args.class_names)
     drawn = read_reference(args.reference, maps)
     points = drawn.kept(np.array([bool(row["class"]) for row in drawn.fields]))
     design, table = find_design(args, drawn), count_classes(maps)
@@ -763,9 +765,9 @@ METHODS = {
     "systematic": "on a grid, taken for points at random: where neighbours are alike, the errors are smaller",
     "cluster": "in clusters drawn at random, by the ratio of cluster totals (Cochran 1977)",
 }
-INTERVALS = """Intervals hold the truth in about 95 of 100 samples: Jeffreys' in each stratum, squared and added;
-of clusters, Wilson's with Student's quantile. The symmetric ones of the papers are estimate ± 1.959964 standard
-errors, and too narrow for rare classes. There is no finite population correction in either.
+INTERVALS = """Intervals hold the truth in about 95 of 100 samples: Jeffreys' in each stratum, squared and
+added; of clusters, Wilson's with Student's quantile. The symmetric ones of the papers are estimate ± 1.959964
+standard errors, and too narrow for rare classes. There is no finite population correction in either.
 """
 
 
@@ -909,6 +911,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for each in (draws, reports):
         each.add_argument("--map", metavar="PATH", type=Path, nargs="+", required=True,
                           help="NAME_classes.tif or .png, or folders of them; together one region")
+        each.add_argument("--class-names", metavar="LIST", type=partial(lc.parse_setting, kind=list[str]),
+                          help="in order of id, like water,forest (default: as the map says)")
     flag = draws.add_argument
     flag("--output", metavar="FILE", type=Path, default=Path("reference.csv"),
          help="the points, .csv; beside it a .gpkg for QGIS (default: %(default)s)")

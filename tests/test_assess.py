@@ -1,0 +1,466 @@
+"""tools/assess.py: published values, coverage by simulation, samples that are what they say, refusals."""
+
+import csv
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, write_tiles
+
+import landcover_segmentation as lc
+
+rasterio = pytest.importorskip("rasterio")
+sys.path.insert(0, str(ROOT / "tools"))
+
+import assess
+import geo
+from rasterio.transform import from_origin
+
+NAMES = ["land", "water", "forest"]
+
+# =====================================================================================================
+# Estimators
+# =====================================================================================================
+
+
+def by_class(matrix) -> np.ndarray:
+    """Counts whose strata are the classes of the map, its rows."""
+    counts = np.zeros((len(matrix), *np.shape(matrix)))
+    np.einsum("iij->ij", counts)[:] = matrix
+    return counts
+
+
+def shares_of(pixels) -> np.ndarray:
+    return np.array(pixels) / np.sum(pixels)
+
+
+OLOFSSON_2014 = by_class([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])
+OLOFSSON_2014_PIXELS = np.array([200_000, 150_000, 3_200_000, 6_450_000])
+
+
+def test_olofsson_2014_table_8():
+    weights, of = shares_of(OLOFSSON_2014_PIXELS), assess.measures(4)
+    total = 0.09 * OLOFSSON_2014_PIXELS.sum()
+
+    def values(measure: str) -> np.ndarray:
+        return np.array([assess.ratio(OLOFSSON_2014, weights, *of[measure, at]) for at in range(4)]).T
+
+    areas, errors = total * values("area share")
+    np.testing.assert_allclose(areas, [21157.762, 11686.154, 285769.930, 581386.154], atol=5e-4)
+    np.testing.assert_allclose(errors, [3141.650, 1916.238, 7913.182, 8306.968], atol=5e-4)
+    assert areas.sum() == pytest.approx(900_000)
+    overall = assess.ratio(OLOFSSON_2014, weights, *of["overall accuracy", None])
+    np.testing.assert_allclose(overall, [0.946512, 0.009430], atol=5e-7)
+    users, producers = values("user's accuracy"), values("producer's accuracy")
+    np.testing.assert_allclose(users[1], [0.037776, 0.051407, 0.020278, 0.010476], atol=5e-7)
+    np.testing.assert_allclose(producers[0], [0.748661, 0.847156, 0.934509, 0.961609], atol=5e-7)
+    np.testing.assert_allclose(producers[1], [0.108832, 0.129800, 0.017512, 0.009368], atol=5e-7)
+
+
+def test_olofsson_2013_example_1():
+    """The area printed there, 45,651, comes from rounded shares."""
+    counts, pixels = by_class([[97, 0, 3], [3, 279, 18], [2, 1, 97]]), np.array([22_353, 1_122_543, 610_228])
+    weights, of = shares_of(pixels), assess.measures(3)
+    area = pixels.sum() * np.array(assess.ratio(counts, weights, *of["area share", 0]))
+    np.testing.assert_allclose(area, [45112.400, 10751.405], atol=5e-4)
+    overall = assess.ratio(counts, weights, *of["overall accuracy", None])
+    np.testing.assert_allclose(overall, [0.944417, 0.011164], atol=5e-7)
+    producers = [assess.ratio(counts, weights, *of["producer's accuracy", at])[0] for at in range(3)]
+    np.testing.assert_allclose(producers, [0.480631, 0.994189, 0.896926], atol=5e-7)
+
+
+STEHMAN = {  # stratum: (map, reference) and how often
+    "A": "AA5 AB1 AC1 BA1 BB1 BC1",
+    "B": "AA1 BA2 BB7",
+    "C": "BA1 BB1 BC2 CB1 CC3 CD2",
+    "D": "DB1 DC2 DD7",
+}
+STEHMAN_PIXELS = np.array([40_000, 30_000, 20_000, 10_000])
+
+
+def stehman_points() -> list[tuple[str, str, str]]:
+    """Stratum, map class and reference class of the forty points."""
+    return [
+        (stratum, *cell[:2])
+        for stratum, cells in STEHMAN.items()
+        for cell in cells.split()
+        for _ in range(int(cell[2:]))
+    ]
+
+
+def test_stehman_2014_strata_that_are_not_the_classes():
+    """The paper's standard errors are with the finite population correction; 0.114 there is a misprint."""
+    counts, of = np.zeros((4, 4, 4)), assess.measures(4)
+    for point in stehman_points():
+        counts[tuple("ABCD".index(letter) for letter in point)] += 1
+    expected = {
+        ("area share", 0): (0.35, 0.082248, 0.082260),
+        ("area share", 2): (0.20, 0.064280, 0.064291),
+        ("overall accuracy", None): (0.63, 0.084642, 0.084656),
+        ("user's accuracy", 1): (0.574468, 0.124782, 0.124802),
+        ("producer's accuracy", 1): (0.794118, 0.116548, 0.116567),
+    }
+    for name, (value, corrected, plain) in expected.items():
+        given = counts, shares_of(STEHMAN_PIXELS), *of[name]
+        np.testing.assert_allclose(assess.ratio(*given, STEHMAN_PIXELS), [value, corrected], atol=6e-7)
+        np.testing.assert_allclose(assess.ratio(*given), [value, plain], atol=6e-7)
+        low, high = assess.interval(*given)
+        assert low < value < high
+
+
+def test_f1_and_iou_are_those_of_the_matrix_of_shares():
+    weights = shares_of(OLOFSSON_2014_PIXELS)
+    matrix = np.einsum("h,hij->ij", weights / OLOFSSON_2014.sum((1, 2)), OLOFSSON_2014)
+    iou = lc.compute_iou(torch.tensor(matrix)).numpy()
+    of = assess.measures(4)
+    found = [assess.ratio(OLOFSSON_2014, weights, *of["IoU", at])[0] for at in range(4)]
+    np.testing.assert_allclose(found, iou)
+    f1 = [assess.ratio(OLOFSSON_2014, weights, *of["F1", at])[0] for at in range(4)]
+    np.testing.assert_allclose(f1, 2 * iou / (1 + iou))
+
+
+def test_errors_of_ratios_agree_with_resampling():
+    """The bootstrap within strata knows no formula."""
+    rng, weights, of = np.random.default_rng(0), shares_of(OLOFSSON_2014_PIXELS), assess.measures(4)
+    again = np.zeros((4_000, 4, 4, 4))
+    for at in range(4):
+        row = OLOFSSON_2014[at, at]
+        again[:, at, at] = rng.multinomial(int(row.sum()), row / row.sum(), 4_000)
+    for name in (("F1", 2), ("IoU", 3), ("producer's accuracy", 2), ("user's accuracy", 1)):
+        spread = assess.ratio(again, weights, *of[name])[0].std()
+        assert assess.ratio(OLOFSSON_2014, weights, *of[name])[1] == pytest.approx(spread, rel=0.05)
+
+
+@pytest.mark.parametrize("matrix", [[[50]], [[50, 0], [0, 50]]])
+def test_no_error_seen_is_no_certainty(matrix):
+    counts, weights = by_class(matrix), shares_of(np.ones(len(matrix)))
+    for y, x in assess.measures(len(matrix)).values():
+        if len(matrix) > 1 or (y != x).any():
+            low, high = assess.interval(counts, weights, y, x)
+            assert high - low > 0.01, "no interval of width 0"
+
+
+def test_what_was_never_seen_has_no_value():
+    counts, of = by_class([[20, 5, 0], [5, 20, 0], [3, 7, 0]]), assess.measures(3)
+    weights = shares_of([5, 4, 1])
+    estimate, error = assess.ratio(counts, weights, *of["producer's accuracy", 2])
+    assert np.isnan([estimate, error, *assess.interval(counts, weights, *of["producer's accuracy", 2])]).all()
+    low, high = assess.interval(counts, weights, *of["area share", 2])
+    assert low == 0 and 0.02 < high < 0.2, "but it may be there"
+
+
+def test_the_quantile_is_that_of_the_normal():
+    from scipy.stats import norm
+
+    assert norm.ppf(0.975) == pytest.approx(assess.Z95, abs=5e-7)
+    assert abs(assess.Z95 - 1.96) > 3e-5
+
+
+# ---- Coverage: of 2,000 samples of a known map and truth, 93 to 97 of 100 intervals hold the truth
+
+MAPPED = np.array([0.50, 0.30, 0.15, 0.04, 0.01])
+TRUTH_GIVEN_MAP = np.array(
+    [
+        [0.80, 0.10, 0.050, 0.030, 0.020],
+        [0.10, 0.75, 0.100, 0.030, 0.020],
+        [0.10, 0.05, 0.800, 0.030, 0.020],
+        [0.10, 0.10, 0.100, 0.680, 0.020],
+        [0.20, 0.10, 0.100, 0.100, 0.500],
+    ]
+)
+FEW_ERRORS = np.array(  # of the class of 1%: one in 500 missed in the commonest class
+    [
+        [0.90, 0.06, 0.030, 0.008, 0.002],
+        [0.08, 0.85, 0.050, 0.015, 0.005],
+        [0.03, 0.05, 0.900, 0.018, 0.002],
+        [0.05, 0.10, 0.050, 0.790, 0.010],
+        [0.10, 0.10, 0.050, 0.050, 0.700],
+    ]
+)
+SAMPLES = 2_000
+
+
+def share_held(counts, weights, truth) -> tuple[np.ndarray, np.ndarray]:
+    """How many of 100 intervals of areas hold the truth: ours, and estimate ± Z95 standard errors."""
+    ours, normal = [], []
+    for at, true_share in enumerate(truth):
+        given = counts, weights, *assess.measures(len(truth))["area share", at]
+        (low, high), (estimate, error) = assess.interval(*given), assess.ratio(*given)
+        ours.append(100 * ((low <= true_share) & (true_share <= high)).mean())
+        normal.append(100 * (abs(estimate - true_share) <= assess.Z95 * error).mean())
+    return np.array(ours), np.array(normal)
+
+
+def as_strata(cells: np.ndarray) -> np.ndarray:
+    """Counts (R, C, C) of samples, by strata that are the map's classes; those with too few points left out.
+
+    The program joins such strata with another, which `test_classes_with_few_points…` sees to.
+    """
+    cells = cells[(cells.sum(2) >= 2).all(1)].astype(float)
+    counts = np.zeros((len(cells), *cells.shape[1:], cells.shape[1]))
+    np.einsum("rhhc->rhc", counts)[:] = cells
+    return counts
+
+
+@pytest.mark.parametrize("rare", [TRUTH_GIVEN_MAP, FEW_ERRORS], ids=["many errors", "few errors"])
+@pytest.mark.parametrize("design", ["floor", "equal", "proportional", "neyman", "simple"])
+def test_areas_are_covered(design, rare):
+    rng = np.random.default_rng(0)
+    if design == "simple":
+        joint = (MAPPED[:, None] * rare).ravel()
+        cells = rng.multinomial(500, joint, SAMPLES).reshape(SAMPLES, 5, 5)
+    else:
+        sizes = assess.allocate(500, MAPPED, design, np.sqrt(rare.diagonal() * (1 - rare.diagonal())))
+        cells = np.stack([rng.multinomial(sizes[at], rare[at], SAMPLES) for at in range(5)], 1)
+    ours, normal = share_held(as_strata(cells), MAPPED, MAPPED @ rare)
+    assert ((ours >= 93) & (ours <= 97)).all(), ours
+    if rare is FEW_ERRORS and design in ("floor", "equal"):
+        assert normal[-1] < 80, "normal intervals fail for the class of 1%, so others are used"
+
+
+def test_ratios_are_covered_too():
+    rng = np.random.default_rng(0)
+    cells = np.stack([rng.multinomial(100, TRUTH_GIVEN_MAP[at], 500) for at in range(5)], 1)
+    joint = MAPPED[:, None] * TRUTH_GIVEN_MAP
+    for (measure, at), (y, x) in assess.measures(5).items():
+        if measure in ("producer's accuracy", "F1", "IoU") and at in (0, 4):
+            low, high = assess.interval(as_strata(cells), MAPPED, y, x)
+            true = (joint * y).sum() / (joint * x).sum()
+            assert 0.92 <= ((low <= true) & (true <= high)).mean() <= 0.98, (measure, at)
+
+
+@pytest.mark.parametrize("rare", [TRUTH_GIVEN_MAP, FEW_ERRORS], ids=["many errors", "few errors"])
+def test_areas_are_covered_by_clusters(rare):
+    """Fifty tiles of ten points, which are alike (correlation 0.1)."""
+    rng, joint = np.random.default_rng(0), (MAPPED[:, None] * rare).ravel()
+    tiles = rng.standard_gamma(np.broadcast_to(9 * joint, (SAMPLES, 50, 25)))
+    cells = rng.multinomial(10, tiles / tiles.sum(-1, keepdims=True)).reshape(SAMPLES, 50, 5, 5)
+    for at, true in enumerate(MAPPED @ rare):
+        _, _, low, high = assess.cluster_ratio(cells, *assess.measures(5)["area share", at])
+        assert 93 <= 100 * ((low <= true) & (true <= high)).mean() <= 97, at
+
+
+def landscape(size: int, blob: float) -> tuple[np.ndarray, np.ndarray]:
+    """A map and its truth (size, size) in patches, with the shares of MAPPED and TRUTH_GIVEN_MAP."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+
+    def ranks(values: np.ndarray) -> np.ndarray:
+        return values.ravel().argsort().argsort() / values.size
+
+    def field(width: float) -> np.ndarray:
+        return cv2.GaussianBlur(rng.standard_normal((size, size)), (0, 0), width)
+
+    mapped = np.searchsorted(MAPPED.cumsum()[:-1], ranks(field(blob))).reshape(size, size)
+    truth, other = np.zeros_like(mapped), field(blob / 2)
+    for at, row in enumerate(TRUTH_GIVEN_MAP):
+        truth[mapped == at] = np.searchsorted(row.cumsum()[:-1], ranks(other[mapped == at]))
+    return mapped, truth
+
+
+@pytest.mark.parametrize(("blob", "most"), [(6, 97), (20, 99.5)])
+def test_areas_are_covered_by_grids(blob, most):
+    """Taken for simple random points; where patches are wider than the grid, that is on the safe side."""
+    (mapped, truth), rng = landscape(1200, blob), np.random.default_rng(1)
+    only = assess.Map(None, "a", [], None, geo.Scene(1200, 1200, None), None)
+    cells = np.zeros((SAMPLES, 25), int)
+    for row in cells:
+        at = tuple(np.array(assess.draw_grid([only], 1200 / 500**0.5, np.ones(1200), rng)).T)
+        row[:] = np.bincount(mapped[at] * 5 + truth[at], minlength=25)
+    shares, true = (np.bincount(ids.ravel()) / ids.size for ids in (mapped, truth))
+    ours, _ = share_held(as_strata(cells.reshape(-1, 5, 5)), shares, true)
+    assert ((ours >= 93) & (ours <= most)).all(), ours
+
+
+def test_clusters_by_hand():
+    """Three tiles: 3 of 4, 1 of 4 and 2 of 2 points are of the class."""
+    counts = np.zeros((3, 2, 2))
+    counts[:, 0] = [[3, 1], [1, 3], [2, 0]]
+    estimate, error, low, high = assess.cluster_ratio(counts, *assess.measures(2)["area share", 0])
+    assert estimate == pytest.approx(0.6)
+    residuals = np.array([3 - 2.4, 1 - 2.4, 2 - 1.2])
+    assert error == pytest.approx(np.sqrt(3 / 2 * (residuals**2).sum()) / 10)
+    tallies = torch.tensor([[3, 4], [1, 4], [2, 2]])
+    assert (estimate, low, high) == pytest.approx(lc.point_accuracy(tallies)), "as in training"
+
+
+def test_sample_size_of_olofsson_2014():
+    """Section 5.1.1: a standard error of 0.01 takes 641 points."""
+    weights, guesses = np.array([0.02, 0.015, 0.32, 0.645]), np.array([0.7, 0.6, 0.9, 0.95])
+    assert assess.sample_size(weights, guesses, 0.01 * assess.Z95, 10_000_000) == 641
+
+
+def test_allocation():
+    weights, deviations = np.array([0.02, 0.015, 0.32, 0.645]), np.array([0.46, 0.49, 0.3, 0.22])
+    assert assess.allocate(640, weights, "equal", deviations).tolist() == [160] * 4
+    assert assess.allocate(641, weights, "proportional", deviations).tolist() == [13, 10, 205, 413]
+    neyman = weights * deviations / (weights * deviations).sum()
+    np.testing.assert_allclose(assess.allocate(641, weights, "neyman", deviations), 641 * neyman, atol=1)
+    floor = assess.allocate(641, weights, "floor", deviations)
+    assert floor[:2].tolist() == [50, 50] and floor.sum() == 641
+    assert floor[3] / floor[2] == pytest.approx(0.645 / 0.32, rel=0.01)
+    assert assess.allocate(40, weights, "floor", deviations).tolist() == [10] * 4, "an equal share at most"
+
+
+# =====================================================================================================
+# sample
+# =====================================================================================================
+
+
+def write_map(path, ids, *, crs="EPSG:32640", transform=None, names=NAMES, checkpoint=None):
+    """A map as map_scenes.py writes it."""
+    place = {"crs": crs, "transform": transform or from_origin(300_000, 2_800_000, 10, 10)} if crs else {}
+    form = {"count": 1, "dtype": "uint8", "nodata": 255, "height": ids.shape[0], "width": ids.shape[1]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(path, "w", driver="GTiff", **form, **place) as file:
+        file.write(ids.astype(np.uint8), 1)
+        file.update_tags(1, **{f"CLASS_{at}": name for at, name in enumerate(names)})
+        if checkpoint:
+            file.update_tags(CHECKPOINT=checkpoint)
+    return path
+
+
+def patches(height: int = 200, width: int = 300) -> np.ndarray:
+    """Land, a sixth of water, a strip of forest, and a border without data."""
+    ids = np.zeros((height, width), np.uint8)
+    ids[: height // 3, : width // 2], ids[-4:], ids[:, :10] = 1, 2, 255
+    return ids
+
+
+def run(command: str, **flags) -> int:
+    given = []
+    for name, value in flags.items():
+        values = value if isinstance(value, list) else [value]
+        given += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return assess.main([command, *given])
+
+
+def read_rows(path) -> list[dict]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path, rows):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("design", assess.DESIGNS)
+def test_sample_is_what_it_says(tmp_path, design):
+    ids, output = patches(), tmp_path / "reference.csv"
+    path = write_map(tmp_path / "scene_classes.tif", ids)
+    assert run("sample", map=path, output=output, size=150, design=design) == 0
+    rows = read_rows(output)
+    assert list(rows[0])[:4] == ["image", "x", "y", "class"], "what annotate.py asks for"
+    at = [(int(row["y"]), int(row["x"])) for row in rows]
+    assert len(set(at)) == len(at) and abs(len(at) - 150) <= (12 if design == "systematic" else 0)
+    assert at != sorted(at), "the order tells nothing"
+    found = np.array([ids[pixel] for pixel in at])
+    assert (found != 255).all() and {row["class"] for row in rows} == {""}
+    data = (ids != 255).sum()
+    for row, class_id in zip(rows, found, strict=True):
+        size = (ids == class_id).sum() if design == "stratified" else data
+        number = sum(other["stratum"] == row["stratum"] for other in rows)
+        rel = 0.1 if design == "systematic" else 1e-4
+        assert float(row["inclusion_probability"]) == pytest.approx(number / size, rel=rel)
+        assert row["stratum"] == (NAMES[class_id] if design == "stratified" else "all")
+        assert float(row["stratum_share"]) == pytest.approx(size / data)
+    geopandas = pytest.importorskip("geopandas")
+    points = geopandas.read_file(output.with_suffix(".gpkg"))
+    with rasterio.open(path) as file:
+        assert [v[0] for v in file.sample(zip(points.geometry.x, points.geometry.y))] == found.tolist()
+    first = output.read_bytes()
+    assert run("sample", map=path, output=output, size=150, design=design) == 0
+    assert output.read_bytes() == first
+    assert run("sample", map=path, output=output, size=150, design=design, seed=1) == 0
+    assert output.read_bytes() != first
+
+
+def test_every_pixel_has_the_same_chance():
+    counts, rng, hits = np.array([3, 0, 5, 2]), np.random.default_rng(0), np.zeros((4, 5))
+    for _ in range(4_000):
+        drawn = assess.draw(counts, np.ones(4), 4, rng)
+        assert len(set(drawn)) == 4
+        for pixel in drawn:
+            hits[pixel] += 1
+    possible = np.arange(5) < counts[:, None]
+    assert not hits[~possible].any()
+    np.testing.assert_allclose(hits[possible] / 4_000, 0.4, atol=0.035)
+    assert len(assess.draw(counts, np.ones(4), 99, rng)) == 10, "all there are"
+
+
+def test_points_lie_evenly_on_the_ground(tmp_path):
+    """Pixels of a map in degrees are half as large at 60 degrees as at the equator."""
+    path = write_map(
+        tmp_path / "a_classes.tif", np.zeros((600, 50)), crs="EPSG:4326",
+        transform=from_origin(0, 60, 0.1, 0.1), names=["land"],
+    )  # fmt: skip
+    for design in assess.DESIGNS:
+        rows, maps = assess.draw_sample(parsed("sample", map=path, size=4_000, design=design))
+        latitude = 60 - 0.1 * (np.array([row["y"] for row in rows]) + 0.5)
+        north_of_30 = (latitude > 30).mean()
+        expected = 1 - np.sin(np.radians(30)) / np.sin(np.radians(60))
+        assert north_of_30 == pytest.approx(expected, abs=0.025), design
+        chance = [float(row["inclusion_probability"]) for row in rows]
+        assert sum(1 / np.array(chance)) == pytest.approx(600 * 50, rel=0.05), "they sum to the map's pixels"
+
+
+def parsed(command: str, **flags) -> SimpleNamespace:
+    given = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    return assess.parse([command, *given])
+
+
+def test_a_folder_of_maps_is_one_region(tmp_path):
+    ids = patches()
+    for name, part in (("west", ids[:, :150]), ("east", ids[:, 150:])):
+        write_map(tmp_path / "maps" / f"{name}_classes.tif", part, crs=None)
+    write_tiles(tmp_path, 1)
+    images = tmp_path / "images"
+    for name in ("west.png", "east.jpg"):
+        (images / name).write_bytes((images / "tile_0.png").read_bytes())
+    output = tmp_path / "reference.csv"
+    assert run("sample", map=tmp_path / "maps", output=output, size=100, images=images) == 0
+    rows = read_rows(output)
+    assert {row["image"] for row in rows} == {"west.png", "east.jpg"}
+    assert not output.with_suffix(".gpkg").exists(), "without a place on the ground"
+    whole = tmp_path / "whole.csv"
+    path = write_map(tmp_path / "whole_classes.tif", ids, crs=None)
+    assert run("sample", map=path, output=whole, size=100) == 0
+    shares = [{(row["stratum"], row["stratum_share"]) for row in read_rows(file)} for file in (output, whole)]
+    assert shares[0] == shares[1]
+
+
+def test_png_maps_and_size_from_the_half_width(tmp_path, capsys):
+    from PIL import Image
+
+    ids = patches()
+    picture = Image.fromarray(ids)
+    picture.putpalette(bytes(768))
+    picture.save(tmp_path / "a_classes.png")
+    names = "".join(f"<Category>{name}</Category>" for name in NAMES)
+    (tmp_path / "a_classes.png.aux.xml").write_text(
+        f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand></PAMDataset>'
+    )
+    output = tmp_path / "reference.csv"
+    flags = {"map": tmp_path / "a_classes.png", "output": output, "users_accuracy": "0.9,0.9,0.9"}
+    assert run("sample", half_width=0.05, **flags) == 0
+    assert len(read_rows(output)) == pytest.approx((1.96 / 0.05) ** 2 * 0.09, abs=2)
+    assert {row["stratum"] for row in read_rows(output)} == set(NAMES)
+    assert run("sample", half_width=0.05, of="forest", **flags) == 0
+    fewer = len(read_rows(output))
+    assert 60 < fewer < 120, "the share of a class takes fewer"
+
+
+def test_labels_are_not_overwritten(tmp_path, capsys):
+    path, output = write_map(tmp_path / "a_classes.tif", patches()), tmp_path / "reference.csv"
+    output.write_text("image,x,y,class\na,50,50,land\n")
+    assert run("sample", map=path, output=output) == 2
+    assert "holds labels" in capsys.readouterr().err
+    assert "land" in output.read_text()
