@@ -340,12 +340,12 @@ def run(command: str, **flags) -> int:
 
 
 def read_rows(path) -> list[dict]:
-    with open(path, encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def write_rows(path, rows):
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
@@ -375,7 +375,9 @@ def test_sample_is_what_it_says(tmp_path, design):
     geopandas = pytest.importorskip("geopandas")
     points = geopandas.read_file(output.with_suffix(".gpkg"))
     with rasterio.open(path) as file:
-        assert [v[0] for v in file.sample(zip(points.geometry.x, points.geometry.y))] == found.tolist()
+        assert [
+            v[0] for v in file.sample(zip(points.geometry.x, points.geometry.y, strict=True))
+        ] == found.tolist()
     first = output.read_bytes()
     assert run("sample", map=path, output=output, size=150, design=design) == 0
     assert output.read_bytes() == first
@@ -403,7 +405,7 @@ def test_points_lie_evenly_on_the_ground(tmp_path):
         transform=from_origin(0, 60, 0.1, 0.1), names=["land"],
     )  # fmt: skip
     for design in assess.DESIGNS:
-        rows, maps = assess.draw_sample(parsed("sample", map=path, size=4_000, design=design))
+        rows, _ = assess.draw_sample(parsed("sample", map=path, size=4_000, design=design))
         latitude = 60 - 0.1 * (np.array([row["y"] for row in rows]) + 0.5)
         north_of_30 = (latitude > 30).mean()
         expected = 1 - np.sin(np.radians(30)) / np.sin(np.radians(60))
@@ -446,7 +448,8 @@ def test_png_maps_and_size_from_the_half_width(tmp_path, capsys):
     picture.save(tmp_path / "a_classes.png")
     names = "".join(f"<Category>{name}</Category>" for name in NAMES)
     (tmp_path / "a_classes.png.aux.xml").write_text(
-        f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand></PAMDataset>'
+        f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames>'
+        "</PAMRasterBand></PAMDataset>"
     )
     output = tmp_path / "reference.csv"
     flags = {"map": tmp_path / "a_classes.png", "output": output, "users_accuracy": "0.9,0.9,0.9"}
@@ -464,3 +467,225 @@ def test_labels_are_not_overwritten(tmp_path, capsys):
     assert run("sample", map=path, output=output) == 2
     assert "holds labels" in capsys.readouterr().err
     assert "land" in output.read_text()
+
+
+# =====================================================================================================
+# report
+# =====================================================================================================
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """A map, a stratified sample of it, and what stands there: forest half as wide as the map says."""
+    ids = patches()
+    truth = np.where((ids == 2) & (np.arange(200)[:, None] > 197), 0, ids)
+    path, reference = write_map(tmp_path / "scene_classes.tif", ids), tmp_path / "reference.csv"
+    assert run("sample", map=path, output=reference, size=180) == 0
+    rows = read_rows(reference)
+    for row in rows:
+        row["class"] = NAMES[truth[int(row["y"]), int(row["x"])]]
+    write_rows(reference, rows)
+    return {"map": path, "reference": reference, "output": tmp_path / "out"}, truth
+
+
+def report_of(files: dict, **more) -> dict:
+    assert run("report", **files, **more) == 0
+    return json.loads((files["output"] / "report.json").read_text(encoding="utf-8"))
+
+
+def areas_in(result: dict) -> dict[str, dict]:
+    return {row["class"]: row for row in result["estimates"] if row["measure"] == "area"}
+
+
+def test_report_says_what_is_there(labelled, capsys):
+    files, truth = labelled
+    result = report_of(files)
+    for at, name in enumerate(NAMES):
+        row = areas_in(result)[name]
+        hectares = (truth == at).sum() * 0.01
+        assert row["low"] <= hectares <= row["high"], "10 m pixels are 0.01 ha"
+        assert row["mapped"] == pytest.approx((patches() == at).sum() * 0.01)
+    assert areas_in(result)["forest"]["estimate"] < 0.8 * areas_in(result)["forest"]["mapped"]
+    assert np.sum(result["counts"]) == 180 and np.sum(result["shares"]) == pytest.approx(1)
+    page = (files["output"] / "report.md").read_text(encoding="utf-8")
+    assert "forest" in page and "1.959964" in page and "finite population" in page
+    table = read_rows(files["output"] / "estimates.csv")
+    assert len(table) == len(result["estimates"]) == 1 + 6 * 3
+    assert (files["output"] / "areas.png").stat().st_size > 5_000
+    assert "overall accuracy" in capsys.readouterr().out
+
+
+def test_a_geopackage_says_the_same(labelled):
+    geopandas = pytest.importorskip("geopandas")
+    files, _ = labelled
+    points = geopandas.read_file(files["reference"].with_suffix(".gpkg"))
+    points["class"] = [row["class"] for row in read_rows(files["reference"])]
+    vector = files["reference"].with_name("other.gpkg")
+    points.to_crs("EPSG:4326").to_file(vector, driver="GPKG")
+    assert report_of(files)["estimates"] == report_of({**files, "reference": vector})["estimates"]
+
+
+def test_strata_of_another_map(tmp_path):
+    """The example of Stehman 2014, from files: the strata are not the classes of this map."""
+    points, ids = stehman_points(), np.zeros((1, 60), int)
+    ids[0, :40] = ["ABCD".index(mapped) for _, mapped, _ in points]
+    path = write_map(tmp_path / "new_classes.tif", ids, names="ABCD")
+    rows = [
+        {"image": "new", "x": at, "y": 0, "class": found, "stratum": stratum, "design": "stratified"}
+        | {"stratum_share": dict(zip("ABCD", (0.4, 0.3, 0.2, 0.1), strict=True))[stratum]}
+        for at, (stratum, _, found) in enumerate(points)
+    ]
+    reference = write_rows(tmp_path / "old.csv", rows)
+    result = report_of({"map": path, "reference": reference, "output": tmp_path / "out"})
+    found = {(row["measure"], row["class"]): row for row in result["estimates"]}
+    assert found["area share", "A"]["estimate"] == pytest.approx(0.35)
+    assert found["area share", "A"]["standard_error"] == pytest.approx(0.082260, abs=6e-7)
+    assert found["producer's accuracy", "B"]["standard_error"] == pytest.approx(0.116567, abs=6e-7)
+    assert found["user's accuracy", "B"]["estimate"] == pytest.approx(0.574468, abs=6e-7)
+
+
+def test_classes_with_few_points_are_joined_where_points_were_drawn_without_strata(labelled):
+    files, _ = labelled
+    rows = [{key: row[key] for key in ("image", "x", "y", "class")} for row in read_rows(files["reference"])]
+    ids, seen = patches(), 0
+    kept = []
+    for row in rows:
+        forest = ids[int(row["y"]), int(row["x"])] == 2
+        seen += forest
+        kept += [row] if not forest or seen == 1 else []
+    write_rows(files["reference"], kept)
+    result = report_of(files, design="simple")
+    assert any("fewer than two points on forest" in note for note in result["notes"])
+    assert sum(row["estimate"] for row in areas_in(result).values()) == pytest.approx(result["total"])
+
+
+def test_clusters(labelled):
+    files, _ = labelled
+    rows = read_rows(files["reference"])
+    for at, row in enumerate(rows):
+        row |= {"tile": f"t{at % 9}", "stratum": "", "inclusion_probability": ""}
+    write_rows(files["reference"], rows)
+    result = report_of(files, cluster="tile")
+    assert result["design"] == "cluster"
+    right = np.trace(result["counts"]) / 180
+    assert result["estimates"][0]["estimate"] == pytest.approx(right), "each point stands for as much"
+
+
+def set_field(name: str, value: str, at=slice(0, 1)):
+    def change(rows):
+        for row in rows[at]:
+            row[name] = value
+        return rows
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "words"),
+    [
+        (set_field("image", "elsewhere"), {}, "line 2: image 'elsewhere' is on no map"),
+        (set_field("x", "300"), {}, "line 2: point 300"),
+        (set_field("x", "0"), {}, "line 2: lies where the map has no data"),
+        (set_field("class", "lava"), {}, "line 2: class 'lava' is neither"),
+        (lambda rows: [*rows, rows[0]], {}, "is the pixel of line 2; keep one"),
+        (set_field("uncertainty", "0.7", slice(None)), {}, "least sure, not at random"),
+        (set_field("design", "", slice(None)), {}, "does not tell how its points were drawn"),
+        (set_field("class", "", slice(None)), {}, "too few points with a class"),
+        (lambda rows: [row for row in rows if row["stratum"] != "water"], {}, "of the region, not all of it"),
+        (lambda rows: rows, {"cluster": "tile"}, "column tile must name two clusters or more"),
+        (lambda rows: rows, {"cluster": "stratum"}, "clusters within strata have no estimator"),
+    ],
+)
+def test_what_cannot_be_right_is_one_line(labelled, capsys, change, flags, words):
+    files, _ = labelled
+    write_rows(
+        files["reference"], change([{**row, "uncertainty": ""} for row in read_rows(files["reference"])])
+    )
+    assert run("report", **files, **flags) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+    assert not files["output"].exists()
+
+
+def test_notes(labelled):
+    files, _ = labelled
+    rows = read_rows(files["reference"])
+    write_rows(files["reference"], set_field("class", "", slice(0, 12))(rows))
+    assert any("12 of 180 points have no class" in note for note in report_of(files)["notes"])
+
+
+# ---- Points that a model learnt from
+
+
+def checkpoint_of(tmp_path, pixels, folder="tiles"):
+    model = lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", None)
+    path = tmp_path / "best_model.pth"
+    more = {} if pixels == "unknown" else {"labelled_pixels": pixels}
+    lc.save_checkpoint(path, model, NAMES, config={"train_image_dir": str(tmp_path / folder)}, **more)
+    return path
+
+
+def test_points_that_were_learnt_from_are_refused(labelled, tmp_path, capsys):
+    files, _ = labelled
+    at = [(int(row["y"]), int(row["x"])) for row in read_rows(files["reference"])]
+    pixels = {"scene.png": torch.tensor(at[:7], dtype=torch.int32)}
+    assert run("report", **files, checkpoint=checkpoint_of(tmp_path, pixels)) == 2
+    assert "learnt from 7 of the 180 reference points" in capsys.readouterr().err
+    assert run("report", **files, checkpoint=checkpoint_of(tmp_path, {"scene.png": None})) == 2
+    pixels = {"scene.png": torch.tensor([(199, 0)], dtype=torch.int32)}
+    notes = report_of(files, checkpoint=checkpoint_of(tmp_path, pixels))["notes"]
+    assert any("180 of 180 points lie in tiles" in note for note in notes)
+    notes = report_of(files, checkpoint=checkpoint_of(tmp_path, {"other.png": None}))["notes"]
+    assert notes == []
+    notes = report_of(files, checkpoint=checkpoint_of(tmp_path, "unknown"))["notes"]
+    assert any("does not say where it learnt" in note for note in notes)
+
+
+def test_tiles_with_a_place_are_compared_on_the_ground(labelled, tmp_path, capsys):
+    """A tile of another name and grid covers the left third of the map."""
+    files, _ = labelled
+    with rasterio.open(
+        tmp_path / "tile.tif", "w", driver="GTiff", width=200, height=400, count=3, dtype="uint8",
+        crs="EPSG:32640", transform=from_origin(300_000, 2_800_000, 5, 5),
+    ) as file:  # fmt: skip
+        file.write(np.full((3, 400, 200), 9, np.uint8))
+    (tmp_path / "tiles").mkdir()
+    (tmp_path / "tile.tif").rename(tmp_path / "tiles" / "tile.tif")
+    at = np.array([(int(row["y"]), int(row["x"])) for row in read_rows(files["reference"])])
+    inside = at[at[:, 1] < 100]
+    pixels = {"tile.tif": torch.tensor([(0, 0)], dtype=torch.int32)}
+    notes = report_of(files, checkpoint=checkpoint_of(tmp_path, pixels))["notes"]
+    assert any(f"{len(inside)} of 180 points lie in tiles" in note for note in notes)
+    pixels = {"tile.tif": torch.tensor(2 * inside[:3] + 1, dtype=torch.int32)}
+    assert run("report", **files, checkpoint=checkpoint_of(tmp_path, pixels)) == 2
+    assert "learnt from 3 of the 180" in capsys.readouterr().err
+
+
+def test_a_map_of_another_checkpoint_is_told(labelled, tmp_path):
+    files, _ = labelled
+    write_map(files["map"], patches(), checkpoint="old.pth sha256:0123456789abcdef")
+    result = report_of(files, checkpoint=checkpoint_of(tmp_path, {}))
+    assert result["made_by"] == ["old.pth sha256:0123456789abcdef"]
+    assert any("did not make the map: old.pth" in note for note in result["notes"])
+
+
+# =====================================================================================================
+# score
+# =====================================================================================================
+
+
+def test_score_is_that_of_the_masks(tmp_path, capsys):
+    write_tiles(tmp_path, 3)
+    path = checkpoint_of(tmp_path, {"tile_1.png": None})
+    flags = {"checkpoint": path, "images": tmp_path / "images", "device": "cpu"}
+    assert run("score", **flags, labels=tmp_path / "masks", output=tmp_path / "scores.json") == 0
+    said, scores = capsys.readouterr().out, json.loads((tmp_path / "scores.json").read_text())
+    assert "1 of 3 tiles have names of tiles that it learnt from" in said and "mIoU" in said
+    model, confusion = lc.load_model(path, "cpu"), torch.zeros(3, 3, dtype=torch.int64)
+    for image, mask in lc.list_tiles(tmp_path / "images", tmp_path / "masks"):
+        found = torch.from_numpy(lc.predict_class_ids(model, lc.read_image(image)))
+        confusion += lc.confusion_matrix(found, torch.from_numpy(lc.read_mask(mask)), 3)
+    assert scores["confusion_matrix"] == confusion.tolist()
+    points = [{"image": "tile_0.png", "x": x, "y": 5, "class": "water"} for x in range(20)]
+    assert run("score", **flags, labels=write_rows(tmp_path / "points.csv", points)) == 0
+    assert "point accuracy" in capsys.readouterr().out
