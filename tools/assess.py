@@ -442,12 +442,12 @@ def check_no_label_lost(path: Path) -> None:
 
 def write_geopackage(path: Path, rows: list[dict], maps: Sequence[Map]) -> None:
     """Writes the middle of each pixel, in the reference system of the first map."""
-    geopandas = import_geopandas(path)
-    parts = []
+    geopandas, parts = import_geopandas(path), []
+    from rasterio.transform import xy
+
     for index, each in enumerate(maps):
         own = [row for row in rows if row["map"] == index]
-        middles = [each.scene.transform * (row["x"] + 0.5, row["y"] + 0.5) for row in own]
-        x, y = zip(*middles, strict=True) if middles else ((), ())
+        x, y = xy(each.scene.transform, *([row[axis] for row in own] for axis in "yx"))
         fields = {name: [row[name] for row in own] for name in COLUMNS}
         points = geopandas.GeoDataFrame(fields, geometry=geopandas.points_from_xy(x, y, crs=each.scene.crs))
         parts.append(points.to_crs(maps[0].scene.crs))
@@ -692,6 +692,8 @@ def assess(args: argparse.Namespace) -> dict:
     maps = list_maps(args.map, args.class_names)
     drawn = read_reference(args.reference, maps)
     points = drawn.kept(np.array([bool(row["class"]) for row in drawn.fields]))
+    if len(points.row) < 2:
+        raise lc.InputError(f"{args.reference}: too few points with a class: label them first")
     design, table = find_design(args, drawn), count_classes(maps)
     notes = [note for path in args.checkpoint or () for note in check_not_learnt(path, drawn, maps)]
     (counts, names), mapped = table, mapped_classes(points, maps, args.reference)
