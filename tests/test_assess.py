@@ -266,10 +266,11 @@ def landscape(size: int, blob: float) -> tuple[np.ndarray, np.ndarray]:
 def test_areas_are_covered_by_grids(blob, most):
     """Taken for simple random points; where patches are wider than the grid, that is on the safe side."""
     (mapped, truth), rng = landscape(1200, blob), np.random.default_rng(1)
-    only = assess.Map(None, "a", [], None, geo.Scene(1200, 1200, None), None)
     cells = np.zeros((SAMPLES, 25), int)
     for row in cells:
-        at = tuple(np.array(assess.draw_grid([only], 1200 / 500**0.5, np.ones(1200), rng)).T)
+        at = tuple(
+            np.array(assess.draw_grid([geo.Scene(1200, 1200, None)], np.ones(1200), 1200 / 500**0.5, rng)).T
+        )
         row[:] = np.bincount(mapped[at] * 5 + truth[at], minlength=25)
     shares, true = (np.bincount(ids.ravel()) / ids.size for ids in (mapped, truth))
     ours, _ = share_held(as_strata(cells.reshape(-1, 5, 5)), shares, true)
@@ -405,7 +406,8 @@ def test_points_lie_evenly_on_the_ground(tmp_path):
         transform=from_origin(0, 60, 0.1, 0.1), names=["land"],
     )  # fmt: skip
     for design in assess.DESIGNS:
-        rows, _ = assess.draw_sample(parsed("sample", map=path, size=4_000, design=design))
+        args = parsed("sample", map=path, size=4_000, design=design)
+        rows = assess.draw_sample(args, assess.read_region(args.map))
         latitude = 60 - 0.1 * (np.array([row["y"] for row in rows]) + 0.5)
         north_of_30 = (latitude > 30).mean()
         expected = 1 - np.sin(np.radians(30)) / np.sin(np.radians(60))
@@ -423,14 +425,10 @@ def test_a_folder_of_maps_is_one_region(tmp_path):
     ids = patches()
     for name, part in (("west", ids[:, :150]), ("east", ids[:, 150:])):
         write_map(tmp_path / "maps" / f"{name}_classes.tif", part, crs=None)
-    write_tiles(tmp_path, 1)
-    images = tmp_path / "images"
-    for name in ("west.png", "east.jpg"):
-        (images / name).write_bytes((images / "tile_0.png").read_bytes())
     output = tmp_path / "reference.csv"
-    assert run("sample", map=tmp_path / "maps", output=output, size=100, images=images) == 0
+    assert run("sample", map=tmp_path / "maps", output=output, size=100) == 0
     rows = read_rows(output)
-    assert {row["image"] for row in rows} == {"west.png", "east.jpg"}
+    assert {row["image"] for row in rows} == {"west", "east"}
     assert not output.with_suffix(".gpkg").exists(), "without a place on the ground"
     whole = tmp_path / "whole.csv"
     path = write_map(tmp_path / "whole_classes.tif", ids, crs=None)

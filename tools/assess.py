@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import hashlib
+import itertools
 import json
 import math
 import sys
@@ -35,6 +35,7 @@ from xml.etree import ElementTree
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import geo
+import labels
 import numpy as np
 from scipy.special import betaincinv, stdtrit
 from tqdm.auto import tqdm
@@ -45,7 +46,12 @@ Z95 = 1.959964  # the normal quantile; the papers round it to 1.96
 FLOOR = 50  # points of a rare class, of the 50 to 100 that Olofsson et al. 2014 (5.1.2) advise
 COLUMNS = ("image", "x", "y", "class", "stratum", "inclusion_probability", "stratum_share", "design")
 DESIGNS = ("stratified", "simple", "systematic")
-MANY_UNLABELLED = 0.05  # share of drawn points without a class, above which a warning is due
+METHODS = {
+    "stratified": "drawn at random in strata (Olofsson et al. 2014; Stehman 2014)",
+    "simple": "drawn at random, put into strata by the map's classes afterwards (Card 1982)",
+    "systematic": "on a grid, taken for points at random: where neighbours are alike, the errors are smaller",
+    "cluster": "in clusters drawn at random, by the ratio of cluster totals (Cochran 1977)",
+}
 
 # =====================================================================================================
 # Estimators. counts (..., H, C, C): points by stratum, map class and reference class; weights (H,): each
@@ -197,101 +203,123 @@ def allocate(size: int, weights: np.ndarray, how: str, deviations: np.ndarray) -
 
 
 class Map(typing.NamedTuple):
-    """A map of class ids: its file, the name of its scene, and where it lies."""
+    """A map of class ids on disk, NAME_classes.tif or .png."""
 
     path: Path
-    name: str  # NAME of NAME_classes.tif
+    name: str  # the NAME, which is that of its scene
     class_names: list[str]
     checkpoint: str | None  # "FILE sha256:…" of the model that made it, if it says so
-    scene: geo.Scene  # its rows are read by open_map
-    areas: np.ndarray | None  # hectares of a pixel by row, (H,)
+    scene: geo.Scene  # its size and place
+
+
+class Region(typing.NamedTuple):
+    """Maps as one region of R rows, those of one map below those of another, and C classes."""
+
+    maps: list[Map]
+    starts: np.ndarray  # (M + 1,) the first row of each map, and R
+    class_names: list[str]
+    counts: np.ndarray  # (R, C) pixels
+    areas: np.ndarray  # (R,) of a pixel in each row, in units
+    unit: str  # hectares; pixels where a map has no place on the ground
 
 
 @contextlib.contextmanager
-def open_map(path: Path) -> Iterator[tuple[geo.Scene, dict, dict]]:
-    """Opens a map to be read by rows, (h, W) uint8; its tags, and those of its band. A PNG is read whole."""
-    if path.suffix.lower() == ".png":
-        ids = lc.read_mask(path)
-        with lc.open_picture(path) as picture:
-            yield geo.Scene(*ids.shape, lambda top, bottom: ids[top:bottom]), dict(picture.info), {}
-        return
-    dataset = lc.open_raster(path)
-    from rasterio import Env
+def open_map(path: Path) -> Iterator[typing.Any]:
+    """Opens a map, to be read by rows. Raises InputError if it does not hold class ids."""
+    with lc.readable(path), lc.open_raster(path) as dataset:
+        from rasterio import Env
 
-    def read(top: int, bottom: int) -> np.ndarray:
-        with lc.readable(path):
-            return dataset.read(1, window=((top, bottom), (0, dataset.width)))
-
-    with dataset, Env(GDAL_CACHEMAX=2**28):
         if dataset.count != 1 or dataset.dtypes[0] != "uint8":
             kind = f"{dataset.count} band(s) of {dataset.dtypes[0]}"
             raise lc.InputError(f"{path}: holds {kind}, not class ids; name a NAME_classes.tif")
-        place = (dataset.crs, dataset.transform) if dataset.crs else (None, None)
-        yield geo.Scene(dataset.height, dataset.width, read, *place), dataset.tags(), dataset.tags(1)
-
-
-def list_maps(paths: Sequence[Path], class_names: list[str] | None = None) -> list[Map]:
-    """The maps of files and folders as one region. Raises InputError if their classes differ."""
-    files = []
-    for path in paths:
-        found = sorted(path.glob("*_classes.*")) if path.is_dir() else [path]
-        files += [file for file in found if file.suffix.lower() in (".tif", ".tiff", ".png")]
-        if path.is_dir() and not found:
-            raise lc.InputError(f"{path}: holds no NAME_classes.tif or .png; map first: tools/map_scenes.py")
-    maps = [describe_map(path) for path in dict.fromkeys(files)]
-    if class_names:
-        maps = [each._replace(class_names=class_names) for each in maps]
-    for other in maps[1:]:
-        if other.class_names != maps[0].class_names:
-            raise lc.InputError(f"{other.path}: has other classes than {maps[0].path}; assess each by itself")
-    if len({each.name for each in maps}) < len(maps):
-        raise lc.InputError(f"{', '.join(str(each.path) for each in maps)}: two maps of one name; keep one")
-    if any(each.areas is None for each in maps):  # pixels alone are common to all
-        maps = [each._replace(areas=None) for each in maps]
-    return maps
+        with Env(GDAL_CACHEMAX=2**28):  # bytes; by itself GDAL takes a share of the machine's memory
+            yield dataset
 
 
 def describe_map(path: Path) -> Map:
-    with open_map(path) as (scene, tags, band_tags):
-        sidecar = path.with_name(path.name + ".aux.xml")
-        root = ElementTree.parse(sidecar).getroot() if sidecar.exists() else ElementTree.Element("none")
-        keys = (f"CLASS_{index}" for index in range(255))
-        names = [band_tags[key] for key in keys if key in band_tags]
-        names = names or [category.text or "" for category in root.iter("Category")]
-        tags = {item.get("key"): item.text for item in root.iter("MDI")} | tags
-        areas, name = geo.pixel_hectares(scene), path.stem.removesuffix("_classes")
-        return Map(path, name, names, tags.get("CHECKPOINT"), scene, areas)
+    with open_map(path) as dataset:
+        tags, beside = dataset.tags(1), path.with_name(path.name + ".aux.xml")
+        names = [tags[key] for index in range(lc.IGNORE_INDEX) if (key := f"CLASS_{index}") in tags]
+        if not names and beside.exists():
+            names = [category.text or "" for category in ElementTree.parse(beside).iter("Category")]
+        scene = geo.Scene(*dataset.shape, None, *geo.dataset_place(dataset))
+        name, checkpoint = path.stem.removesuffix("_classes"), dataset.tags().get("CHECKPOINT")
+        return Map(path, name, names, checkpoint, scene)
 
 
-def count_classes(maps: Sequence[Map]) -> tuple[np.ndarray, list[str]]:
-    """Pixels by row of all maps, one below the other, and class: (rows, C) int32; the names of the classes.
+def list_maps(paths: Sequence[Path]) -> list[Map]:
+    """The maps of files and folders. Raises InputError if their classes differ, or two have one name."""
+    files = []
+    for path in paths:
+        found = sorted(path.glob("*_classes.*")) if path.is_dir() else [path]
+        files += (found := [file for file in found if file.suffix.lower() in (".tif", ".tiff", ".png")])
+        if not found:
+            raise lc.InputError(f"{path}: is no NAME_classes.tif or .png, and holds none; run map_scenes.py")
+    maps = [describe_map(path) for path in dict.fromkeys(files)]
+    for other in maps[1:]:
+        if other.class_names != maps[0].class_names:
+            raise lc.InputError(f"{other.path}: has other classes than {maps[0].path}; assess each by itself")
+    name, often = Counter(each.name for each in maps).most_common(1)[0]
+    if often > 1:
+        raise lc.InputError(f"{name}: {often} maps have this name, by which points are found; keep one")
+    return maps
 
-    Raises InputError for a class that the map has no name for.
-    """
-    names, rows = maps[0].class_names, []
-    total = sum(each.scene.height for each in maps)
-    with tqdm(total=total, desc="counting pixels", unit="row", leave=False, disable=None) as bar:
+
+def read_region(paths: Sequence[Path]) -> Region:
+    """Counts the pixels of maps by row. Raises InputError as `list_maps`, and for ids without a class."""
+    maps, rows = list_maps(paths), []
+    names, starts = maps[0].class_names, np.cumsum([0, *(each.scene.height for each in maps)])
+    with tqdm(total=starts[-1], desc="counting pixels", unit="row", leave=False, disable=None) as bar:
         for each in maps:
-            with open_map(each.path) as (scene, _, _):
-                for top in range(0, scene.height, 512):
-                    block = scene.read(top, min(top + 512, scene.height))
-                    counts = [np.bincount(row, minlength=256)[: lc.IGNORE_INDEX] for row in block]
-                    rows.append(np.array(counts, np.int32)[:, : len(names) or None])
-                    if sum(map(np.sum, counts)) != rows[-1].sum():
-                        problem = f"holds ids above those of its {len(names)} classes"
-                        raise lc.InputError(f"{each.path}: {problem}; map anew with map_scenes.py")
+            with open_map(each.path) as dataset:
+                for top in range(0, dataset.height, 512):
+                    window = (top, min(top + 512, dataset.height)), (0, dataset.width)
+                    block = dataset.read(1, window=window)
+                    rows += [np.bincount(row, minlength=256)[: lc.IGNORE_INDEX] for row in block]
                     bar.update(len(block))
-    table = np.concatenate(rows)
-    if not table.any():
+    counts = np.array(rows, np.int32)
+    if not counts.any():
         raise lc.InputError(f"{maps[0].path}: holds no pixel with data; name another map")
-    highest = int(np.flatnonzero(table.any(0))[-1])
+    highest = int(np.flatnonzero(counts.any(0))[-1])
     names = names or lc.numbered_classes(highest + 1)
-    return table[:, : len(names)], names
+    if highest >= len(names):
+        problem = f"holds class id {highest}, but names {len(names)} classes"
+        raise lc.InputError(f"{maps[0].path}: {problem}; map anew with map_scenes.py")
+    areas = [geo.pixel_hectares(each.scene) for each in maps]
+    placed = all(each is not None for each in areas)
+    areas = np.concatenate(areas) if placed else np.ones(starts[-1])
+    unit = "hectares" if placed else "pixels"
+    return Region(maps, starts, names, counts[:, : len(names)], areas, unit)
 
 
-def row_areas(maps: Sequence[Map]) -> np.ndarray:
-    """The area of a pixel in each row of all maps: hectares, or pixels where a map has no place."""
-    return np.concatenate([np.ones(m.scene.height) if m.areas is None else m.areas for m in maps])
+def visit_rows(region: Region, rows: Iterable[int]) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yields row of the region, index of its map and class ids (W,) for the given rows, in order."""
+    by_map = itertools.groupby(sorted(set(rows)), lambda row: int(map_of(region, row)))
+    for index, own in by_map:
+        with open_map(region.maps[index].path) as dataset:
+            for row in own:
+                at = int(row - region.starts[index])
+                yield row, index, dataset.read(1, window=((at, at + 1), (0, dataset.width)))[0]
+
+
+def map_of(region: Region, rows: np.ndarray) -> np.ndarray:
+    """The index of the map in which rows of the region lie."""
+    return np.searchsorted(region.starts, rows, side="right") - 1
+
+
+def ground_of(each: Map, rows: np.ndarray, columns: np.ndarray, crs: typing.Any) -> np.ndarray:
+    """The middles of a map's pixels in another reference system, (2, n)."""
+    from rasterio.warp import transform
+
+    middles = geo.on_ground(each.scene.transform, np.add(columns, 0.5), np.add(rows, 0.5))
+    return np.array(transform(each.scene.crs, crs, *middles))
+
+
+def pixels_of(scene: geo.Scene, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Which places, in a scene's reference system, lie on it, and their rows and columns."""
+    places = np.nan_to_num(geo.on_ground(~scene.transform, x, y), nan=-1, posinf=-1, neginf=-1)
+    columns, rows = np.floor(places).astype(int)
+    return (rows >= 0) & (rows < scene.height) & (columns >= 0) & (columns < scene.width), rows, columns
 
 
 # =====================================================================================================
@@ -302,7 +330,7 @@ def row_areas(maps: Sequence[Map]) -> np.ndarray:
 def draw(counts: np.ndarray, areas: np.ndarray, size: int, rng: lc.Rng) -> list[tuple[int, int]]:
     """Draws `size` different pixels of a stratum evenly on the ground: (row, the how manieth in that row).
 
-    counts, areas (rows,): pixels of the stratum in each row, and the area of each. All, if there are fewer.
+    counts, areas (R,): pixels of the stratum in each row, and the area of each. All, if there are fewer.
     """
     if size >= counts.sum():
         return [(int(row), at) for row in np.flatnonzero(counts) for at in range(counts[row])]
@@ -314,145 +342,117 @@ def draw(counts: np.ndarray, areas: np.ndarray, size: int, rng: lc.Rng) -> list[
     return list(drawn)
 
 
-def draw_grid(maps: Sequence[Map], step: float, areas: np.ndarray, rng: lc.Rng) -> list[tuple[int, int]]:
-    """Draws a square grid with a random start on each map: (row of all maps, column).
+def draw_grid(
+    scenes: Iterable[geo.Scene], areas: np.ndarray, step: float, rng: lc.Rng
+) -> list[tuple[int, int]]:
+    """Draws a square grid with a random start on each scene: (row of all scenes, column).
 
-    step: in pixels of unit area. areas (rows,): of a pixel; rows of larger pixels lie denser.
+    areas (R,): of a pixel in each row; rows of larger pixels lie denser. step: in pixels of area 1.
     """
     nodes, first = [], 0
-    for each in maps:
-        own = np.cumsum(areas[first : first + each.scene.height])
-        rows = np.searchsorted(own, np.arange(rng.random() * step, own[-1], step), side="right")
-        columns = np.arange(rng.random() * step, each.scene.width, step).astype(int)
+    for scene in scenes:
+        down = np.cumsum(areas[first : first + scene.height])
+        rows = np.searchsorted(down, np.arange(rng.random() * step, down[-1], step), side="right")
+        columns = np.arange(rng.random() * step, scene.width, step).astype(int)
         nodes += [(first + int(row), int(column)) for row in np.unique(rows) for column in columns]
-        first += each.scene.height
+        first += scene.height
     return nodes
 
 
-def visit_rows(maps: Sequence[Map], rows: Iterable[int]) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yields row of all maps, number of the map and class ids (W,) for the given rows, in order."""
-    wanted, first = sorted(set(rows)), 0
-    for index, each in enumerate(maps):
-        own = [row for row in wanted if first <= row < first + each.scene.height]
-        if own:
-            with open_map(each.path) as (scene, _, _):
-                for row in own:
-                    yield row, index, scene.read(row - first, row - first + 1)[0]
-        first += each.scene.height
-
-
-def draw_sample(args: argparse.Namespace) -> tuple[list[dict], list[Map]]:
-    """Draws a reference sample: rows of COLUMNS, with the number of their map, in random order; the maps."""
-    maps = list_maps(args.map, args.class_names)
-    table, names = count_classes(maps)
-    areas, rng = row_areas(maps), np.random.default_rng(args.seed)
-    hectares = areas @ table
-    strata = np.flatnonzero(hectares)
-    size, deviations = wanted_size(args, hectares[strata] / hectares.sum(), names, strata, int(table.sum()))
+def draw_sample(args: argparse.Namespace, region: Region) -> list[dict]:
+    """Draws a reference sample: rows of COLUMNS, in random order."""
+    counts, areas, rng = region.counts, region.areas, np.random.default_rng(args.seed)
+    strata = [("all", None, counts.sum(1))]
+    present = np.flatnonzero(counts.any(0))
+    if args.design == "stratified":
+        strata = [(region.class_names[at], at, counts[:, at]) for at in present]
+    totals = np.array([areas @ own for _, _, own in strata])
+    size, deviations = wanted_size(args, region, present)
+    picks: dict[int, list] = {}  # by row
     if args.design == "systematic":
         unit = areas / areas.max()
-        step = math.sqrt(max(1.0, (unit @ table).sum() / size))
-        picks = [("all", None, draw_grid(maps, step, unit, rng), unit / step**2, 1.0)]
+        step = math.sqrt(max(1.0, unit @ strata[0][2] / size))
+        numbers, drawn = [size], [draw_grid((each.scene for each in region.maps), unit, step, rng)]
+        chances = [unit / step**2]
     else:
-        parts = [("all", None, table.sum(1))]
-        if args.design == "stratified":
-            parts = [(names[at], at, table[:, at]) for at in strata]
-        totals = np.array([areas @ counts for _, _, counts in parts])
-        shares, picks = totals / totals.sum(), []
-        numbers = allocate(size, shares, args.allocation, deviations) if len(parts) > 1 else [size]
-        for (label, at, counts), share, total, number in zip(parts, shares, totals, numbers, strict=True):
-            drawn = draw(counts, areas, number, rng)
-            picks.append((label, at, drawn, len(drawn) * areas / total, share))
-    rows = list(locate(maps, picks, args.design))
-    return [rows[at] for at in rng.permutation(len(rows))], maps
+        shares = totals / totals.sum()
+        numbers = allocate(size, shares, args.allocation, deviations) if len(strata) > 1 else [size]
+        drawn = [draw(own, areas, n, rng) for (_, _, own), n in zip(strata, numbers, strict=True)]
+        chances = [len(own) * areas / total for own, total in zip(drawn, totals, strict=True)]
+    for (name, class_id, _), own, chance, total in zip(strata, drawn, chances, totals, strict=True):
+        more = {"class": "", "stratum": name, "inclusion_probability": 1.0}
+        more |= {"stratum_share": f"{total / totals.sum():.10g}", "design": args.design}
+        for row, at in own:
+            probability = f"{min(1.0, chance[row]):.6g}"
+            picks.setdefault(row, []).append((class_id, at, more | {"inclusion_probability": probability}))
+    rows = list(locate(region, picks))
+    if not rows:
+        raise lc.InputError(f"{region.maps[0].path}: the grid met no pixel with data; raise --size")
+    return [rows[at] for at in rng.permutation(len(rows))]
 
 
-def locate(maps: Sequence[Map], picks: list[tuple], design: str) -> Iterator[dict]:
+def locate(region: Region, picks: dict[int, list]) -> Iterator[dict]:
     """Yields a row of COLUMNS for each pixel drawn; pixels of a grid that have no data are left out."""
-    wanted: dict[int, list] = {}
-    for label, class_id, drawn, chances, share in picks:
-        for row, at in drawn:
-            more = {"stratum": label, "inclusion_probability": f"{min(1.0, chances[row]):.6g}"}
-            more |= {"stratum_share": f"{share:.10g}", "design": design, "class": ""}
-            wanted.setdefault(row, []).append((class_id, at, more))
-    first = np.cumsum([0, *(each.scene.height for each in maps)])
-    for row, index, ids in visit_rows(maps, wanted):
-        for class_id, at, more in wanted[row]:
+    for row, index, ids in visit_rows(region, picks):
+        for class_id, at, more in picks[row]:
             inside = ids != lc.IGNORE_INDEX if class_id is None else ids == class_id
-            if design == "systematic" and not inside[at]:
+            on_grid = more["design"] == "systematic"
+            if on_grid and not inside[at]:
                 continue
-            column = at if design == "systematic" else int(np.flatnonzero(inside)[at])
-            yield {"image": maps[index].name, "x": column, "y": row - int(first[index]), "map": index} | more
+            column = at if on_grid else int(np.flatnonzero(inside)[at])
+            y = row - int(region.starts[index])
+            yield {"image": region.maps[index].name, "x": column, "y": y} | more
 
 
-def wanted_size(
-    args: argparse.Namespace, weights: np.ndarray, names: list[str], strata: np.ndarray, pixels: int
-) -> tuple[int, np.ndarray]:
-    """The number of points, and the guessed standard deviation in each stratum, (H,).
+def wanted_size(args: argparse.Namespace, region: Region, present: np.ndarray) -> tuple[int, np.ndarray]:
+    """The number of points, and the guessed standard deviation in each class of the map, (H,).
 
     What a map class holds of another is guessed as an equal part of its errors.
     """
-    guesses = np.array(args.users_accuracy if args.users_accuracy else [0.8] * len(names))
+    names, hectares = region.class_names, (region.areas @ region.counts)[present]
+    guesses = np.array(args.users_accuracy or [0.8] * len(names))
     if len(guesses) != len(names) or not ((guesses > 0) & (guesses < 1)).all():
         lc.complain(f"--users-accuracy: give {len(names)} numbers between 0 and 1: {', '.join(names)}")
-    shares = guesses[strata]
+    shares = guesses[present]
     if args.of:
         target = lc.find_class(args.of, names, "--of")
-        shares = np.where(strata == target, shares, (1 - shares) / max(1, len(names) - 1))
-    size = args.size
+        shares = np.where(present == target, shares, (1 - shares) / max(1, len(names) - 1))
+    size, pixels = args.size, int(region.counts.sum())
     if args.half_width:
-        size = sample_size(weights, shares, args.half_width, pixels)
-    if size < 2 * len(weights):
-        lc.complain(f"--size {size}: two points in each of {len(weights)} classes are the least")
+        size = sample_size(hectares / hectares.sum(), shares, args.half_width, pixels)
+    if size < 2 * len(present):
+        lc.complain(f"--size {size}: two points in each of {len(present)} classes are the least")
     return min(size, pixels), np.sqrt(shares * (1 - shares))
 
 
 def write_sample(args: argparse.Namespace) -> None:
     """Writes the CSV for annotate.py and, where the maps have a place, a GeoPackage for QGIS."""
-    check_no_label_lost(args.output)
-    rows, maps = draw_sample(args)
-    files = lc.list_images(args.images) if args.images else {}
-    for row in rows:
-        if files and row["image"] not in files:
-            raise lc.InputError(f"{args.images}: has no image {row['image']}, of {maps[row['map']].path}")
-        row["image"] = files[row["image"]].name if files else row["image"]
+    if args.output.suffix.lower() != ".csv":
+        raise lc.InputError(f"--output {args.output}: must be a file NAME.csv")
+    labels.check_no_label_lost(args.output)
+    region = read_region(args.map)
+    rows, written = draw_sample(args, region), [args.output]
     lc.prepare_output(args.output.parent)
-    written = [args.output]
     with contextlib.ExitStack() as results:
-        file = results.enter_context(lc.atomic_write(args.output)).open("w", newline="", encoding="utf-8")
-        with file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
-        if all(each.scene.crs for each in maps):
+        lc.write_history(results.enter_context(lc.atomic_write(args.output)), rows)
+        if all(each.scene.crs for each in region.maps):
             written.append(args.output.with_suffix(".gpkg"))
-            write_geopackage(results.enter_context(lc.atomic_write(written[-1])), rows, maps)
+            write_geopackage(results.enter_context(lc.atomic_write(written[-1])), rows, region.maps)
     print("wrote " + ", ".join(map(str, written)))
     found = Counter(row["stratum"] for row in rows)
     print(f"{len(rows):,} points, {args.design}: {lc.format_counts(found)}")
 
 
-def check_no_label_lost(path: Path) -> None:
-    """Raises InputError if a sample that is to be written would replace labels that somebody gave."""
-    if path.suffix.lower() != ".csv":
-        raise lc.InputError(f"--output {path}: must be a file NAME.csv")
-    if path.exists() and any(row["class"] for _, row in lc.csv_rows(path, COLUMNS[:4])):
-        raise lc.InputError(f"{path}: holds labels, which would be lost; name another file with --output")
-
-
 def write_geopackage(path: Path, rows: list[dict], maps: Sequence[Map]) -> None:
     """Writes the middle of each pixel, in the reference system of the first map."""
-    geopandas, parts = import_geopandas(path), []
-    from rasterio.transform import xy
-
-    for index, each in enumerate(maps):
-        own = [row for row in rows if row["map"] == index]
-        x, y = xy(each.scene.transform, *([row[axis] for row in own] for axis in "yx"))
-        fields = {name: [row[name] for row in own] for name in COLUMNS}
-        points = geopandas.GeoDataFrame(fields, geometry=geopandas.points_from_xy(x, y, crs=each.scene.crs))
-        parts.append(points.to_crs(maps[0].scene.crs))
-    whole = geopandas.pd.concat([part for part in parts if len(part)])
-    whole.to_file(path, driver="GPKG", layer="reference", engine="pyogrio")
+    geopandas = import_geopandas(path)
+    crs, places = maps[0].scene.crs, np.zeros((2, len(rows)))
+    names, pixels = np.array([row["image"] for row in rows]), np.array([(row["y"], row["x"]) for row in rows])
+    for each in maps:
+        if (here := names == each.name).any():
+            places[:, here] = ground_of(each, *pixels[here].T, crs)
+    points = geopandas.GeoDataFrame(rows, geometry=geopandas.points_from_xy(*places), crs=crs)
+    points.to_file(path, driver="GPKG", layer="reference", engine="pyogrio")
 
 
 def import_geopandas(path: Path):
@@ -468,171 +468,151 @@ def import_geopandas(path: Path):
 # =====================================================================================================
 
 
-class Reference(typing.NamedTuple):
-    """The points of a reference sample on the maps: all fields hold one entry per point."""
+class Point(typing.NamedTuple):
+    """A point of a reference sample: where it stands in its file, row of the region, column, and fields."""
 
-    where: list[str]  # line or feature, for messages
-    map: np.ndarray  # (n,) index of the map
-    row: np.ndarray
-    column: np.ndarray
-    fields: list[dict[str, str]]  # class, and what else its file says
-
-    def kept(self, mask: np.ndarray) -> Reference:
-        chosen = np.flatnonzero(mask)
-        lists = ([part[at] for at in chosen] for part in (self.where, self.fields))
-        return Reference(next(lists), self.map[mask], self.row[mask], self.column[mask], next(lists))
+    where: str
+    row: int
+    column: int
+    fields: dict[str, str]
 
 
-def read_reference(path: Path, maps: Sequence[Map]) -> Reference:
+def read_reference(path: Path, region: Region) -> list[Point]:
     """The points of a CSV of image,x,y,class, or of a vector file with a field class.
 
     Raises InputError for a point that lies on no map, a pixel that stands twice, and points that were chosen
     where the model is least sure.
     """
     read = csv_reference if path.suffix.lower() == ".csv" else vector_reference
-    rows, first = list(read(path, maps)), {}
-    for where, *pixel, fields in rows:
-        if fields.get("uncertainty"):
+    points, first = list(read(path, region)), {}
+    for point in points:
+        if point.fields.get("uncertainty"):
             problem = "was chosen where the model is least sure, not at random, and says nothing of areas"
-            raise lc.InputError(f"{path}, {where}: {problem}; draw points with assess.py sample")
-        if (other := first.setdefault(tuple(pixel), where)) != where:
-            raise lc.InputError(f"{path}, {where}: is the pixel of {other}; keep one of them")
-    if not rows:
-        raise lc.InputError(f"{path}: holds no point; draw some with assess.py sample")
-    where, index, row, column, fields = zip(*rows, strict=True)
-    return Reference(list(where), np.array(index), np.array(row), np.array(column), list(fields))
+            raise lc.InputError(f"{path}, {point.where}: {problem}; draw points with assess.py sample")
+        other = first.setdefault((point.row, point.column), point)
+        if other is not point:
+            raise lc.InputError(f"{path}, {point.where}: is the pixel of {other.where}; keep one of them")
+    return points
 
 
-def csv_reference(path: Path, maps: Sequence[Map]) -> Iterator[tuple]:
-    """Yields line, map, row, column and fields of each row of a CSV."""
-    known = {lc.folded(each.name): index for index, each in enumerate(maps)}
+def csv_reference(path: Path, region: Region) -> Iterator[Point]:
+    find = labels.image_finder({each.name: each.path for each in region.maps})
+    index = {each.name: at for at, each in enumerate(region.maps)}
     for line, fields in lc.csv_rows(path, COLUMNS[:4]):
-        where, name = f"line {line}", lc.folded(fields["image"])
-        index = known.get(name, known.get(lc.folded(Path(name).stem)))
-        if index is None:
-            raise lc.InputError(f"{path}, {where}: image {name!r} is on no map; name its map with --map")
+        where = f"line {line}"
+        if (name := find(fields["image"])) is None:
+            problem = f"image {fields['image']!r} is on no map"
+            raise lc.InputError(f"{path}, {where}: {problem}; name its map with --map")
         x, y = (lc.pixel(fields[axis], f"{path}, {where}: {axis}") for axis in "xy")
-        height, width = maps[index].scene.height, maps[index].scene.width
-        if not (0 <= x < width and 0 <= y < height):
-            problem = f"point {x},{y} lies outside {maps[index].path}, {width} wide and {height} high"
+        scene = region.maps[index[name]].scene
+        if not (0 <= x < scene.width and 0 <= y < scene.height):
+            problem = f"point {x},{y} lies outside of a map {scene.width} wide and {scene.height} high"
             raise lc.InputError(f"{path}, {where}: {problem}; name the map that was sampled")
-        yield where, index, y, x, fields
+        yield Point(where, int(region.starts[index[name]]) + y, x, fields)
 
 
-def vector_reference(path: Path, maps: Sequence[Map]) -> Iterator[tuple]:
-    """Yields feature, map, row, column and fields of each point; one on several maps belongs to the first."""
+def vector_reference(path: Path, region: Region) -> Iterator[Point]:
+    """Yields the points of a vector file; one that lies on several maps belongs to the first."""
     geopandas = import_geopandas(path)
     with lc.readable(path):
         table = geopandas.read_file(path, engine="pyogrio", fid_as_index=True)
     table.columns = [name.lower() for name in table.columns]
     if "class" not in table or table.crs is None or (table.geom_type != "Point").any():
         raise lc.InputError(f"{path}: must hold points with a field 'class' and a reference system (CRS)")
-    index, places = np.full(len(table), -1), np.zeros((2, len(table)), int)
-    for number, each in enumerate(maps):
+    rows, columns = np.full((2, len(table)), -1)
+    for each, first in zip(region.maps, region.starts, strict=False):
         if each.scene.crs is None:
             raise lc.InputError(f"{each.path}: has no georeference, which points in {path} need; give a CSV")
-        inside, *pixels = geo.pixels_of(table.geometry.to_crs(each.scene.crs.to_wkt()), each.scene)
-        fresh = inside & (index < 0)
-        index[fresh], places[:, fresh] = number, np.array(pixels)[:, fresh]
+        there = table.geometry.to_crs(each.scene.crs.to_wkt())
+        inside, own_rows, own_columns = pixels_of(each.scene, there.x.to_numpy(), there.y.to_numpy())
+        fresh = inside & (rows < 0)
+        rows[fresh], columns[fresh] = own_rows[fresh] + first, own_columns[fresh]
     fields = table.drop(columns="geometry").astype(object)
-    for at, row in enumerate(fields.where(fields.notna(), "").astype(str).to_dict("records")):
+    fields = fields.where(fields.notna(), "").astype(str).to_dict("records")
+    for at, own in enumerate(fields):
         where = f"feature {table.index[at]}"
-        if index[at] < 0:
+        if rows[at] < 0:
             raise lc.InputError(f"{path}, {where}: lies outside of the map; name the map that was sampled")
-        yield where, int(index[at]), *places[:, at].tolist(), row
+        yield Point(where, int(rows[at]), int(columns[at]), own)
 
 
-def mapped_classes(points: Reference, maps: Sequence[Map], path: Path) -> np.ndarray:
+def mapped_classes(points: list[Point], region: Region, path: Path) -> np.ndarray:
     """The map's class at each point, (n,). Raises InputError where it has no data."""
-    first = np.cumsum([0, *(each.scene.height for each in maps)])
-    rows, mapped = first[points.map] + points.row, np.zeros(len(points.row), int)
-    for row, _, ids in visit_rows(maps, rows.tolist()):
-        here = rows == row
-        mapped[here] = ids[points.column[here]]
+    ids = {row: ids for row, _, ids in visit_rows(region, (point.row for point in points))}
+    mapped = np.array([ids[point.row][point.column] for point in points], int)
     if (empty := mapped == lc.IGNORE_INDEX).any():
         problem = f"lies where the map has no data, as {empty.sum():,} points do"
         cure = "name the map that was sampled, or remove them"
-        raise lc.InputError(f"{path}, {points.where[int(empty.argmax())]}: {problem}; {cure}")
+        raise lc.InputError(f"{path}, {points[int(empty.argmax())].where}: {problem}; {cure}")
     return mapped
 
 
 # ---- Points that a model learnt from say nothing of its errors
 
 
-def check_not_learnt(checkpoint_path: Path, points: Reference, maps: Sequence[Map]) -> list[str]:
+def check_not_learnt(path: Path, points: list[Point], region: Region) -> list[str]:
     """Raises InputError if a checkpoint learnt from some of the points; notes what else is to be known."""
-    checkpoint = lc.load_checkpoint(checkpoint_path)
-    digest = hashlib.sha256(checkpoint_path.read_bytes()).hexdigest()[:16]
-    others = {each.checkpoint for each in maps if each.checkpoint and digest not in each.checkpoint}
-    notes = [f"{checkpoint_path} did not make the map: {other} did" for other in sorted(others)]
+    checkpoint, digest = lc.load_checkpoint(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    others = {each.checkpoint for each in region.maps if each.checkpoint and digest not in each.checkpoint}
+    notes = [f"{path} did not make the map: {other} did" for other in sorted(others)]
     pixels = checkpoint.get("labelled_pixels")
     if pixels is None:
-        return [*notes, f"{checkpoint_path} does not say where it learnt, perhaps from these very points"]
-    folder = checkpoint.get("config", {}).get("train_image_dir", "")
-    states = learnt_states(pixels, Path(folder), points, maps)
-    if learnt := (states == 2).sum():
-        problem = f"learnt from {learnt:,} of the {len(states):,} reference points"
-        raise lc.InputError(f"{checkpoint_path}: {problem}; remove these pixels, and draw others")
-    if near := (states == 1).sum():
-        problem = f"{near:,} of {len(states):,} points lie in tiles from which {checkpoint_path} learnt"
+        return [*notes, f"{path} does not say where it learnt, perhaps from these very points"]
+    in_tile, learnt = learnt_from(pixels, checkpoint.get("config", {}), points, region)
+    if learnt.any():
+        problem = f"learnt from {learnt.sum():,} of the {len(points):,} reference points"
+        raise lc.InputError(f"{path}: {problem}; remove these pixels, and draw others")
+    if in_tile.any():
+        problem = f"{in_tile.sum():,} of {len(points):,} points lie in tiles from which {path} learnt"
         notes.append(f"{problem}: its errors there may be fewer than elsewhere")
     return notes
 
 
-def learnt_states(pixels: dict, folder: Path, points: Reference, maps: Sequence[Map]) -> np.ndarray:
-    """For each point, (n,): 2 if a model learnt from its pixel, 1 if from its tile, else 0.
+def learnt_from(pixels: dict, config: dict, points: list[Point], region: Region) -> np.ndarray:
+    """Whether a model learnt from the tile of each point, and from its very pixel: (2, n).
 
-    pixels: (row, column) learnt from, (N, 2), or None for all, by file name of the tile. Tiles of the folder
-    that have a place are compared on the ground, others by name.
+    pixels: (row, column) learnt from, (N, 2), or None for all, by file name of the tile. Tiles that are
+    still there and have a place are compared on the ground, others by name.
     """
-    names = np.array([lc.folded(each.name) for each in maps])[points.map]
-    states = np.zeros(len(names), int)
+    at = np.array([(point.row, point.column) for point in points])
+    index = map_of(region, at[:, 0])
+    at[:, 0] -= region.starts[index]
+    names, found = (
+        np.array([lc.folded(each.name) for each in region.maps])[index],
+        np.zeros((2, len(at)), bool),
+    )
     for name, learnt in pixels.items():
-        at, rows, columns = np.flatnonzero(names == lc.folded(Path(name).stem)), points.row, points.column
-        if all(each.scene.crs for each in maps) and (folder / name).is_file():
-            with geo.open_unscaled(folder / name) as tile:
-                if tile.crs:
-                    at, rows, columns = pixels_on(tile, points, maps)
-        own = np.stack([rows, columns], 1)[at]
+        here, own = names == lc.folded(Path(name).stem), at
+        tile = Path(config.get("train_image_dir", ""), name)
+        if all(each.scene.crs for each in region.maps) and tile.is_file():
+            with geo.open_unscaled(tile) as scene:
+                if scene.crs:
+                    places = np.zeros((2, len(at)))
+                    for number in np.unique(index):
+                        on_map = index == number
+                        places[:, on_map] = ground_of(region.maps[number], *at[on_map].T, scene.crs)
+                    here, *own = pixels_of(scene, *places)
+                    own = np.stack(own, 1)
         same = learnt is None or (own[:, None] == np.asarray(learnt)).all(-1).any(-1)
-        states[at] = np.maximum(states[at], np.where(same, 2, 1))
-    return states
-
-
-def pixels_on(tile: geo.Scene, points: Reference, maps: Sequence[Map]) -> tuple[np.ndarray, ...]:
-    """Which points lie on a tile, and the row and column of all points, as counted there."""
-    from rasterio.transform import rowcol, xy
-    from rasterio.warp import transform
-
-    rows, columns = np.zeros((2, len(points.row)), int)
-    for index, each in enumerate(maps):
-        here = points.map == index
-        middles = xy(each.scene.transform, points.row[here], points.column[here])
-        ground = transform(each.scene.crs, tile.crs, *middles) if here.any() else ([], [])
-        rows[here], columns[here] = rowcol(tile.transform, *map(np.array, ground), op=np.floor)
-    inside = (rows >= 0) & (rows < tile.height) & (columns >= 0) & (columns < tile.width)
-    return np.flatnonzero(inside), rows, columns
+        found |= here, here & same
+    return found
 
 
 # ---- Design and estimates
 
 
-def find_design(args: argparse.Namespace, points: Reference) -> str:
+def find_design(args: argparse.Namespace, points: list[Point]) -> str:
     """How the points were drawn. Raises InputError where neither the flags nor the file tell."""
-    if args.cluster:
-        return "cluster"
-    told = {row.get("design", "") for row in points.fields}
-    design = args.design or (told.pop() if len(told) == 1 else "")
-    if design not in DESIGNS:
-        cure = (
-            f"give --design {', '.join(DESIGNS)}, or --cluster COLUMN; intervals need points drawn at random"
-        )
+    told = {point.fields.get("design", "") for point in points}
+    design = "cluster" if args.cluster else args.design or (told.pop() if len(told) == 1 else "")
+    if design not in METHODS:
+        cure = f"give --design {', '.join(DESIGNS)}, or --cluster COLUMN, if they were drawn at random"
         raise lc.InputError(f"{args.reference}: does not tell how its points were drawn; {cure}")
     return design
 
 
 def find_strata(
-    points: Reference, mapped: np.ndarray, classes: dict[str, float], design: str, path: Path
+    points: list[Point], mapped: np.ndarray, classes: dict[str, float], design: str, path: Path
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The stratum of each point, (n,), each stratum's share of the region, (H,), and notes.
 
@@ -641,9 +621,9 @@ def find_strata(
     share one with the next smallest.
     """
     told, strata, notes = classes, mapped, []
-    if design == "stratified" and all(row.get("stratum_share") for row in points.fields):
-        told = {row["stratum"]: float(row["stratum_share"]) for row in points.fields}
-        strata = np.array([list(told).index(row["stratum"]) for row in points.fields])
+    if design == "stratified" and all(point.fields.get("stratum_share") for point in points):
+        told = {point.fields["stratum"]: float(point.fields["stratum_share"]) for point in points}
+        strata = np.array([list(told).index(point.fields["stratum"]) for point in points])
     shares = np.array(list(told.values()))
     counts = np.bincount(strata, minlength=len(shares))
     few = (shares > 0) & (counts < 2)
@@ -664,84 +644,68 @@ def find_strata(
     return np.searchsorted(used, strata), shares[used], notes
 
 
-def estimate(
-    mapped: np.ndarray, found: np.ndarray, groups: np.ndarray, weights: np.ndarray, num_classes: int,
-    clustered: bool,
-) -> tuple[np.ndarray, dict]:  # fmt: skip
-    """The error matrix as shares of the region, (C, C), and (measure, class) -> estimate, error, low, high.
-
-    mapped, found (n,): class of each point on the map and in the reference. groups (n,): its stratum, and
-    weights (H,) the share of each; or its cluster, and weights (n,) how much each point stands for.
-    """
-    each = weights / weights.mean() if clustered else np.ones(len(groups))
-    counts = np.zeros((groups.max() + 1, num_classes, num_classes))
-    np.add.at(counts, (groups, mapped, found), each)
-    results = {}
-    for name, (y, x) in measures(num_classes).items():
-        if clustered:
-            results[name] = cluster_ratio(counts, y, x)
-        else:
-            results[name] = (*ratio(counts, weights, y, x), *interval(counts, weights, y, x))
-    if clustered:
-        return counts.sum(0) / counts.sum(), results
-    return (weights[:, None, None] * counts / counts.sum((1, 2), keepdims=True)).sum(0), results
-
-
-def assess(args: argparse.Namespace) -> dict:
-    """All that the report says, as plain values."""
-    maps = list_maps(args.map, args.class_names)
-    drawn = read_reference(args.reference, maps)
-    points = drawn.kept(np.array([bool(row["class"]) for row in drawn.fields]))
-    if len(points.row) < 2:
-        raise lc.InputError(f"{args.reference}: too few points with a class: label them first")
-    design, table = find_design(args, drawn), count_classes(maps)
-    notes = [note for path in args.checkpoint or () for note in check_not_learnt(path, drawn, maps)]
-    (counts, names), mapped = table, mapped_classes(points, maps, args.reference)
-    found = [
-        lc.find_class(row["class"], names, f"{args.reference}, {where}")
-        for where, row in zip(points.where, points.fields, strict=True)
-    ]
-    areas = row_areas(maps) @ counts
-    shares = areas / areas.sum()
-    if len(points.row) < len(drawn.row):
-        missing = f"{len(drawn.row) - len(points.row):,} of {len(drawn.row):,} points have no class"
-        notes.append(f"{missing} and are left out, as if chance had chosen them")
-    if design == "cluster":
-        groups, weights = find_clusters(points, args.cluster, args.reference)
-    else:
-        strata = dict(zip(names, shares, strict=True))
-        groups, weights, more = find_strata(points, mapped, strata, design, args.reference)
-        notes += more
-    found = np.array(found)
-    matrix, results = estimate(mapped, found, groups, weights, len(names), design == "cluster")
-    notes += [f"{name} is nowhere on the map" for name, share in zip(names, shares, strict=True) if not share]
-    lacking = [name for index, name in enumerate(names) if index not in found]
-    notes += [f"{name} was found at no point: of its area only the upper limit tells" for name in lacking]
-    plain = np.zeros((len(names), len(names)), int)
-    np.add.at(plain, (mapped, found), 1)
-    return {
-        "design": design, "points": len(found), "drawn": len(drawn.row), "notes": notes,
-        "maps": [str(each.path) for each in maps],
-        "made_by": sorted({each.checkpoint or "unknown" for each in maps}),
-        "unit": "pixels" if any(each.areas is None for each in maps) else "hectares",
-        "total": areas.sum(), "classes": names,
-        "counts": plain.tolist(), "shares": matrix.tolist(), "estimates": as_rows(results, names, areas),
-    }  # fmt: skip
-
-
-def find_clusters(points: Reference, column: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
+def find_clusters(points: list[Point], column: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The cluster of each point, (n,), and how many pixels it stands for, (n,), if the file tells, else 1.
 
     Raises InputError without that column, for a single cluster, and for clusters in strata.
     """
-    labels = [row.get(column.lower(), "") for row in points.fields]
-    if not all(labels) or len(set(labels)) < 2:
+    names = [point.fields.get(column.lower(), "") for point in points]
+    if not all(names) or len(set(names)) < 2:
         raise lc.InputError(f"{path}: column {column} must name two clusters or more, one in each row")
-    if len({row.get("stratum", "") for row in points.fields}) > 1:
+    if len({point.fields.get("stratum", "") for point in points}) > 1:
         problem = "clusters within strata have no estimator here"
         raise lc.InputError(f"{path}: {problem}; leave --cluster out, or draw clusters without strata")
-    chances = [float(row.get("inclusion_probability") or 1) for row in points.fields]
-    return np.unique(labels, return_inverse=True)[1], 1 / np.array(chances)
+    chances = np.array([float(point.fields.get("inclusion_probability") or 1) for point in points])
+    return np.unique(names, return_inverse=True)[1], 1 / chances
+
+
+def assess(args: argparse.Namespace) -> dict:
+    """All that the report says, as plain values."""
+    region, path = read_region(args.map), args.reference
+    drawn = read_reference(path, region)
+    points = [point for point in drawn if point.fields["class"]]
+    if len(points) < 2:
+        raise lc.InputError(f"{path}: too few points with a class: label them first")
+    names, design = region.class_names, find_design(args, drawn)
+    notes = [note for file in args.checkpoint or () for note in check_not_learnt(file, drawn, region)]
+    if missing := len(drawn) - len(points):
+        problem = f"{missing:,} of {len(drawn):,} points have no class"
+        notes.append(f"{problem} and are left out, as if chance had chosen them")
+    mapped, areas = mapped_classes(points, region, path), region.areas @ region.counts
+    found = np.array([lc.find_class(p.fields["class"], names, f"{path}, {p.where}") for p in points])
+    cells, counts = (mapped, found), np.zeros((2, len(names), len(names)))
+    np.add.at(counts[0], cells, 1)
+    if design == "cluster":
+        clusters, stands_for = find_clusters(points, args.cluster, path)
+        table = tally(clusters, *cells, len(names), stands_for / stands_for.mean())
+        counts[1] = table.sum(0) / table.sum()
+        results = {name: cluster_ratio(table, *yx) for name, yx in measures(len(names)).items()}
+    else:
+        shares = dict(zip(names, areas / areas.sum(), strict=True))
+        strata, weights, more = find_strata(points, mapped, shares, design, path)
+        table = tally(strata, *cells, len(names), 1)
+        counts[1] = np.einsum("h,hij->ij", weights / table.sum((1, 2)), table)
+        given = {name: (table, weights, *yx) for name, yx in measures(len(names)).items()}
+        results = {name: (*ratio(*values), *interval(*values)) for name, values in given.items()}
+        notes += more
+    notes += [f"{name} is nowhere on the map" for name, area in zip(names, areas, strict=True) if not area]
+    lacking = [name for index, name in enumerate(names) if index not in found]
+    notes += [f"{name} was found at no point: of its area only the upper limit tells" for name in lacking]
+    return {
+        "design": design, "points": len(points), "drawn": len(drawn), "notes": notes,
+        "maps": [str(each.path) for each in region.maps],
+        "made_by": sorted({each.checkpoint or "unknown" for each in region.maps}),
+        "unit": region.unit, "total": areas.sum(), "classes": names,
+        "counts": counts[0].astype(int).tolist(), "shares": counts[1].tolist(),
+        "estimates": as_rows(results, names, areas),
+    }  # fmt: skip
+
+
+def tally(groups: np.ndarray, mapped: np.ndarray, found: np.ndarray, num_classes: int, each) -> np.ndarray:
+    """Points by stratum or cluster, map class and reference class, (H, C, C); each: what one counts."""
+    counts = np.zeros((groups.max() + 1, num_classes, num_classes))
+    np.add.at(counts, (groups, mapped, found), each)
+    return counts
 
 
 def as_rows(results: dict, names: list[str], areas: np.ndarray) -> list[dict]:
@@ -761,12 +725,6 @@ def as_rows(results: dict, names: list[str], areas: np.ndarray) -> list[dict]:
 
 # ---- Files
 
-METHODS = {
-    "stratified": "drawn at random in strata (Olofsson et al. 2014; Stehman 2014)",
-    "simple": "drawn at random, put into strata by the map's classes afterwards (Card 1982)",
-    "systematic": "on a grid, taken for points at random: where neighbours are alike, the errors are smaller",
-    "cluster": "in clusters drawn at random, by the ratio of cluster totals (Cochran 1977)",
-}
 INTERVALS = """Intervals hold the truth in about 95 of 100 samples: Jeffreys' in each stratum, squared and
 added; of clusters, Wilson's with Student's quantile. The symmetric ones of the papers are estimate ± 1.959964
 standard errors, and too narrow for rare classes. There is no finite population correction in either.
@@ -781,10 +739,7 @@ def write_report(args: argparse.Namespace) -> None:
         page, record, table, picture = (files.enter_context(lc.atomic_write(path)) for path in paths)
         page.write_text(markdown(result), encoding="utf-8")
         record.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        with table.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, result["estimates"][0])
-            writer.writeheader()
-            writer.writerows(result["estimates"])
+        lc.write_history(table, result["estimates"])
         draw_areas(picture, result)
     print("".join(f"note: {note}\n" for note in result["notes"]), end="")
     print(
@@ -913,12 +868,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for each in (draws, reports):
         each.add_argument("--map", metavar="PATH", type=Path, nargs="+", required=True,
                           help="NAME_classes.tif or .png, or folders of them; together one region")
-        each.add_argument("--class-names", metavar="LIST", type=partial(lc.parse_setting, kind=list[str]),
-                          help="in order of id, like water,forest (default: as the map says)")
     flag = draws.add_argument
     flag("--output", metavar="FILE", type=Path, default=Path("reference.csv"),
          help="the points, .csv; beside it a .gpkg for QGIS (default: %(default)s)")
-    flag("--images", metavar="DIR", type=Path, help="the scenes, for their file names in the CSV")
     flag("--design", choices=DESIGNS, default="stratified", help="(default: %(default)s, by map class)")
     flag("--size", metavar="N", type=int, default=500, help="points in all (default: %(default)s)")
     flag("--half-width", metavar="X", type=float,
