@@ -197,7 +197,7 @@ def share_held(counts, weights, truth) -> tuple[np.ndarray, np.ndarray]:
 def as_strata(cells: np.ndarray) -> np.ndarray:
     """Counts (R, C, C) of samples, by strata that are the map's classes; those with too few points left out.
 
-    The program joins such strata with another, which `test_classes_with_few_points…` sees to.
+    The program then does without strata, which `test_classes_with_few_points…` sees to.
     """
     cells = cells[(cells.sum(2) >= 2).all(1)].astype(float)
     counts = np.zeros((len(cells), *cells.shape[1:], cells.shape[1]))
@@ -543,7 +543,7 @@ def test_strata_of_another_map(tmp_path):
     assert found["user's accuracy", "B"]["estimate"] == pytest.approx(0.574468, abs=6e-7)
 
 
-def test_classes_with_few_points_are_joined_where_points_were_drawn_without_strata(labelled):
+def test_classes_with_few_points_are_no_strata_where_points_were_drawn_without(labelled):
     files, _ = labelled
     rows = [{key: row[key] for key in ("image", "x", "y", "class")} for row in read_rows(files["reference"])]
     ids, seen = patches(), 0
@@ -582,11 +582,11 @@ def set_field(name: str, value: str, at=slice(0, 1)):
 @pytest.mark.parametrize(
     ("change", "flags", "words"),
     [
-        (set_field("image", "elsewhere"), {}, "line 2: image 'elsewhere' is on no map"),
-        (set_field("x", "300"), {}, "line 2: point 300"),
+        (set_field("image", "elsewhere"), {}, "line 2: lies on no map"),
+        (set_field("x", "300"), {}, "line 2: lies on no map"),
         (set_field("x", "0"), {}, "line 2: lies where the map has no data"),
         (set_field("class", "lava"), {}, "line 2: class 'lava' is neither"),
-        (lambda rows: [*rows, rows[0]], {}, "is the pixel of line 2; keep one"),
+        (lambda rows: [*rows, rows[0]], {}, "is a pixel that stands twice; keep one"),
         (set_field("uncertainty", "0.7", slice(None)), {}, "least sure, not at random"),
         (set_field("design", "", slice(None)), {}, "does not tell how its points were drawn"),
         (set_field("class", "", slice(None)), {}, "too few points with a class"),

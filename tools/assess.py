@@ -207,8 +207,7 @@ class Map(typing.NamedTuple):
 
     path: Path
     name: str  # the NAME, which is that of its scene
-    class_names: list[str]
-    checkpoint: str | None  # "FILE sha256:…" of the model that made it, if it says so
+    checkpoint: str  # "FILE sha256:…" of the model that made it, if it says so
     scene: geo.Scene  # its size and place
 
 
@@ -223,79 +222,74 @@ class Region(typing.NamedTuple):
     unit: str  # hectares; pixels where a map has no place on the ground
 
 
+def find_maps(paths: Sequence[Path]) -> list[Path]:
+    """The maps of files and folders. Raises InputError for a path without, and for two of one name."""
+    files: dict[str, Path] = {}
+    for path in paths:
+        found = sorted(path.glob("*_classes.*")) if path.is_dir() else [path]
+        found = [file for file in found if file.suffix.lower() in (".tif", ".tiff", ".png")]
+        if not found:
+            raise lc.InputError(f"{path}: is no NAME_classes.tif or .png, and holds none; run map_scenes.py")
+        for file in found:
+            if files.setdefault(file.stem, file) != file:
+                problem = f"has the name of {files[file.stem]}, by which points are found"
+                raise lc.InputError(f"{file}: {problem}; rename one")
+    return list(files.values())
+
+
 @contextlib.contextmanager
 def open_map(path: Path) -> Iterator[typing.Any]:
     """Opens a map, to be read by rows. Raises InputError if it does not hold class ids."""
     with lc.readable(path), lc.open_raster(path) as dataset:
         from rasterio import Env
 
-        if dataset.count != 1 or dataset.dtypes[0] != "uint8":
+        if dataset.dtypes != ("uint8",):
             kind = f"{dataset.count} band(s) of {dataset.dtypes[0]}"
             raise lc.InputError(f"{path}: holds {kind}, not class ids; name a NAME_classes.tif")
         with Env(GDAL_CACHEMAX=2**28):  # bytes; by itself GDAL takes a share of the machine's memory
             yield dataset
 
 
-def describe_map(path: Path) -> Map:
-    with open_map(path) as dataset:
-        tags, beside = dataset.tags(1), path.with_name(path.name + ".aux.xml")
-        names = [tags[key] for index in range(lc.IGNORE_INDEX) if (key := f"CLASS_{index}") in tags]
-        if not names and beside.exists():
-            names = [category.text or "" for category in ElementTree.parse(beside).iter("Category")]
-        scene = geo.Scene(*dataset.shape, None, *geo.dataset_place(dataset))
-        name, checkpoint = path.stem.removesuffix("_classes"), dataset.tags().get("CHECKPOINT")
-        return Map(path, name, names, checkpoint, scene)
-
-
-def list_maps(paths: Sequence[Path]) -> list[Map]:
-    """The maps of files and folders. Raises InputError if their classes differ, or two have one name."""
-    files = []
-    for path in paths:
-        found = sorted(path.glob("*_classes.*")) if path.is_dir() else [path]
-        files += (found := [file for file in found if file.suffix.lower() in (".tif", ".tiff", ".png")])
-        if not found:
-            raise lc.InputError(f"{path}: is no NAME_classes.tif or .png, and holds none; run map_scenes.py")
-    maps = [describe_map(path) for path in dict.fromkeys(files)]
-    for other in maps[1:]:
-        if other.class_names != maps[0].class_names:
-            raise lc.InputError(f"{other.path}: has other classes than {maps[0].path}; assess each by itself")
-    name, often = Counter(each.name for each in maps).most_common(1)[0]
-    if often > 1:
-        raise lc.InputError(f"{name}: {often} maps have this name, by which points are found; keep one")
-    return maps
+def names_in(dataset: typing.Any) -> list[str]:
+    """The class names of a map, in its tags or, of a PNG, in the .aux.xml beside it; none if it has none."""
+    tags, beside = dataset.tags(1), Path(f"{dataset.name}.aux.xml")
+    names = [tags[key] for index in range(lc.IGNORE_INDEX) if (key := f"CLASS_{index}") in tags]
+    if not names and beside.exists():
+        names = [category.text or "" for category in ElementTree.parse(beside).iter("Category")]
+    return names
 
 
 def read_region(paths: Sequence[Path]) -> Region:
-    """Counts the pixels of maps by row. Raises InputError as `list_maps`, and for ids without a class."""
-    maps, rows = list_maps(paths), []
-    names, starts = maps[0].class_names, np.cumsum([0, *(each.scene.height for each in maps)])
-    with tqdm(total=starts[-1], desc="counting pixels", unit="row", leave=False, disable=None) as bar:
-        for each in maps:
-            with open_map(each.path) as dataset:
-                for top in range(0, dataset.height, 512):
-                    window = (top, min(top + 512, dataset.height)), (0, dataset.width)
-                    block = dataset.read(1, window=window)
-                    rows += [np.bincount(row, minlength=256)[: lc.IGNORE_INDEX] for row in block]
-                    bar.update(len(block))
-    counts = np.array(rows, np.int32)
-    if not counts.any():
-        raise lc.InputError(f"{maps[0].path}: holds no pixel with data; name another map")
-    highest = int(np.flatnonzero(counts.any(0))[-1])
-    names = names or lc.numbered_classes(highest + 1)
-    if highest >= len(names):
-        problem = f"holds class id {highest}, but names {len(names)} classes"
-        raise lc.InputError(f"{maps[0].path}: {problem}; map anew with map_scenes.py")
-    areas = [geo.pixel_hectares(each.scene) for each in maps]
+    """Counts the pixels of maps by row. Raises InputError if their classes differ, or are not named."""
+    maps, names, rows, areas, files = [], [], [], [], find_maps(paths)
+    for path in files:
+        with open_map(path) as dataset:
+            scene = geo.Scene(*dataset.shape, None, *geo.dataset_place(dataset))
+            checkpoint = dataset.tags().get("CHECKPOINT", "unknown")
+            maps.append(Map(path, path.stem.removesuffix("_classes"), checkpoint, scene))
+            names.append(names_in(dataset))
+            areas.append(geo.pixel_hectares(scene))
+            tops = range(0, scene.height, 512)
+            for top in tqdm(tops, desc=f"counting {path.name}", leave=False, disable=None):
+                window = (top, min(top + 512, scene.height)), (0, scene.width)
+                block = dataset.read(1, window=window)
+                rows += [np.bincount(row, minlength=256)[: lc.IGNORE_INDEX] for row in block]
+        if names[-1] != names[0]:
+            raise lc.InputError(f"{path}: has other classes than {files[0]}; assess each by itself")
+    counts, starts = np.array(rows, np.int32), np.cumsum([0, *(each.scene.height for each in maps)])
+    highest = int(np.flatnonzero(counts.any(0))[-1]) if counts.any() else -1
+    names = names[0] or lc.numbered_classes(highest + 1)
+    if not 0 <= highest < len(names):
+        problem = f"holds class id {highest} of {len(names)} classes" if names else "holds no pixel with data"
+        raise lc.InputError(f"{files[0]}: {problem}; map anew with map_scenes.py")
     placed = all(each is not None for each in areas)
-    areas = np.concatenate(areas) if placed else np.ones(starts[-1])
-    unit = "hectares" if placed else "pixels"
-    return Region(maps, starts, names, counts[:, : len(names)], areas, unit)
+    areas = np.concatenate(areas) if placed else np.ones(len(counts))
+    return Region(maps, starts, names, counts[:, : len(names)], areas, "hectares" if placed else "pixels")
 
 
 def visit_rows(region: Region, rows: Iterable[int]) -> Iterator[tuple[int, int, np.ndarray]]:
     """Yields row of the region, index of its map and class ids (W,) for the given rows, in order."""
-    by_map = itertools.groupby(sorted(set(rows)), lambda row: int(map_of(region, row)))
-    for index, own in by_map:
+    for index, own in itertools.groupby(sorted(set(rows)), lambda row: int(map_of(region, row))):
         with open_map(region.maps[index].path) as dataset:
             for row in own:
                 at = int(row - region.starts[index])
@@ -307,12 +301,16 @@ def map_of(region: Region, rows: np.ndarray) -> np.ndarray:
     return np.searchsorted(region.starts, rows, side="right") - 1
 
 
-def ground_of(each: Map, rows: np.ndarray, columns: np.ndarray, crs: typing.Any) -> np.ndarray:
-    """The middles of a map's pixels in another reference system, (2, n)."""
+def ground_of(region: Region, index: np.ndarray, rows: np.ndarray, columns: np.ndarray, crs) -> np.ndarray:
+    """The middles of pixels, (n,) index of their map, row and column in it, in a reference system, (2, n)."""
     from rasterio.warp import transform
 
-    middles = geo.on_ground(each.scene.transform, np.add(columns, 0.5), np.add(rows, 0.5))
-    return np.array(transform(each.scene.crs, crs, *middles))
+    places = np.zeros((2, len(index)))
+    for at in np.unique(index):
+        here, scene = index == at, region.maps[at].scene
+        middles = geo.on_ground(scene.transform, columns[here] + 0.5, rows[here] + 0.5)
+        places[:, here] = transform(scene.crs, crs, *middles)
+    return places
 
 
 def pixels_of(scene: geo.Scene, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -347,7 +345,7 @@ def draw_grid(
 ) -> list[tuple[int, int]]:
     """Draws a square grid with a random start on each scene: (row of all scenes, column).
 
-    areas (R,): of a pixel in each row; rows of larger pixels lie denser. step: in pixels of area 1.
+    step: in pixels of area 1; areas (R,): of a pixel in each row, the smaller, the farther apart are rows.
     """
     nodes, first = [], 0
     for scene in scenes:
@@ -361,47 +359,39 @@ def draw_grid(
 
 def draw_sample(args: argparse.Namespace, region: Region) -> list[dict]:
     """Draws a reference sample: rows of COLUMNS, in random order."""
-    counts, areas, rng = region.counts, region.areas, np.random.default_rng(args.seed)
-    strata = [("all", None, counts.sum(1))]
+    counts, rng = region.counts, np.random.default_rng(args.seed)
+    areas = region.areas / region.areas.max()
     present = np.flatnonzero(counts.any(0))
+    size, deviations = wanted_size(args, region, present)
+    picks: dict[int, list] = {}  # by row: place in it, class of the map, and what the file tells
+    strata = [("all", None, counts.sum(1))]
     if args.design == "stratified":
         strata = [(region.class_names[at], at, counts[:, at]) for at in present]
     totals = np.array([areas @ own for _, _, own in strata])
-    size, deviations = wanted_size(args, region, present)
-    picks: dict[int, list] = {}  # by row
-    if args.design == "systematic":
-        unit = areas / areas.max()
-        step = math.sqrt(max(1.0, unit @ strata[0][2] / size))
-        numbers, drawn = [size], [draw_grid((each.scene for each in region.maps), unit, step, rng)]
-        chances = [unit / step**2]
-    else:
-        shares = totals / totals.sum()
-        numbers = allocate(size, shares, args.allocation, deviations) if len(strata) > 1 else [size]
-        drawn = [draw(own, areas, n, rng) for (_, _, own), n in zip(strata, numbers, strict=True)]
-        chances = [len(own) * areas / total for own, total in zip(drawn, totals, strict=True)]
-    for (name, class_id, _), own, chance, total in zip(strata, drawn, chances, totals, strict=True):
-        more = {"class": "", "stratum": name, "inclusion_probability": 1.0}
-        more |= {"stratum_share": f"{total / totals.sum():.10g}", "design": args.design}
-        for row, at in own:
-            probability = f"{min(1.0, chance[row]):.6g}"
-            picks.setdefault(row, []).append((class_id, at, more | {"inclusion_probability": probability}))
-    rows = list(locate(region, picks))
-    if not rows:
-        raise lc.InputError(f"{region.maps[0].path}: the grid met no pixel with data; raise --size")
-    return [rows[at] for at in rng.permutation(len(rows))]
-
-
-def locate(region: Region, picks: dict[int, list]) -> Iterator[dict]:
-    """Yields a row of COLUMNS for each pixel drawn; pixels of a grid that have no data are left out."""
+    shares = totals / totals.sum()
+    numbers = [size] if len(strata) == 1 else allocate(size, shares, args.allocation, deviations)
+    for (name, class_id, own), share, total, number in zip(strata, shares, totals, numbers, strict=True):
+        if args.design == "systematic":
+            step = math.sqrt(max(1, total / number))
+            drawn, chances = (
+                draw_grid((each.scene for each in region.maps), areas, step, rng),
+                areas / step**2,
+            )
+        else:
+            drawn = draw(own, areas, number, rng)
+            chances = len(drawn) * areas / total
+        for row, at in drawn:
+            told = name, f"{min(1.0, chances[row]):.6g}", f"{share:.10g}", args.design
+            picks.setdefault(row, []).append((at, class_id, told))
+    rows = []
     for row, index, ids in visit_rows(region, picks):
-        for class_id, at, more in picks[row]:
-            inside = ids != lc.IGNORE_INDEX if class_id is None else ids == class_id
-            on_grid = more["design"] == "systematic"
-            if on_grid and not inside[at]:
-                continue
-            column = at if on_grid else int(np.flatnonzero(inside)[at])
-            y = row - int(region.starts[index])
-            yield {"image": region.maps[index].name, "x": column, "y": y} | more
+        for at, class_id, told in picks[row]:
+            inside = np.flatnonzero(ids != lc.IGNORE_INDEX if class_id is None else ids == class_id)
+            column = at if args.design == "systematic" else int(inside[at])
+            if ids[column] != lc.IGNORE_INDEX:
+                pixel = region.maps[index].name, column, int(row - region.starts[index]), ""
+                rows.append(dict(zip(COLUMNS, pixel + told, strict=True)))
+    return [rows[at] for at in rng.permutation(len(rows))]
 
 
 def wanted_size(args: argparse.Namespace, region: Region, present: np.ndarray) -> tuple[int, np.ndarray]:
@@ -437,21 +427,19 @@ def write_sample(args: argparse.Namespace) -> None:
         lc.write_history(results.enter_context(lc.atomic_write(args.output)), rows)
         if all(each.scene.crs for each in region.maps):
             written.append(args.output.with_suffix(".gpkg"))
-            write_geopackage(results.enter_context(lc.atomic_write(written[-1])), rows, region.maps)
+            write_geopackage(results.enter_context(lc.atomic_write(written[-1])), rows, region)
     print("wrote " + ", ".join(map(str, written)))
     found = Counter(row["stratum"] for row in rows)
     print(f"{len(rows):,} points, {args.design}: {lc.format_counts(found)}")
 
 
-def write_geopackage(path: Path, rows: list[dict], maps: Sequence[Map]) -> None:
+def write_geopackage(path: Path, rows: list[dict], region: Region) -> None:
     """Writes the middle of each pixel, in the reference system of the first map."""
-    geopandas = import_geopandas(path)
-    crs, places = maps[0].scene.crs, np.zeros((2, len(rows)))
-    names, pixels = np.array([row["image"] for row in rows]), np.array([(row["y"], row["x"]) for row in rows])
-    for each in maps:
-        if (here := names == each.name).any():
-            places[:, here] = ground_of(each, *pixels[here].T, crs)
-    points = geopandas.GeoDataFrame(rows, geometry=geopandas.points_from_xy(*places), crs=crs)
+    geopandas, crs = import_geopandas(path), region.maps[0].scene.crs
+    names = [each.name for each in region.maps]
+    pixels = np.array([(names.index(row["image"]), row["y"], row["x"]) for row in rows]).T
+    places = geopandas.points_from_xy(*ground_of(region, *pixels, crs))
+    points = geopandas.GeoDataFrame(rows, geometry=places, crs=crs)
     points.to_file(path, driver="GPKG", layer="reference", engine="pyogrio")
 
 
@@ -468,51 +456,63 @@ def import_geopandas(path: Path):
 # =====================================================================================================
 
 
-class Point(typing.NamedTuple):
-    """A point of a reference sample: where it stands in its file, row of the region, column, and fields."""
+class Reference(typing.NamedTuple):
+    """The n points of a reference sample that have a class."""
 
-    where: str
-    row: int
-    column: int
-    fields: dict[str, str]
+    where: list[str]  # line or feature, for messages
+    rows: np.ndarray  # (n,) of the region
+    columns: np.ndarray
+    mapped: np.ndarray  # the map's class
+    fields: list[dict[str, str]]  # what else the file tells
+
+    def field(self, name: str) -> list[str]:
+        return [fields.get(name, "") for fields in self.fields]
 
 
-def read_reference(path: Path, region: Region) -> list[Point]:
-    """The points of a CSV of image,x,y,class, or of a vector file with a field class.
+def read_reference(path: Path, region: Region) -> tuple[Reference, int]:
+    """Reads a CSV of image,x,y,class, or a vector file with a field class; counts those without a class too.
 
-    Raises InputError for a point that lies on no map, a pixel that stands twice, and points that were chosen
-    where the model is least sure.
+    Raises InputError for points where the map has no data, two on one pixel, and such that were chosen where
+    the model is least sure.
     """
-    read = csv_reference if path.suffix.lower() == ".csv" else vector_reference
-    points, first = list(read(path, region)), {}
-    for point in points:
-        if point.fields.get("uncertainty"):
-            problem = "was chosen where the model is least sure, not at random, and says nothing of areas"
-            raise lc.InputError(f"{path}, {point.where}: {problem}; draw points with assess.py sample")
-        other = first.setdefault((point.row, point.column), point)
-        if other is not point:
-            raise lc.InputError(f"{path}, {point.where}: is the pixel of {other.where}; keep one of them")
-    return points
+    drawn = list((csv_places if path.suffix.lower() == ".csv" else vector_places)(path, region))
+    labelled = [point for point in drawn if point[-1]["class"]]
+    if len(labelled) < 2:
+        raise lc.InputError(f"{path}: too few points with a class; label them first")
+    where, rows, columns, fields = zip(*labelled, strict=True)
+    rows, columns, mapped = np.array(rows), np.array(columns), np.full(len(rows), lc.IGNORE_INDEX)
+    for row, _, ids in visit_rows(region, rows[rows >= 0].tolist()):
+        here = rows == row
+        mapped[here] = ids[columns[here]]
+    points = Reference(where, rows, columns, mapped, fields)
+    _, first, again = np.unique(rows * 2**32 + columns, return_index=True, return_inverse=True)
+    for wrong, problem in (
+        (rows < 0, "lies on no map; name the map that was sampled with --map"),
+        (mapped == lc.IGNORE_INDEX, "lies where the map has no data; remove it, if it was not drawn from it"),
+        (first[again] != np.arange(len(rows)), "is a pixel that stands twice; keep one of them"),
+        (np.array(points.field("uncertainty")) != "", "was chosen where the model is least sure, not at "
+         "random, and says nothing of areas; draw points with assess.py sample"),
+    ):  # fmt: skip
+        if wrong.any():
+            more = f" ({wrong.sum():,} points)" if wrong.sum() > 1 else ""
+            raise lc.InputError(f"{path}, {where[int(wrong.argmax())]}{more}: {problem}")
+    return points, len(drawn)
 
 
-def csv_reference(path: Path, region: Region) -> Iterator[Point]:
+def csv_places(path: Path, region: Region) -> Iterator[tuple[str, int, int, dict]]:
+    """Yields line, row of the region, column and fields of each point; the row is -1 off the maps."""
     find = labels.image_finder({each.name: each.path for each in region.maps})
     index = {each.name: at for at, each in enumerate(region.maps)}
     for line, fields in lc.csv_rows(path, COLUMNS[:4]):
-        where = f"line {line}"
-        if (name := find(fields["image"])) is None:
-            problem = f"image {fields['image']!r} is on no map"
-            raise lc.InputError(f"{path}, {where}: {problem}; name its map with --map")
-        x, y = (lc.pixel(fields[axis], f"{path}, {where}: {axis}") for axis in "xy")
-        scene = region.maps[index[name]].scene
-        if not (0 <= x < scene.width and 0 <= y < scene.height):
-            problem = f"point {x},{y} lies outside of a map {scene.width} wide and {scene.height} high"
-            raise lc.InputError(f"{path}, {where}: {problem}; name the map that was sampled")
-        yield Point(where, int(region.starts[index[name]]) + y, x, fields)
+        x, y = (lc.pixel(fields[axis], f"{path}, line {line}: {axis}") for axis in "xy")
+        at = index.get(find(fields["image"]), -1)
+        scene = region.maps[at].scene
+        inside = at >= 0 and 0 <= x < scene.width and 0 <= y < scene.height
+        yield f"line {line}", int(region.starts[at]) + y if inside else -1, x, fields
 
 
-def vector_reference(path: Path, region: Region) -> Iterator[Point]:
-    """Yields the points of a vector file; one that lies on several maps belongs to the first."""
+def vector_places(path: Path, region: Region) -> Iterator[tuple[str, int, int, dict]]:
+    """Yields the same of a vector file; a point on several maps belongs to the first."""
     geopandas = import_geopandas(path)
     with lc.readable(path):
         table = geopandas.read_file(path, engine="pyogrio", fid_as_index=True)
@@ -520,90 +520,70 @@ def vector_reference(path: Path, region: Region) -> Iterator[Point]:
     if "class" not in table or table.crs is None or (table.geom_type != "Point").any():
         raise lc.InputError(f"{path}: must hold points with a field 'class' and a reference system (CRS)")
     rows, columns = np.full((2, len(table)), -1)
-    for each, first in zip(region.maps, region.starts, strict=False):
+    for each, start in zip(region.maps, region.starts, strict=False):
         if each.scene.crs is None:
             raise lc.InputError(f"{each.path}: has no georeference, which points in {path} need; give a CSV")
         there = table.geometry.to_crs(each.scene.crs.to_wkt())
         inside, own_rows, own_columns = pixels_of(each.scene, there.x.to_numpy(), there.y.to_numpy())
         fresh = inside & (rows < 0)
-        rows[fresh], columns[fresh] = own_rows[fresh] + first, own_columns[fresh]
+        rows[fresh], columns[fresh] = own_rows[fresh] + start, own_columns[fresh]
     fields = table.drop(columns="geometry").astype(object)
     fields = fields.where(fields.notna(), "").astype(str).to_dict("records")
-    for at, own in enumerate(fields):
-        where = f"feature {table.index[at]}"
-        if rows[at] < 0:
-            raise lc.InputError(f"{path}, {where}: lies outside of the map; name the map that was sampled")
-        yield Point(where, int(rows[at]), int(columns[at]), own)
-
-
-def mapped_classes(points: list[Point], region: Region, path: Path) -> np.ndarray:
-    """The map's class at each point, (n,). Raises InputError where it has no data."""
-    ids = {row: ids for row, _, ids in visit_rows(region, (point.row for point in points))}
-    mapped = np.array([ids[point.row][point.column] for point in points], int)
-    if (empty := mapped == lc.IGNORE_INDEX).any():
-        problem = f"lies where the map has no data, as {empty.sum():,} points do"
-        cure = "name the map that was sampled, or remove them"
-        raise lc.InputError(f"{path}, {points[int(empty.argmax())].where}: {problem}; {cure}")
-    return mapped
+    yield from zip(
+        [f"feature {at}" for at in table.index], rows.tolist(), columns.tolist(), fields, strict=True
+    )
 
 
 # ---- Points that a model learnt from say nothing of its errors
 
 
-def check_not_learnt(path: Path, points: list[Point], region: Region) -> list[str]:
+def check_not_learnt(path: Path, points: Reference, region: Region) -> list[str]:
     """Raises InputError if a checkpoint learnt from some of the points; notes what else is to be known."""
     checkpoint, digest = lc.load_checkpoint(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    others = {each.checkpoint for each in region.maps if each.checkpoint and digest not in each.checkpoint}
+    others = {each.checkpoint for each in region.maps if digest not in each.checkpoint} - {"unknown"}
     notes = [f"{path} did not make the map: {other} did" for other in sorted(others)]
-    pixels = checkpoint.get("labelled_pixels")
-    if pixels is None:
+    if (pixels := checkpoint.get("labelled_pixels")) is None:
         return [*notes, f"{path} does not say where it learnt, perhaps from these very points"]
-    in_tile, learnt = learnt_from(pixels, checkpoint.get("config", {}), points, region)
-    if learnt.any():
-        problem = f"learnt from {learnt.sum():,} of the {len(points):,} reference points"
+    folder = Path(checkpoint.get("config", {}).get("train_image_dir", ""))
+    near, same = learnt_from(pixels, folder, points, region)
+    if same.any():
+        problem = f"learnt from {same.sum():,} of the {len(same):,} reference points"
         raise lc.InputError(f"{path}: {problem}; remove these pixels, and draw others")
-    if in_tile.any():
-        problem = f"{in_tile.sum():,} of {len(points):,} points lie in tiles from which {path} learnt"
+    if near.any():
+        problem = f"{near.sum():,} of {len(near):,} points lie in tiles from which {path} learnt"
         notes.append(f"{problem}: its errors there may be fewer than elsewhere")
     return notes
 
 
-def learnt_from(pixels: dict, config: dict, points: list[Point], region: Region) -> np.ndarray:
+def learnt_from(pixels: dict, folder: Path, points: Reference, region: Region) -> np.ndarray:
     """Whether a model learnt from the tile of each point, and from its very pixel: (2, n).
 
-    pixels: (row, column) learnt from, (N, 2), or None for all, by file name of the tile. Tiles that are
-    still there and have a place are compared on the ground, others by name.
+    pixels: (row, column) learnt from, (N, 2), or None for all, by file name of the tile. Tiles of the folder
+    that have a place are compared on the ground, others by name.
     """
-    at = np.array([(point.row, point.column) for point in points])
-    index = map_of(region, at[:, 0])
-    at[:, 0] -= region.starts[index]
-    names, found = (
-        np.array([lc.folded(each.name) for each in region.maps])[index],
-        np.zeros((2, len(at)), bool),
-    )
+    index, found = map_of(region, points.rows), np.zeros((2, len(points.rows)), bool)
+    names = np.array([lc.folded(each.name) for each in region.maps])[index]
     for name, learnt in pixels.items():
-        here, own = names == lc.folded(Path(name).stem), at
-        tile = Path(config.get("train_image_dir", ""), name)
-        if all(each.scene.crs for each in region.maps) and tile.is_file():
-            with geo.open_unscaled(tile) as scene:
-                if scene.crs:
-                    places = np.zeros((2, len(at)))
-                    for number in np.unique(index):
-                        on_map = index == number
-                        places[:, on_map] = ground_of(region.maps[number], *at[on_map].T, scene.crs)
-                    here, *own = pixels_of(scene, *places)
-                    own = np.stack(own, 1)
-        same = learnt is None or (own[:, None] == np.asarray(learnt)).all(-1).any(-1)
-        found |= here, here & same
+        here, rows, columns = (
+            names == lc.folded(Path(name).stem),
+            points.rows - region.starts[index],
+            points.columns,
+        )
+        if all(each.scene.crs for each in region.maps) and (folder / name).is_file():
+            with geo.open_unscaled(folder / name) as tile:
+                if tile.crs:
+                    here, rows, columns = pixels_of(tile, *ground_of(region, index, rows, columns, tile.crs))
+        own = np.stack([rows, columns], 1)[:, None]
+        found |= here, here & (learnt is None or (own == np.asarray(learnt)).all(-1).any(-1))
     return found
 
 
 # ---- Design and estimates
 
 
-def find_design(args: argparse.Namespace, points: list[Point]) -> str:
+def find_design(args: argparse.Namespace, points: Reference) -> str:
     """How the points were drawn. Raises InputError where neither the flags nor the file tell."""
-    told = {point.fields.get("design", "") for point in points}
+    told = set(points.field("design"))
     design = "cluster" if args.cluster else args.design or (told.pop() if len(told) == 1 else "")
     if design not in METHODS:
         cure = f"give --design {', '.join(DESIGNS)}, or --cluster COLUMN, if they were drawn at random"
@@ -612,96 +592,87 @@ def find_design(args: argparse.Namespace, points: list[Point]) -> str:
 
 
 def find_strata(
-    points: list[Point], mapped: np.ndarray, classes: dict[str, float], design: str, path: Path
+    points: Reference, classes: dict[str, float], design: str, path: Path
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The stratum of each point, (n,), each stratum's share of the region, (H,), and notes.
 
     classes: the share of each of the map's classes. These are the strata, unless the file tells others with
-    their shares. Points drawn without strata are put into them afterwards; those with fewer than two points
-    share one with the next smallest.
+    their shares. Points drawn without strata are put into them afterwards, if each gets two or more.
     """
-    told, strata, notes = classes, mapped, []
-    if design == "stratified" and all(point.fields.get("stratum_share") for point in points):
-        told = {point.fields["stratum"]: float(point.fields["stratum_share"]) for point in points}
-        strata = np.array([list(told).index(point.fields["stratum"]) for point in points])
+    told, strata = classes, points.mapped
+    if design == "stratified" and all(points.field("stratum_share")):
+        told = dict(zip(points.field("stratum"), map(float, points.field("stratum_share")), strict=True))
+        strata = np.array([list(told).index(name) for name in points.field("stratum")])
     shares = np.array(list(told.values()))
-    counts = np.bincount(strata, minlength=len(shares))
-    few = (shares > 0) & (counts < 2)
-    names = ", ".join(name for name, rare in zip(told, few, strict=True) if rare)
-    if len(strata) < 2 or (design == "stratified" and few.any()):
+    few = (shares > 0) & (np.bincount(strata, minlength=len(shares)) < 2)
+    names = ", ".join(np.array(list(told))[few])
+    if few.any() and design != "stratified":
+        note = f"fewer than two points on {names}: the map's classes, as strata, would not help"
+        return np.zeros(len(strata), int), np.ones(1), [note]
+    if few.any():
         cure = "two in each are the least: draw or label more points"
-        raise lc.InputError(f"{path}: too few points with a class in {names or 'the map'}; {cure}")
+        raise lc.InputError(f"{path}: too few points with a class in {names}; {cure}")
     if abs(shares.sum() - 1) > 1e-4:
         problem = f"the strata with points are {shares.sum():.4f} of the region, not all of it"
         raise lc.InputError(f"{path}: {problem}; label points in each stratum")
-    if few.any():
-        partner = int(np.argmin(np.where(counts < 2, len(strata) + 1, counts)))
-        strata = np.where(few[strata], partner, strata)
-        shares[partner] += shares[few].sum()
-        shares[few] = 0
-        notes.append(f"fewer than two points on {names}, counted as one stratum with {list(told)[partner]}")
     used = np.flatnonzero(shares)
-    return np.searchsorted(used, strata), shares[used], notes
+    return np.searchsorted(used, strata), shares[used], []
 
 
-def find_clusters(points: list[Point], column: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
+def find_clusters(points: Reference, column: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The cluster of each point, (n,), and how many pixels it stands for, (n,), if the file tells, else 1.
 
     Raises InputError without that column, for a single cluster, and for clusters in strata.
     """
-    names = [point.fields.get(column.lower(), "") for point in points]
+    names = points.field(column.lower())
     if not all(names) or len(set(names)) < 2:
         raise lc.InputError(f"{path}: column {column} must name two clusters or more, one in each row")
-    if len({point.fields.get("stratum", "") for point in points}) > 1:
+    if len(set(points.field("stratum"))) > 1:
         problem = "clusters within strata have no estimator here"
         raise lc.InputError(f"{path}: {problem}; leave --cluster out, or draw clusters without strata")
-    chances = np.array([float(point.fields.get("inclusion_probability") or 1) for point in points])
+    chances = np.array([float(text or 1) for text in points.field("inclusion_probability")])
     return np.unique(names, return_inverse=True)[1], 1 / chances
 
 
 def assess(args: argparse.Namespace) -> dict:
     """All that the report says, as plain values."""
     region, path = read_region(args.map), args.reference
-    drawn = read_reference(path, region)
-    points = [point for point in drawn if point.fields["class"]]
-    if len(points) < 2:
-        raise lc.InputError(f"{path}: too few points with a class: label them first")
-    names, design = region.class_names, find_design(args, drawn)
-    notes = [note for file in args.checkpoint or () for note in check_not_learnt(file, drawn, region)]
-    if missing := len(drawn) - len(points):
-        problem = f"{missing:,} of {len(drawn):,} points have no class"
-        notes.append(f"{problem} and are left out, as if chance had chosen them")
-    mapped, areas = mapped_classes(points, region, path), region.areas @ region.counts
-    found = np.array([lc.find_class(p.fields["class"], names, f"{path}, {p.where}") for p in points])
-    cells, counts = (mapped, found), np.zeros((2, len(names), len(names)))
-    np.add.at(counts[0], cells, 1)
+    (points, drawn), names = read_reference(path, region), region.class_names
+    texts = zip(points.field("class"), points.where, strict=True)
+    found = np.array([lc.find_class(text, names, f"{path}, {where}") for text, where in texts])
+    design, areas = find_design(args, points), region.areas @ region.counts
+    notes = [note for file in args.checkpoint or () for note in check_not_learnt(file, points, region)]
+    if missing := drawn - len(found):
+        left_out = f"{missing:,} of {drawn:,} points have no class and are left out"
+        notes.append(f"{left_out}, as if chance had chosen them")
+    cells, ratios = (points.mapped, found), measures(len(names))
     if design == "cluster":
         clusters, stands_for = find_clusters(points, args.cluster, path)
-        table = tally(clusters, *cells, len(names), stands_for / stands_for.mean())
-        counts[1] = table.sum(0) / table.sum()
-        results = {name: cluster_ratio(table, *yx) for name, yx in measures(len(names)).items()}
+        counts = tally(clusters, *cells, len(names), stands_for / stands_for.mean())
+        shares = counts.sum(0) / counts.sum()
+        results = {name: cluster_ratio(counts, *yx) for name, yx in ratios.items()}
     else:
-        shares = dict(zip(names, areas / areas.sum(), strict=True))
-        strata, weights, more = find_strata(points, mapped, shares, design, path)
-        table = tally(strata, *cells, len(names), 1)
-        counts[1] = np.einsum("h,hij->ij", weights / table.sum((1, 2)), table)
-        given = {name: (table, weights, *yx) for name, yx in measures(len(names)).items()}
+        classes = dict(zip(names, areas / areas.sum(), strict=True))
+        strata, weights, more = find_strata(points, classes, design, path)
+        counts = tally(strata, *cells, len(names))
+        shares = np.einsum("h,hij->ij", weights / counts.sum((1, 2)), counts)
+        given = {name: (counts, weights, *yx) for name, yx in ratios.items()}
         results = {name: (*ratio(*values), *interval(*values)) for name, values in given.items()}
         notes += more
     notes += [f"{name} is nowhere on the map" for name, area in zip(names, areas, strict=True) if not area]
     lacking = [name for index, name in enumerate(names) if index not in found]
     notes += [f"{name} was found at no point: of its area only the upper limit tells" for name in lacking]
     return {
-        "design": design, "points": len(points), "drawn": len(drawn), "notes": notes,
+        "design": design, "points": len(found), "drawn": drawn, "notes": notes,
         "maps": [str(each.path) for each in region.maps],
-        "made_by": sorted({each.checkpoint or "unknown" for each in region.maps}),
+        "made_by": sorted({each.checkpoint for each in region.maps}),
         "unit": region.unit, "total": areas.sum(), "classes": names,
-        "counts": counts[0].astype(int).tolist(), "shares": counts[1].tolist(),
-        "estimates": as_rows(results, names, areas),
+        "counts": tally(np.zeros_like(found), *cells, len(names))[0].astype(int).tolist(),
+        "shares": shares.tolist(), "estimates": as_rows(results, names, areas),
     }  # fmt: skip
 
 
-def tally(groups: np.ndarray, mapped: np.ndarray, found: np.ndarray, num_classes: int, each) -> np.ndarray:
+def tally(groups: np.ndarray, mapped: np.ndarray, found: np.ndarray, num_classes: int, each=1) -> np.ndarray:
     """Points by stratum or cluster, map class and reference class, (H, C, C); each: what one counts."""
     counts = np.zeros((groups.max() + 1, num_classes, num_classes))
     np.add.at(counts, (groups, mapped, found), each)
