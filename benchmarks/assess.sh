@@ -4,7 +4,7 @@
 # DATA, made by dubai_tiles.py, holds {train,val}/{images,masks} of the Dubai tiles; the masks play the person
 # who looks at the points. 37 train tiles teach, 14 val tiles choose the epoch, and another 109 val tiles are
 # mapped, all together one region.
-# Results go to benchmarks/results/assess; truth.csv there is the area that all pixels of the masks tell.
+# Results go to benchmarks/results/assess; metrics.json there has the areas that all pixels of the masks tell.
 set -euo pipefail
 root=$(dirname "$(realpath "$0")")/..
 # No machine's path in the results
@@ -27,7 +27,7 @@ $python landcover_segmentation.py --num-classes 5 --class-names land,water,build
     --class-colors none --train-image-dir "$work/train/images" --train-mask-dir "$work/train/masks" \
     --val-image-dir "$work/choose/images" --val-mask-dir "$work/choose/masks" --num-points 20 \
     --backbone efficientnet_lite0 --weights imagenet --learning-rate 1e-3 --batch-size 4 \
-    --epochs 6 --crop-size 128 --output-dir "$work"
+    --epochs 12 --crop-size 128 --output-dir "$work"
 $python tools/map_scenes.py --checkpoint "$work/best_model.pth" --input "$work/region/images" --output "$work/maps"
 rm -f "$work"/maps/*overlay*
 $python tools/assess.py sample --map "$work/maps" --size 300 --output "$work/reference.csv"
@@ -50,9 +50,6 @@ for row in rows:
     class_id = masks[row["image"]][int(row["y"]), int(row["x"])]
     row["class"] = "" if class_id == 255 else names[class_id]
 lc.write_history(out / "reference.csv", rows)
-counts = np.bincount(np.concatenate([mask.ravel() for mask in masks.values()]), minlength=256)[:5]
-truth = [{"class": name, "pixels": n, "share": round(n / counts.sum(), 6)} for name, n in zip(names, counts)]
-lc.write_history(out / "truth.csv", truth)
 PYTHON
 
 cp "$work/best_model.pth" "$work/maps" # the report names what it is given: relative paths
@@ -60,4 +57,35 @@ cp $out/reference.csv "$work"
 (cd "$work" && PYTHONPATH= $python "$OLDPWD/tools/assess.py" report --map maps --reference reference.csv \
     --checkpoint best_model.pth --output report)
 cp "$work"/report/* $out
-cat $out/report.md $out/truth.csv
+
+# Beside the estimates, what all pixels of the masks tell, and how this came about
+$python - "$work" $out "$(git rev-parse --short HEAD)" $SECONDS <<'PYTHON'
+import json, os, sys
+from pathlib import Path
+
+sys.path.insert(0, os.getcwd())
+import numpy as np
+
+import landcover_segmentation as lc
+
+work, out = map(Path, sys.argv[1:3])
+training = json.loads((work / "metrics.json").read_text())
+report = json.loads((out / "report.json").read_text())
+masks = [lc.read_mask(path) for path in (work / "region/masks").glob("*.png")]
+counts = np.bincount(np.concatenate([mask.ravel() for mask in masks]), minlength=256)[: lc.IGNORE_INDEX]
+areas, inside = {}, 0
+for index, name in enumerate(report["classes"]):
+    row = next(row for row in report["estimates"] if (row["measure"], row["class"]) == ("area share", name))
+    true = counts[index] / counts.sum()
+    areas[name] = {key: round(100 * row[key], 2) for key in ("mapped", "estimate", "low", "high")}
+    areas[name]["true"] = round(100 * true, 2)
+    inside += bool(row["low"] <= true <= row["high"])
+record = {
+    "percent_of_area": areas, "intervals_that_hold_the_truth": inside, "points": report["points"],
+    "overall_accuracy": report["estimates"][0], "miou_of_training": training["miou"],
+    "starting_weights": training["starting_weights"], "command": "benchmarks/assess.sh DATA",
+    "seconds": int(sys.argv[4]), "commit": sys.argv[3], "environment": training["environment"],
+}
+(out / "metrics.json").write_text(json.dumps(record, indent=2) + "\n")
+PYTHON
+cat $out/report.md $out/metrics.json

@@ -46,6 +46,7 @@ Z95 = 1.959964  # the normal quantile; the papers round it to 1.96
 FLOOR = 50  # points of a rare class, of the 50 to 100 that Olofsson et al. 2014 (5.1.2) advise
 COLUMNS = ("image", "x", "y", "class", "stratum", "inclusion_probability", "stratum_share", "design")
 DESIGNS = ("stratified", "simple", "systematic")
+ESTIMATE = ("estimate", "standard_error", "low", "high")
 METHODS = {
     "stratified": "drawn at random in strata (Olofsson et al. 2014; Stehman 2014)",
     "simple": "drawn at random, put into strata by the map's classes afterwards (Card 1982)",
@@ -663,7 +664,7 @@ def assess(args: argparse.Namespace) -> dict:
     lacking = [name for index, name in enumerate(names) if index not in found]
     notes += [f"{name} was found at no point: of its area only the upper limit tells" for name in lacking]
     return {
-        "design": design, "points": len(found), "drawn": drawn, "notes": notes,
+        "reference": str(path), "design": design, "points": len(found), "drawn": drawn, "notes": notes,
         "maps": [str(each.path) for each in region.maps],
         "made_by": sorted({each.checkpoint for each in region.maps}),
         "unit": region.unit, "total": areas.sum(), "classes": names,
@@ -685,7 +686,7 @@ def as_rows(results: dict, names: list[str], areas: np.ndarray) -> list[dict]:
     for (measure, at), values in results.items():
         plain = [None if np.isnan(value) else float(value) for value in values]
         row = {"measure": measure, "class": "" if at is None else names[at], "mapped": None}
-        row |= dict(zip(("estimate", "standard_error", "low", "high"), plain, strict=True))
+        row |= dict(zip(ESTIMATE, plain, strict=True))
         rows.append(row)
         if measure == "area share":
             row["mapped"] = float(areas[at] / areas.sum())
@@ -696,9 +697,9 @@ def as_rows(results: dict, names: list[str], areas: np.ndarray) -> list[dict]:
 
 # ---- Files
 
-INTERVALS = """Intervals hold the truth in about 95 of 100 samples: Jeffreys' in each stratum, squared and
-added; of clusters, Wilson's with Student's quantile. The symmetric ones of the papers are estimate ± 1.959964
-standard errors, and too narrow for rare classes. There is no finite population correction in either.
+INTERVALS = """Intervals hold the truth in about 95 of 100 samples: Jeffreys' of each stratum, their reaches
+squared and added; of clusters, Wilson's with Student's quantile. The papers' symmetric ones, estimate ±
+1.959964 standard errors, are too narrow for rare classes. There is no finite population correction in either.
 """
 
 
@@ -707,16 +708,14 @@ def write_report(args: argparse.Namespace) -> None:
     lc.prepare_output(args.output)
     paths = [args.output / name for name in ("report.md", "report.json", "estimates.csv", "areas.png")]
     with contextlib.ExitStack() as files:
-        page, record, table, picture = (files.enter_context(lc.atomic_write(path)) for path in paths)
+        page, record, numbers, picture = (files.enter_context(lc.atomic_write(path)) for path in paths)
         page.write_text(markdown(result), encoding="utf-8")
         record.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        lc.write_history(table, result["estimates"])
+        lc.write_history(numbers, result["estimates"])
         draw_areas(picture, result)
     print("".join(f"note: {note}\n" for note in result["notes"]), end="")
-    print(
-        f"overall accuracy {in_words(rows_of(result, 'overall accuracy')[''])}", *area_table(result), sep="\n"
-    )
-    print("wrote " + ", ".join(map(str, paths)))
+    print(f"overall accuracy {in_words(rows_of(result, 'overall accuracy')[''])}")
+    print(*area_table(result), "wrote " + ", ".join(map(str, paths)), sep="\n")
 
 
 def rows_of(result: dict, measure: str) -> dict[str, dict]:
@@ -726,32 +725,38 @@ def rows_of(result: dict, measure: str) -> dict[str, dict]:
 
 def markdown(result: dict) -> str:
     """The page that a person reads."""
-    made_by, kinds = ", ".join(result["made_by"]), ("user's accuracy", "producer's accuracy", "F1", "IoU")
-    each, names = [rows_of(result, kind) for kind in kinds], result["classes"]
-    lines = ["# Areas and accuracy", "", f"Map: {', '.join(result['maps'])}. Checkpoint: {made_by}.", ""]
-    lines += [f"Reference: {result['points']:,} points {METHODS[result['design']]}.", ""]
-    lines += [f"- {note}" for note in result["notes"]]
-    lines += ["", f"Overall accuracy: {in_words(rows_of(result, 'overall accuracy')[''])}", ""]
-    lines += [*area_table(result), "", "![Mapped and adjusted areas](areas.png)", ""]
+    names, maps, kinds = (
+        result["classes"],
+        result["maps"],
+        ("user's accuracy", "producer's accuracy", "F1", "IoU"),
+    )
+    listed = ", ".join(maps) if len(maps) < 4 else f"{len(maps)} of them, {maps[0]} to {maps[-1]}"
+    lines = ["# Areas and accuracy", "", f"Maps: {listed}. Made by: {', '.join(result['made_by'])}.", ""]
+    lines += [
+        f"Reference: {result['reference']}, {result['points']:,} points {METHODS[result['design']]}.",
+        "",
+    ]
+    lines += [*(f"- {note}" for note in result["notes"]), "", "## Areas", "", *area_table(result), ""]
+    lines += ["![Mapped and adjusted areas](areas.png)", "", "## Accuracy", ""]
+    lines += ["Estimate ± standard error (95% interval).", ""]
+    lines += [f"Overall accuracy: {in_words(rows_of(result, 'overall accuracy')[''])}", ""]
+    each = [rows_of(result, kind) for kind in kinds]
     lines += table(["class", *kinds], [[name, *(in_words(kind[name]) for kind in each)] for name in names])
     for title, key, form in (("Points", "counts", "d"), ("Shares of the region", "shares", ".4f")):
         cells = ([f"{value:{form}}" for value in row] for row in result[key])
-        lines += ["", f"{title}, map in rows, reference in columns:", ""]
-        lines += table(["", *names], [[name, *row] for name, row in zip(names, cells, strict=True)])
+        head = ["map \\ reference", *names]
+        lines += ["", f"## {title}, the map's classes in rows, the reference's in columns", ""]
+        lines += table(head, [[name, *row] for name, row in zip(names, cells, strict=True)])
     return "\n".join([*lines, "", INTERVALS])
 
 
 def area_table(result: dict) -> list[str]:
-    digits = max(0, 4 - int(np.log10(result["total"])))
     head = ["class", f"mapped, {result['unit']}", "adjusted", "standard error", "95% interval"]
-    cells = (
-        (
-            name,
-            *(f"{row[key]:,.{digits}f}" for key in ("mapped", "estimate", "standard_error", "low", "high")),
-        )
-        for name, row in rows_of(result, "area").items()
-    )
-    return table(head, [[*row[:4], f"{row[4]} to {row[5]}"] for row in cells])
+    digits, cells = max(0, 4 - int(np.log10(result["total"]))), []
+    for name, row in rows_of(result, "area").items():
+        numbers = [f"{row[key]:,.{digits}f}" for key in ("mapped", *ESTIMATE)]
+        cells.append([name, *numbers[:3], " to ".join(numbers[3:])])
+    return table(head, [*cells, ["total", *[f"{result['total']:,.{digits}f}"] * 2, "", ""]])
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -771,17 +776,18 @@ def draw_areas(path: Path, result: dict) -> None:
     rows, names = rows_of(result, "area").values(), result["classes"]
     keys = "mapped", "estimate", "low", "high"
     mapped, values, low, high = (np.array([row[key] for row in rows]) for key in keys)
-    figure = Figure(figsize=(7, 1.2 + 0.6 * len(names)), layout="constrained")
+    figure = Figure(figsize=(7, 1.4 + 0.6 * len(names)), layout="constrained")
     axes, at = figure.subplots(), np.arange(len(names))
-    axes.barh(at - 0.2, mapped, 0.38, color="0.75", label="pixels of the map")
-    axes.barh(at + 0.2, values, 0.38, color="#3b78d8", label="adjusted, with 95% interval")
+    axes.barh(at - 0.2, mapped, 0.38, color="0.75", label="pixels of the map, counted")
+    label = f"adjusted by {result['points']:,} reference points, with 95% interval"
+    axes.barh(at + 0.2, values, 0.38, color="#3b78d8", label=label)
     axes.errorbar(values, at + 0.2, xerr=[values - low, high - values], fmt="none", ecolor="black", capsize=3)
     axes.set_yticks(at, names)
     axes.invert_yaxis()
     axes.set_xlabel(result["unit"])
-    axes.legend(frameon=False)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(f"{result['points']:,} reference points", loc="left", fontsize=10)
+    figure.legend(loc="outside upper left", frameon=False)
     figure.savefig(path, dpi=110, format="png")
 
 
