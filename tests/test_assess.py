@@ -153,9 +153,9 @@ def test_what_was_never_seen_has_no_value():
 
 
 def test_the_quantile_is_that_of_the_normal():
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
-    assert norm.ppf(0.975) == pytest.approx(assess.Z95, abs=5e-7)
+    assert ndtri(0.975) == pytest.approx(assess.Z95, abs=5e-7)
     assert abs(assess.Z95 - 1.96) > 3e-5
 
 
@@ -226,7 +226,7 @@ def test_ratios_are_covered_too():
     cells = np.stack([rng.multinomial(100, TRUTH_GIVEN_MAP[at], 500) for at in range(5)], 1)
     joint = MAPPED[:, None] * TRUTH_GIVEN_MAP
     for (measure, at), (y, x) in assess.measures(5).items():
-        if measure in ("producer's accuracy", "F1", "IoU") and at in (0, 4):
+        if measure in ("producer's accuracy", "F1", "IoU") and at == 4:
             low, high = assess.interval(as_strata(cells), MAPPED, y, x)
             true = (joint * y).sum() / (joint * x).sum()
             assert 0.92 <= ((low <= true) & (true <= high)).mean() <= 0.98, (measure, at)
@@ -262,14 +262,14 @@ def landscape(size: int, blob: float) -> tuple[np.ndarray, np.ndarray]:
     return mapped, truth
 
 
-@pytest.mark.parametrize(("blob", "most"), [(6, 97), (20, 99.5)])
+@pytest.mark.parametrize(("blob", "most"), [(3, 97), (8, 99.5)])
 def test_areas_are_covered_by_grids(blob, most):
     """Taken for simple random points; where patches are wider than the grid, that is on the safe side."""
-    (mapped, truth), rng = landscape(1200, blob), np.random.default_rng(1)
+    (mapped, truth), rng = landscape(600, blob), np.random.default_rng(1)
     cells = np.zeros((SAMPLES, 25), int)
     for row in cells:
         at = tuple(
-            np.array(assess.draw_grid([geo.Scene(1200, 1200, None)], np.ones(1200), 1200 / 500**0.5, rng)).T
+            np.array(assess.draw_grid([geo.Scene(600, 600, None)], np.ones(600), 600 / 500**0.5, rng)).T
         )
         row[:] = np.bincount(mapped[at] * 5 + truth[at], minlength=25)
     shares, true = (np.bincount(ids.ravel()) / ids.size for ids in (mapped, truth))
@@ -290,7 +290,7 @@ def test_clusters_by_hand():
 
 
 def test_sample_size_of_olofsson_2014():
-    """Section 5.1.1: a standard error of 0.01 takes 641 points."""
+    """In the example there, a standard error of 0.01 takes 641 points."""
     weights, guesses = np.array([0.02, 0.015, 0.32, 0.645]), np.array([0.7, 0.6, 0.9, 0.95])
     assert assess.sample_size(weights, guesses, 0.01 * assess.Z95, 10_000_000) == 641
 
@@ -388,14 +388,14 @@ def test_sample_is_what_it_says(tmp_path, design):
 
 def test_every_pixel_has_the_same_chance():
     counts, rng, hits = np.array([3, 0, 5, 2]), np.random.default_rng(0), np.zeros((4, 5))
-    for _ in range(4_000):
+    for _ in range(2_000):
         drawn = assess.draw(counts, np.ones(4), 4, rng)
         assert len(set(drawn)) == 4
         for pixel in drawn:
             hits[pixel] += 1
     possible = np.arange(5) < counts[:, None]
     assert not hits[~possible].any()
-    np.testing.assert_allclose(hits[possible] / 4_000, 0.4, atol=0.035)
+    np.testing.assert_allclose(hits[possible] / 2_000, 0.4, atol=0.045)
     assert len(assess.draw(counts, np.ones(4), 99, rng)) == 10, "all there are"
 
 
@@ -406,12 +406,12 @@ def test_points_lie_evenly_on_the_ground(tmp_path):
         transform=from_origin(0, 60, 0.1, 0.1), names=["land"],
     )  # fmt: skip
     for design in assess.DESIGNS:
-        args = parsed("sample", map=path, size=4_000, design=design)
+        args = parsed("sample", map=path, size=2_000, design=design)
         rows = assess.draw_sample(args, assess.read_region(args.map))
         latitude = 60 - 0.1 * (np.array([row["y"] for row in rows]) + 0.5)
         north_of_30 = (latitude > 30).mean()
         expected = 1 - np.sin(np.radians(30)) / np.sin(np.radians(60))
-        assert north_of_30 == pytest.approx(expected, abs=0.025), design
+        assert north_of_30 == pytest.approx(expected, abs=0.03), design
         chance = [float(row["inclusion_probability"]) for row in rows]
         assert sum(1 / np.array(chance)) == pytest.approx(600 * 50, rel=0.05), "they sum to the map's pixels"
 
@@ -616,11 +616,11 @@ def test_notes(labelled):
 # ---- Points that a model learnt from
 
 
-def checkpoint_of(tmp_path, pixels, folder="tiles"):
-    model = lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", None)
-    path = tmp_path / "best_model.pth"
-    more = {} if pixels == "unknown" else {"labelled_pixels": pixels}
-    lc.save_checkpoint(path, model, NAMES, config={"train_image_dir": str(tmp_path / folder)}, **more)
+def checkpoint_of(tmp_path, pixels):
+    """What a checkpoint says of where it learnt; without a network, which reports have no use for."""
+    path, known = tmp_path / "best_model.pth", {"config": {"train_image_dir": str(tmp_path / "tiles")}}
+    known |= {} if pixels == "unknown" else {"labelled_pixels": pixels}
+    torch.save(dict.fromkeys(lc.CHECKPOINT_KEYS) | known, path)
     return path
 
 
@@ -675,16 +675,20 @@ def test_a_map_of_another_checkpoint_is_told(labelled, tmp_path):
 
 def test_score_is_that_of_the_masks(tmp_path, capsys):
     write_tiles(tmp_path, 3)
-    path = checkpoint_of(tmp_path, {"tile_1.png": None})
+    path, model = tmp_path / "best_model.pth", lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", None)
+    lc.save_checkpoint(path, model, NAMES, labelled_pixels={"tile_1.png": None})
     flags = {"checkpoint": path, "images": tmp_path / "images", "device": "cpu"}
-    assert run("score", **flags, labels=tmp_path / "masks", output=tmp_path / "scores.json") == 0
-    said, scores = capsys.readouterr().out, json.loads((tmp_path / "scores.json").read_text())
-    assert "1 of 3 tiles have names of tiles that it learnt from" in said and "mIoU" in said
+    assert run("score", **flags, labels=tmp_path / "masks") == 0
+    said = capsys.readouterr().out
     model, confusion = lc.load_model(path, "cpu"), torch.zeros(3, 3, dtype=torch.int64)
     for image, mask in lc.list_tiles(tmp_path / "images", tmp_path / "masks"):
         found = torch.from_numpy(lc.predict_class_ids(model, lc.read_image(image)))
         confusion += lc.confusion_matrix(found, torch.from_numpy(lc.read_mask(mask)), 3)
-    assert scores["confusion_matrix"] == confusion.tolist()
+    iou = lc.compute_iou(confusion)
+    assert "1 of 3 tiles have names of tiles that it learnt from" in said
+    assert f"mIoU {iou.nanmean():.4f}" in said
+    for name, value in zip(NAMES, iou.tolist(), strict=True):
+        assert f"{name}  IoU {value:.4f}" in said.replace("    ", "  ").replace("   ", "  ")
     points = [{"image": "tile_0.png", "x": x, "y": 5, "class": "water"} for x in range(20)]
     assert run("score", **flags, labels=write_rows(tmp_path / "points.csv", points)) == 0
     assert "point accuracy" in capsys.readouterr().out

@@ -43,7 +43,7 @@ from tqdm.auto import tqdm
 import landcover_segmentation as lc
 
 Z95 = 1.959964  # the normal quantile; the papers round it to 1.96
-FLOOR = 50  # points of a rare class, of the 50 to 100 that Olofsson et al. 2014 (5.1.2) advise
+FLOOR = 50  # points of a rare class, of the 50 to 100 that Olofsson et al. 2014 advise
 COLUMNS = ("image", "x", "y", "class", "stratum", "inclusion_probability", "stratum_share", "design")
 DESIGNS = ("stratified", "simple", "systematic")
 ESTIMATE = ("estimate", "standard_error", "low", "high")
@@ -63,7 +63,7 @@ METHODS = {
 def measures(num_classes: int) -> dict[tuple[str, int | None], tuple[np.ndarray, np.ndarray]]:
     """What is estimated, as a ratio of sums over pixels: (measure, class) -> y, x, both (C, C).
 
-    y and x are 0, 1 or 2 by map class (row) and reference class (column), after Stehman 2014, eq. 10 to 14
+    y and x are 0, 1 or 2 by map class (row) and reference class (column), as in Stehman 2014
     (https://doi.org/10.1080/01431161.2014.930207); F1 and IoU are such ratios too.
     """
     ones = np.ones((num_classes, num_classes))
@@ -89,9 +89,9 @@ def ratio(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Estimates sum(y) / sum(x) over a region and its standard error, both (...), NaN where x is 0.
 
-    The combined ratio estimator of stratified random sampling (Stehman 2014, eq. 27 and 28). If the strata
-    are the map classes, it is that of Olofsson et al. 2014, eq. 5 to 11, with n - 1 and row totals
-    (https://doi.org/10.1016/j.rse.2014.02.015), and of Card 1982 for post-stratified simple random samples.
+    The combined ratio estimator of stratified random sampling (Stehman 2014). If the strata are the map
+    classes, it is that of Olofsson et al. 2014 (https://doi.org/10.1016/j.rse.2014.02.015), with n - 1 and
+    row totals, and of Card 1982 for post-stratified simple random samples.
     pixels (H,): of each stratum, for the finite population correction; without it there is none.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -149,10 +149,10 @@ def residual_limit(counts: np.ndarray, weights: np.ndarray, residual: np.ndarray
 def cluster_ratio(counts: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, ...]:
     """Estimates sum(y) / sum(x) from clusters: estimate, standard error and 95% limits, all (...).
 
-    counts (..., K, C, C): points by cluster. Ratio of cluster totals (Cochran 1977, Sampling Techniques,
-    6.3 and 9A.1). The interval is Wilson's with Student's quantile of K - 1, and as many points as would
-    tell as much if they were independent (Franco et al. 2019, https://doi.org/10.1093/jssam/smy019): at
-    most all, and one per cluster where the clusters show no spread.
+    counts (..., K, C, C): points by cluster. Ratio of cluster totals (Cochran 1977, Sampling Techniques).
+    The interval is Wilson's with Student's quantile of K - 1, and as many points as would tell as much if
+    they were independent (Franco et al. 2019, https://pmc.ncbi.nlm.nih.gov/articles/PMC6690503): at most
+    all, and one per cluster where the clusters show no spread.
     """
     of_y, of_x = ((counts * values).sum((-2, -1)) for values in (y, x))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -341,9 +341,7 @@ def draw(counts: np.ndarray, areas: np.ndarray, size: int, rng: lc.Rng) -> list[
     return list(drawn)
 
 
-def draw_grid(
-    scenes: Iterable[geo.Scene], areas: np.ndarray, step: float, rng: lc.Rng
-) -> list[tuple[int, int]]:
+def draw_grid(scenes: Iterable[geo.Scene], areas: np.ndarray, step: float, rng: lc.Rng) -> list[tuple]:
     """Draws a square grid with a random start on each scene: (row of all scenes, column).
 
     step: in pixels of area 1; areas (R,): of a pixel in each row, the smaller, the farther apart are rows.
@@ -374,10 +372,8 @@ def draw_sample(args: argparse.Namespace, region: Region) -> list[dict]:
     for (name, class_id, own), share, total, number in zip(strata, shares, totals, numbers, strict=True):
         if args.design == "systematic":
             step = math.sqrt(max(1, total / number))
-            drawn, chances = (
-                draw_grid((each.scene for each in region.maps), areas, step, rng),
-                areas / step**2,
-            )
+            drawn = draw_grid((each.scene for each in region.maps), areas, step, rng)
+            chances = areas / step**2
         else:
             drawn = draw(own, areas, number, rng)
             chances = len(drawn) * areas / total
@@ -798,37 +794,28 @@ def draw_areas(path: Path, result: dict) -> None:
 
 def score(args: argparse.Namespace) -> None:
     """Prints the scores of a checkpoint on labelled tiles, as training does for its val tiles."""
-    model, notes = lc.load_model(args.checkpoint, args.device), []
-    how = {"num_classes": model.num_classes, "class_names": model.class_names, **model.reading}
-    tiles = lc.LandCoverDataset(args.images, args.labels, **how)
+    model, pixels = (
+        lc.load_model(args.checkpoint, args.device),
+        lc.load_checkpoint(args.checkpoint).get("labelled_pixels"),
+    )
+    classes = {"num_classes": model.num_classes, "class_names": model.class_names}
+    tiles = lc.LandCoverDataset(args.images, args.labels, **classes, **model.reading)
     found = lc.check_dataset(tiles, model.num_classes, "tiles")
-    pixels = lc.load_checkpoint(args.checkpoint).get("labelled_pixels")
     known = {lc.folded(image.stem) for image, _ in tiles.tiles}
     same = [name for name in pixels or () if lc.folded(Path(name).stem) in known]
-    if pixels is None:
-        notes.append(f"{args.checkpoint} does not say where it learnt, perhaps on these very tiles")
-    elif same:
-        notes.append(
-            f"{len(same):,} of {len(known):,} tiles have names of tiles that it learnt from, as {same[0]}"
-        )
+    if same:
+        problem = f"{len(same):,} of {len(known):,} tiles have names of tiles that it learnt from"
+        print(f"note: {problem}, as {same[0]}")
+    elif pixels is None:
+        print(f"note: {args.checkpoint} does not say where it learnt, perhaps on these very tiles")
     device, judge = next(model.parameters()).device, lc.PointScores if found.sparse else lc.Scores
     loader = lc.make_loader(tiles, lc.batches_of_one_size(found.sizes, 4, 4 * 512**2), None, device)
-    dtype = lc.pick_precision("auto", device)
-    scores = lc.validate(
-        model, loader, model.num_classes, device, judge=judge, dtype=dtype, progress="scoring"
-    )
-    result = scores.as_dict()
-    print("".join(f"note: {note}\n" for note in notes), end="")
-    print(judge.describe(result))
+    how = {"judge": judge, "dtype": lc.pick_precision("auto", device), "progress": "scoring"}
+    scores = lc.validate(model, loader, model.num_classes, device, **how)
+    print(judge.describe(scores.as_dict()))
     for name, value in zip(model.class_names, scores.per_class, strict=True):
-        print(f"  {name:{max(map(len, model.class_names))}}  {judge.each_label} ", end="")
-        print("absent" if value is None else f"{value:.4f}")
-    if args.output:
-        lc.prepare_output(args.output.parent)
-        record = result | {"class_names": model.class_names, "notes": notes}
-        with lc.atomic_write(args.output) as path:
-            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        print(f"wrote {args.output}")
+        shown = "absent" if value is None else f"{value:.4f}"
+        print(f"  {name:{max(map(len, model.class_names))}}  {judge.each_label} {shown}")
 
 
 # =====================================================================================================
@@ -870,7 +857,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     flag("--checkpoint", metavar="FILE", type=Path, required=True, help="best_model.pth")
     flag("--images", metavar="DIR", type=Path, required=True, help="folder of tiles")
     flag("--labels", metavar="PATH", type=Path, required=True, help="masks, or .csv of image,x,y,class")
-    flag("--output", metavar="FILE", type=Path, help="write the scores too, as .json")
     flag("--device", metavar="NAME", default=lc.DEVICE, help="(default: %(default)s)")
     # fmt: on
     return parser.parse_args(argv)
