@@ -13,7 +13,7 @@ Mercator are drawn from evenly on the ground. `score` needs no map: it scores a 
 Estimates are ratios of means, standard errors those of Olofsson et al. 2014 and Stehman 2014, without finite
 population correction: a sample is a tiny share of a map. The 95% intervals are not estimate ± 1.959964
 standard errors (the papers round it to 1.96): where no error happened to be seen in a stratum, that is too
-narrow, and of a class of 1% it holds the truth in as few as 20 to 80 of 100 samples (`interval`).
+narrow. In simulations it held the area of a class of 1% in 61 to 94 of 100 samples, `interval` in 93 to 97.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ from tqdm.auto import tqdm
 
 import landcover_segmentation as lc
 
+Pair = tuple[np.ndarray, np.ndarray]
+
 Z95 = 1.959964  # the normal quantile; the papers round it to 1.96
 FLOOR = 50  # points of a rare class, of the 50 to 100 that Olofsson et al. 2014 advise
 COLUMNS = ("image", "x", "y", "class", "stratum", "inclusion_probability", "stratum_share", "design")
@@ -60,7 +62,7 @@ METHODS = {
 # =====================================================================================================
 
 
-def measures(num_classes: int) -> dict[tuple[str, int | None], tuple[np.ndarray, np.ndarray]]:
+def measures(num_classes: int) -> dict[tuple[str, int | None], Pair]:
     """What is estimated, as a ratio of sums over pixels: (measure, class) -> y, x, both (C, C).
 
     y and x are 0, 1 or 2 by map class (row) and reference class (column), as in Stehman 2014
@@ -84,9 +86,7 @@ def stratum_means(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
     return (counts * values).sum((-2, -1)) / counts.sum((-2, -1))
 
 
-def ratio(
-    counts: np.ndarray, weights: np.ndarray, y: np.ndarray, x: np.ndarray, pixels: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def ratio(counts: np.ndarray, weights: np.ndarray, y: np.ndarray, x: np.ndarray, pixels=None) -> Pair:
     """Estimates sum(y) / sum(x) over a region and its standard error, both (...), NaN where x is 0.
 
     The combined ratio estimator of stratified random sampling (Stehman 2014). If the strata are the map
@@ -104,9 +104,7 @@ def ratio(
         return estimate, np.sqrt((weights**2 * variance).sum(-1)) / of_x
 
 
-def interval(
-    counts: np.ndarray, weights: np.ndarray, y: np.ndarray, x: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def interval(counts: np.ndarray, weights: np.ndarray, y: np.ndarray, x: np.ndarray) -> Pair:
     """The 95% interval of sum(y) / sum(x), both limits (...), NaN where x was never seen.
 
     Jeffreys' interval in each stratum (Brown, Cai & DasGupta 2001, https://doi.org/10.1214/ss/1009213286),
@@ -290,7 +288,7 @@ def read_region(paths: Sequence[Path]) -> Region:
 
 def visit_rows(region: Region, rows: Iterable[int]) -> Iterator[tuple[int, int, np.ndarray]]:
     """Yields row of the region, index of its map and class ids (W,) for the given rows, in order."""
-    for index, own in itertools.groupby(sorted(set(rows)), lambda row: int(map_of(region, row))):
+    for index, own in itertools.groupby(sorted(set(rows)), partial(map_of, region)):
         with open_map(region.maps[index].path) as dataset:
             for row in own:
                 at = int(row - region.starts[index])
@@ -526,9 +524,8 @@ def vector_places(path: Path, region: Region) -> Iterator[tuple[str, int, int, d
         rows[fresh], columns[fresh] = own_rows[fresh] + start, own_columns[fresh]
     fields = table.drop(columns="geometry").astype(object)
     fields = fields.where(fields.notna(), "").astype(str).to_dict("records")
-    yield from zip(
-        [f"feature {at}" for at in table.index], rows.tolist(), columns.tolist(), fields, strict=True
-    )
+    where = [f"feature {at}" for at in table.index]
+    yield from zip(where, rows.tolist(), columns.tolist(), fields, strict=True)
 
 
 # ---- Points that a model learnt from say nothing of its errors
@@ -560,18 +557,15 @@ def learnt_from(pixels: dict, folder: Path, points: Reference, region: Region) -
     """
     index, found = map_of(region, points.rows), np.zeros((2, len(points.rows)), bool)
     names = np.array([lc.folded(each.name) for each in region.maps])[index]
+    own = points.rows - region.starts[index], points.columns
     for name, learnt in pixels.items():
-        here, rows, columns = (
-            names == lc.folded(Path(name).stem),
-            points.rows - region.starts[index],
-            points.columns,
-        )
+        here, *at = names == lc.folded(Path(name).stem), *own
         if all(each.scene.crs for each in region.maps) and (folder / name).is_file():
             with geo.open_unscaled(folder / name) as tile:
                 if tile.crs:
-                    here, rows, columns = pixels_of(tile, *ground_of(region, index, rows, columns, tile.crs))
-        own = np.stack([rows, columns], 1)[:, None]
-        found |= here, here & (learnt is None or (own == np.asarray(learnt)).all(-1).any(-1))
+                    here, *at = pixels_of(tile, *ground_of(region, index, *own, tile.crs))
+        same = learnt is None or (np.stack(at, 1)[:, None] == np.asarray(learnt)).all(-1).any(-1)
+        found |= here, here & same
     return found
 
 
@@ -604,7 +598,7 @@ def find_strata(
     few = (shares > 0) & (np.bincount(strata, minlength=len(shares)) < 2)
     names = ", ".join(np.array(list(told))[few])
     if few.any() and design != "stratified":
-        note = f"fewer than two points on {names}: the map's classes, as strata, would not help"
+        note = f"fewer than two points on {names}: all are taken as drawn, not put into strata afterwards"
         return np.zeros(len(strata), int), np.ones(1), [note]
     if few.any():
         cure = "two in each are the least: draw or label more points"
