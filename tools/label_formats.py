@@ -21,6 +21,7 @@ import sys
 import types
 import typing
 import urllib.parse
+import warnings
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -164,7 +165,7 @@ def cvat_shapes(path: Path, root: typing.Any, field: str | None, passed_over: Co
             with as_exported(where, "CVAT"):
                 kind, parts = CVAT[element.tag](element.attrib)
                 attributes = {one.get("name"): one.text or "" for one in element.iter("attribute")}
-                text = attributes[field] if field else element.attrib["label"]
+                text = attributes.get(field, "") if field else element.attrib["label"]
                 level = int(element.get("z_order", 0))
             yield Shape(where, (name,), size, kind, parts, text, level)
 
@@ -302,7 +303,8 @@ def labelme_shapes(path: Path, content: dict, field: str | None, passed_over: Co
             if found is None:
                 passed_over[f"shapes of LabelMe's kind {kind}"] += 1
             else:
-                yield Shape(where, (name, path.stem), size, *found, given[field or "label"])
+                text = given.get(field, "") if field else given["label"]
+                yield Shape(where, (name, path.stem), size, *found, text)
 
 
 def labelme_outline(kind: str, points: np.ndarray, mask: str | None) -> tuple[str, list] | None:
@@ -381,7 +383,7 @@ def coco_shapes(path: Path, content: dict, field: str | None, passed_over: Count
     """The annotations of COCO's JSON: polygons, runs and keypoints. field: of a category, instead of name."""
     with as_exported(str(path), "COCO"):
         images = {image["id"]: image for image in content["images"]}
-        texts = {category["id"]: str(category[field or "name"]) for category in content["categories"]}
+        texts = {one["id"]: one.get(field, "") if field else one["name"] for one in content["categories"]}
         annotations = list(content["annotations"])
     for number, given in enumerate(annotations, 1):
         with as_exported(f"{path}, annotation {number}", "COCO"):
@@ -464,6 +466,14 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str
             raise lc.InputError(f"{path}, line {reader.line_num}: cannot be read ({error})") from error
 
     return columns, rows()
+
+
+def table_points(path: Path, rows: Iterable, field: str) -> Iterator[Shape]:
+    """The points of a CSV with image, x and y in pixels."""
+    for line, row in rows:
+        where = f"{path}, line {line}"
+        point = pairs([number(row[axis], f"{where}: {axis}") for axis in "xy"])
+        yield Shape(where, (row["image"],), None, "point", [point], row[field])
 
 
 def shown(names: Iterable[str]) -> str:
@@ -604,31 +614,38 @@ def read_vector(path: Path, how: types.SimpleNamespace, gone: Counter) -> Featur
     import pandas
     import pyogrio
 
+    folders = path.suffix.lower() in (".kml", ".kmz")
     try:
         if path.suffix.lower() == ".parquet":
-            tables = {path.stem: geopandas.read_parquet(path)}
+            tables = [(path.stem, geopandas.read_parquet(path))]
         else:
             layers = [name if geometry else None for name, geometry in pyogrio.list_layers(path)]
+            if folders:  # GDAL calls the second folder of a name NAME (#2)
+                layers = [name and re.sub(r" \(#\d+\)$", "", name) for name in layers]
             chosen = choose_layers(path, layers, how.layer, gone)
             reading = {"engine": "pyogrio", "fid_as_index": True}
-            tables = {name: geopandas.read_file(path, layer=index, **reading) for index, name in chosen}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pyogrio: that heights and measures are left out
+                tables = [(name, geopandas.read_file(path, layer=at, **reading)) for at, name in chosen]
     except lc.InputError:
         raise
     except ImportError as error:
         raise lc.InputError(f"{path}: GeoParquet needs another package: pip install pyarrow") from error
     except Exception as error:  # GDAL's errors have no class in common
-        raise lc.InputError(f"{path}: cannot be read ({error}); save it anew") from error
-    folders = path.suffix.lower() in (".kml", ".kmz")
+        cure = "save it anew, as GeoPackage, GeoJSON or CSV"
+        raise lc.InputError(f"{path}: cannot be read ({error}); {cure}") from error
     wheres, texts = [], []
-    fields = list(dict.fromkeys(name for table in tables.values() for name in filled_fields(table)))
+    fields = list(dict.fromkeys(name for _, table in tables for name in filled_fields(table)))
     from_folders = folders and not how.field and not any(name.lower() == "class" for name in fields)
     field = None if from_folders else choose_field(path, fields, how.field)
-    for name, table in tables.items():
+    if from_folders:
+        how.cure = f"; or name a field with --field: {shown(fields)}"
+    for name, table in tables:
         inside_of = f", folder {name}" if folders else ""
         wheres += [f"{path}{inside_of}, feature {fid}" for fid in table.index]
         column = table[field] if field in table else pandas.Series([None] * len(table))
         texts += [name] * len(table) if from_folders else [text_of(value) for value in column]
-    geometry = pandas.concat([table.geometry for table in tables.values()], ignore_index=True)
+    geometry = pandas.concat([table.geometry for _, table in tables], ignore_index=True)
     if how.crs:
         geometry = geometry.set_crs(reference_system(how.crs), allow_override=True)
     if geometry.crs is None:
@@ -653,7 +670,7 @@ def choose_layers(path: Path, layers: list, wanted: str | None, gone: Counter) -
         return known[:1]
     if len(known) == 1 or (known and suffix in (".kml", ".kmz")):
         return known
-    cure = "choose one with --layer" if known else "a table without geometries is read as CSV"
+    cure = "choose one with --layer" if known else "save it with geometries, or as CSV"
     raise lc.InputError(f"{path}: holds {len(known)} layers ({names}); {cure}")
 
 

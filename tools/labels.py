@@ -207,15 +207,15 @@ def image_finder(images: dict[str, Path]) -> Callable[[str], str | None]:
     return find
 
 
-def annotation_marks(
-    shapes: Iterable[formats.Shape], images: dict[str, Path], passed_over: Counter
+def pixel_marks(
+    shapes: Iterable[formats.Shape], images: dict[str, Path], gone: Counter, strict: bool = False
 ) -> Iterator[Mark]:
-    """The marks of shapes in pixels. Raises InputError if an image had another size when it was labelled."""
-    find, sizes, strange = (
-        image_finder(images),
-        cache(lambda stem: lc.image_facts(images[stem])[:2]),
-        Counter(),
-    )
+    """The marks of shapes in pixels. Raises InputError if an image had another size when it was labelled.
+
+    strict: raises InputError for a point outside of its image, too.
+    """
+    find, sizes = image_finder(images), cache(lambda stem: lc.image_facts(images[stem])[:2])
+    strange: Counter = Counter()
     for shape in shapes:
         stem = next(filter(None, map(find, shape.names)), None)
         if stem is None:
@@ -226,29 +226,16 @@ def annotation_marks(
             then, now = (f"{width} x {height}" for height, width in (shape.size, size))
             problem = f"was labelled as an image of {then}, but {images[stem]} has {now}"
             raise lc.InputError(f"{shape.where}: {problem}; give the image that was labelled")
-        pixels = shape_pixels(shape.kind, shape.parts, *size, border=True)
+        pixels = shape_pixels(shape.kind, shape.parts, *size, border=not strict)
         lost = shape.kind == "point" and not len(pixels)
+        if lost and strict:
+            point = ",".join(f"{value:g}" for value in shape.parts[0][0])
+            image = f"{images[stem].name}, which is {size[1]} wide and {size[0]} high"
+            cure = "correct it; for coordinates on the ground call the columns lon and lat, or give --crs"
+            raise lc.InputError(f"{shape.where}: point {point} lies outside {image}; {cure}")
         yield Mark(shape.where, None if lost else stem, shape.kind, pixels, shape.text, shape.level)
     if strange:
-        passed_over[f"labels of images that are not there, like {next(iter(strange))}"] += strange.total()
-
-
-def csv_marks(path: Path, rows: Iterable, images: dict[str, Path], field: str) -> Iterator[Mark]:
-    """The marks of a CSV with image, x and y. Raises InputError for a pixel that is none."""
-    find, sizes = image_finder(images), cache(lambda stem: lc.image_facts(images[stem])[:2])
-    for line, row in rows:
-        where, stem = f"{path}, line {line}", find(row["image"])
-        if stem is None:
-            folder = next(iter(images.values())).parent
-            problem = f"there is no image {row['image']!r} in {folder}"
-            raise lc.InputError(f"{where}: {problem}; add it or remove its rows")
-        x, y = (np.floor(formats.number(row[axis], f"{where}: {axis}")) for axis in "xy")
-        pixels = inside(np.array([[y, x]]), *sizes(stem))
-        if not len(pixels):
-            image = "{0}, which is {2} wide and {1} high".format(images[stem].name, *sizes(stem))
-            cure = "correct it; for coordinates on the ground call the columns lon and lat, or give --crs"
-            raise lc.InputError(f"{where}: point {row['x']},{row['y']} lies outside {image}; {cure}")
-        yield Mark(where, stem, "point", pixels, row[field])
+        gone[f"labels of images that are not there, like {next(iter(strange))}"] += strange.total()
 
 
 # =====================================================================================================
@@ -262,15 +249,19 @@ def table_marks(
     """The marks of a CSV, whose columns tell what it holds."""
     columns, rows = formats.read_table(path)
     if "region_shape_attributes" in columns:
-        shapes = formats.via_rows(path, rows, how.field, gone)
-        return annotation_marks(shapes, images, gone)
+        how.used.add("field")
+        return pixel_marks(formats.via_rows(path, rows, how.field, gone), images, gone)
     field = formats.choose_field(path, columns, how.field)
     place = formats.place_columns(path, columns, how.crs)
     for name in (field, *place):
         if columns.count(name) > 1:
             raise lc.InputError(f"{path}, line 1: has the column {name} twice; rename one of them")
     if place[0] == "image":
-        return csv_marks(path, rows, images, field)
+        how.used.add("field")
+        return pixel_marks(formats.table_points(path, rows, field), images, gone, strict=True)
+    how.used |= {"field", "crs"}
+    if "image" in columns:
+        how.notes.append("with --crs, x and y lie on the ground; without it they are pixels of the image")
     formats.need_packages(path)
     return ground_marks(formats.table_features(path, rows, field, place, how, gone), images, how, gone)
 
@@ -310,10 +301,14 @@ def place_images(images: dict[str, Path], crs: typing.Any, how: types.SimpleName
     if lost := [images[stem] for stem, ground in grounds.items() if ground is None]:
         more = f", and {len(lost) - 1} more," if len(lost) > 1 else ""
         cure = "give GeoTIFFs, or put world files beside the images; or give labels in pixels"
+        with lc.open_raster(lost[0]) as dataset:
+            if system := dataset.gcps[1]:
+                placed = f"{lost[0].stem}_placed.tif --dst-crs {system.to_string()}"
+                cure = f"its ground control points give it one: rio warp {lost[0]} {placed}"
         raise lc.InputError(f"{lost[0]}{more}: has no georeference, which labels in {how.path} need; {cure}")
     if unnamed := [images[stem] for stem, ground in grounds.items() if ground.crs is None]:
-        if not crs.is_projected:
-            problem = f"names no reference system, and {how.path} is in degrees"
+        if crs is None or not crs.is_projected:
+            problem = f"names no reference system, and {how.path} has none in metres"
             cure = f"name that of the image: rio edit-info --crs EPSG:… {unnamed[0]}"
             raise lc.InputError(f"{unnamed[0]}: {problem}; {cure}")
         taken = f"{len(unnamed)} images name no reference system and are taken to be in that of the labels"
@@ -409,11 +404,11 @@ def outlines(shape: typing.Any) -> dict[str, list]:
     found: dict[str, list] = {}
     for part in shapely.get_parts(shapely.get_parts(shape)):  # collections hold collections
         if part.geom_type == "Polygon":
-            rings = [np.array(ring.coords) for ring in (part.exterior, *part.interiors)]
+            rings = list(map(shapely.get_coordinates, (part.exterior, *part.interiors)))
             found.setdefault("polygon", []).append(rings)
         else:
             kind = "point" if part.geom_type == "Point" else "line"
-            found.setdefault(kind, []).append(np.array(part.coords))
+            found.setdefault(kind, []).append(shapely.get_coordinates(part))
     return found
 
 
@@ -438,9 +433,14 @@ def raster_marks(
         if named is None and dataset.transform.is_identity:
             cure = "call it as its image, or give it a place"
             raise lc.InputError(f"{path}: no image is called like it, and it has no georeference; {cure}")
+        if named is None:
+            place_images(images, dataset.crs, how)
+        on_images = False
         for stem in [named] if named else tqdm(images, "placing labels", leave=False, disable=None):
             if offset := raster_offset(path, dataset, images[stem], stem == named):
+                on_images = True
                 yield from window_marks(path, dataset, stem, *offset, how, known, gone)
+        gone["rasters of labels outside of all images"] += not on_images
 
 
 def raster_offset(path: Path, dataset: typing.Any, image: Path, named: bool) -> tuple | None:
@@ -455,7 +455,10 @@ def raster_offset(path: Path, dataset: typing.Any, image: Path, named: bool) -> 
             cure = "make them the same size"
             raise lc.InputError(f"{path}: differs in size from {image}; {cure}")
         return (*size, 0, 0) if named else None
-    warp = f"bring it to the image's grid: rio warp {path} {image.stem}.tif --like {image}"
+    warp = f"bring it to the image's grid: rio warp {path} {image.stem}_placed.tif --like {image}"
+    if dataset.nodata is None:  # else what lies outside of the labels becomes class 0
+        empty = -128 if dataset.dtypes[0] == "int8" else 255
+        warp += f" --src-nodata {empty} --dst-nodata {empty}"
     if ground.crs and dataset.crs and ground.crs != dataset.crs:
         problem = f"is in {dataset.crs.to_string()}, {image} in {ground.crs.to_string()}"
         raise lc.InputError(f"{path}: {problem}; {warp}")
@@ -518,7 +521,13 @@ def read_labels(
     marks = (mark for file in label_files(path, gone) for mark in marks_of(file, images, how, known, gone))
     placed, wheres = place_marks(path, marks, known, how, gone)
     found = {stem: settle(images[stem], placed[stem], wheres, gone, how) for stem in images if stem in placed}
+    drop_without_data(found, images, gone)
+    for name in ("field", "layer", "crs", "points_per_polygon"):
+        if getattr(how, name) is not None and name not in how.used:
+            flag = f"--{name.replace('_', '-')} {getattr(how, name)}"
+            raise lc.InputError(f"{flag}: nothing in {path} has a use for it; leave it out")
     if not any(map(len, found.values())):
+        how.notes += [f"is --field {how.field} right?"] if how.field else []
         reasons = "; ".join(filter(None, [lc.format_counts(gone) or "it is empty", *how.notes]))
         raise lc.InputError(f"{path}: holds no label with a class on an image; {reasons}")
     if len(how.values) == 2 and "255" in how.values and "255" not in known:
@@ -558,7 +567,9 @@ def marks_of(
         return raster_marks(path, images, how, known, gone)
     shapes = formats.read_shapes(path, how.field, gone) if suffix in (".json", ".xml") else None
     if shapes is not None:
-        return annotation_marks(shapes, images, gone)
+        how.used.add("field")
+        return pixel_marks(shapes, images, gone)
+    how.used |= {"field", "layer", "crs"}
     return ground_marks(formats.read_vector(path, how, gone), images, how, gone)
 
 
@@ -587,16 +598,19 @@ def place_marks(
             unknown[mark.text] += len(mark.pixels) if mark.kind == "pixel" else 1
             first = first or mark.where
         elif how.points_per_polygon and mark.kind in ("polygon", "mask"):
+            how.used.add("points_per_polygon")
             rng = lc.named_rng("points per polygon", mark.where.removeprefix(str(path.parent)), mark.stem)
             lots = rng.random(len(mark.pixels))
-            first = np.argsort(lots)[: how.points_per_polygon]
-            drawn.setdefault(mark.where, []).append((mark, mark.pixels[first], lots[first]))
+            best = np.argsort(lots)[: how.points_per_polygon]
+            drawn.setdefault(mark.where, []).append((mark, mark.pixels[best], lots[best]))
         else:
             add(mark, mark.pixels)
     if unknown:
         most = ", ".join(f"{text!r} ({number:,})" for text, number in unknown.most_common(12))
         more = f" and {len(unknown) - 12} more" if len(unknown) > 12 else ""
-        cure = "translate them by --classes, a CSV of from,to in which an empty to leaves labels out"
+        cure = (
+            "translate them by --classes, a CSV of from,to in which an empty to leaves labels out" + how.cure
+        )
         ids = sum(class_id is not None and name == str(class_id) for name, class_id in known.items())
         names = formats.shown(name for name, one in known.items() if one is not None and name != str(one))
         neither = f"neither 0 to {ids - 1} nor" if ids else "not"
@@ -605,7 +619,8 @@ def place_marks(
     for shares in drawn.values():  # the lowest lots of a polygon, over all images on which it lies
         limit = np.sort(np.concatenate([lots for _, _, lots in shares]))[: how.points_per_polygon][-1]
         for mark, pixels, lots in shares:
-            add(mark, pixels[lots <= limit])
+            if (lots <= limit).any():
+                add(mark, pixels[lots <= limit])
     return tables, wheres
 
 
@@ -666,7 +681,7 @@ def read_points(
 def reading(**options) -> types.SimpleNamespace:
     """How labels are read: field, layer, crs and points_per_polygon, as on the command line."""
     chosen = {"field": None, "layer": None, "crs": None, "points_per_polygon": None} | options
-    return types.SimpleNamespace(**chosen, notes=[], values=set())
+    return types.SimpleNamespace(**chosen, notes=[], values=set(), used=set(), cure="")
 
 
 # =====================================================================================================
@@ -732,7 +747,7 @@ def report(path: Path, labels: dict[str, np.ndarray], names: Sequence[str], how,
     """Prints the labels of each class and image, and what was passed over."""
     counts = np.bincount(np.concatenate([rows[:, 2] for rows in labels.values()]), minlength=len(names))
     what = "points" if path.suffix.lower() == ".csv" else "labelled pixels"
-    print(f"wrote {path}: {counts.sum():,} {what} in {sum(map(bool, map(len, labels.values()))):,} images")
+    print(f"wrote {path}: {counts.sum():,} {what} in {len(labels):,} images")
     width = max(10, *map(len, names))
     for name, number in zip(names, counts, strict=True):
         print(f"  {name:{width}}  {number:>10,}")
@@ -786,8 +801,7 @@ def main(argv: list[str]) -> None:
     images = lc.list_images(args.images)
     how = reading(**{name: getattr(args, name) for name in ("field", "layer", "crs", "points_per_polygon")})
     labels, gone = read_labels(args.labels, images, known_classes(args.class_names, args.classes), how)
-    drop_without_data(labels, images, gone)
-    gone["images without a label"] += len(images) - sum(map(bool, map(len, labels.values())))
+    gone["images without a label"] += len(images) - len(labels)
     if args.output.suffix.lower() == ".csv":
         lc.prepare_output(args.output.parent)
         write_points(args.output, labels, images, args.class_names)
