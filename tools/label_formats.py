@@ -105,9 +105,7 @@ def json_reader(content: typing.Any) -> Callable | None:
     return via_shapes if all(has_regions) else None
 
 
-# =====================================================================================================
-# Outlines
-# =====================================================================================================
+# ==== Outlines =======================================================================================
 
 
 def pairs(numbers: Sequence) -> np.ndarray:
@@ -143,9 +141,7 @@ def run_lengths(counts: Sequence, pixels: int) -> np.ndarray:
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs)
 
 
-# =====================================================================================================
-# CVAT
-# =====================================================================================================
+# ==== CVAT ===========================================================================================
 
 
 def cvat_shapes(path: Path, root: typing.Any, field: str | None, passed_over: Counter) -> Iterator[Shape]:
@@ -200,9 +196,7 @@ CVAT = {
     "mask": cvat_mask,
 }
 
-# =====================================================================================================
-# Label Studio
-# =====================================================================================================
+# ==== Label Studio ===================================================================================
 
 
 def label_studio_shapes(path: Path, tasks: list, field: str | None, passed_over: Counter) -> Iterator[Shape]:
@@ -283,9 +277,7 @@ def label_studio_brush(code: Sequence[int], height: int, width: int) -> np.ndarr
     return values.reshape(height, width, 4)[..., 3] > 0
 
 
-# =====================================================================================================
-# LabelMe, VGG Image Annotator, COCO
-# =====================================================================================================
+# ==== LabelMe, VGG Image Annotator, COCO =============================================================
 
 
 def labelme_shapes(path: Path, content: dict, field: str | None, passed_over: Counter) -> Iterator[Shape]:
@@ -344,9 +336,8 @@ def via_shape(where: str, name: str, outline: dict, attributes: dict, field: str
     """A region of VGG Image Annotator; the class is its one attribute, or the one called field or class."""
     key = field or ("class" if "class" in attributes else next(iter(attributes), "class"))
     if not field and len(attributes) > 1 and "class" not in attributes:
-        raise lc.InputError(
-            f"{where}: has several attributes; name one of {', '.join(attributes)} by --field"
-        )
+        choice = ", ".join(attributes)
+        raise lc.InputError(f"{where}: has several attributes; name one of {choice} by --field")
     text = attributes.get(key, "")
     if isinstance(text, dict):  # boxes to tick
         text = "/".join(name for name, ticked in text.items() if ticked)
@@ -424,9 +415,7 @@ def coco_counts(text: str) -> list[int]:
     return counts
 
 
-# =====================================================================================================
-# Tables
-# =====================================================================================================
+# ==== Tables =========================================================================================
 
 
 def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
@@ -535,9 +524,7 @@ def place_columns(path: Path, columns: Sequence[str], crs: str | None) -> tuple[
     return best
 
 
-# =====================================================================================================
-# Features on the ground
-# =====================================================================================================
+# ==== Features on the ground =========================================================================
 
 
 class Features(typing.NamedTuple):

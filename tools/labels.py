@@ -68,9 +68,7 @@ class Mark(typing.NamedTuple):
     level: int = 0
 
 
-# =====================================================================================================
-# Classes
-# =====================================================================================================
+# ==== Classes ========================================================================================
 
 
 def class_names(text: str | None) -> list[str]:
@@ -115,9 +113,7 @@ def known_classes(names: Sequence[str], table: Path | None = None) -> dict[str, 
     return known | given
 
 
-# =====================================================================================================
-# Outlines -> pixels
-# =====================================================================================================
+# ==== Outlines -> pixels =============================================================================
 
 
 def spans(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -184,9 +180,7 @@ def shape_pixels(kind: str, parts: list, height: int, width: int, border: bool =
     return np.unique(np.concatenate(found), axis=0)
 
 
-# =====================================================================================================
-# Labels in pixels
-# =====================================================================================================
+# ==== Labels in pixels ===============================================================================
 
 
 def image_finder(images: dict[str, Path]) -> Callable[[str], str | None]:
@@ -238,9 +232,7 @@ def pixel_marks(
         gone[f"labels of images that are not there, like {next(iter(strange))}"] += strange.total()
 
 
-# =====================================================================================================
-# Tables
-# =====================================================================================================
+# ==== Tables =========================================================================================
 
 
 def table_marks(
@@ -266,9 +258,7 @@ def table_marks(
     return ground_marks(formats.table_features(path, rows, field, place, how, gone), images, how, gone)
 
 
-# =====================================================================================================
-# Labels on the ground
-# =====================================================================================================
+# ==== Labels on the ground ===========================================================================
 
 
 class Ground(typing.NamedTuple):
@@ -412,9 +402,7 @@ def outlines(shape: typing.Any) -> dict[str, list]:
     return found
 
 
-# =====================================================================================================
-# Rasters of labels
-# =====================================================================================================
+# ==== Rasters of labels ==============================================================================
 
 
 def raster_marks(
@@ -504,9 +492,7 @@ def window_marks(
             yield Mark(str(path), stem, "pixel", pixels + corner, text)
 
 
-# =====================================================================================================
-# Marks -> labels of each image
-# =====================================================================================================
+# ==== Marks -> labels of each image ==================================================================
 
 
 def read_labels(
@@ -533,9 +519,8 @@ def read_labels(
     if len(how.values) == 2 and "255" in how.values and "255" not in known:
         (other,) = how.values - {"255"}
         cure = f"--classes with the rows from,to, {other},NAME and 255,NAME"
-        how.notes.append(
-            f"{path} holds {other} and 255 alone, and 255 is unlabelled; if it is a class: {cure}"
-        )
+        problem = f"{path} holds {other} and 255 alone, and 255 is unlabelled"
+        how.notes.append(f"{problem}; if it is a class: {cure}")
     return {stem: rows for stem, rows in found.items() if len(rows)}, gone
 
 
@@ -582,10 +567,8 @@ def place_marks(
     drawn: dict[str, list] = {}
 
     def add(mark: Mark, pixels: np.ndarray) -> None:
-        facts = known[plain(mark.text)], len(wheres), mark.level, mark.kind == "point"
-        tables.setdefault(mark.stem, []).append(
-            np.hstack([pixels, np.tile(np.int64(facts), (len(pixels), 1))])
-        )
+        facts = np.int64([known[plain(mark.text)], len(wheres), mark.level, mark.kind == "point"])
+        tables.setdefault(mark.stem, []).append(np.hstack([pixels, np.tile(facts, (len(pixels), 1))]))
         wheres.append(mark.where)
 
     for mark in marks:
@@ -684,9 +667,7 @@ def reading(**options) -> types.SimpleNamespace:
     return types.SimpleNamespace(**chosen, notes=[], values=set(), used=set(), cure="")
 
 
-# =====================================================================================================
-# Labels -> files
-# =====================================================================================================
+# ==== Labels -> files ================================================================================
 
 
 def drop_without_data(labels: dict[str, np.ndarray], images: dict[str, Path], gone: Counter) -> None:
@@ -707,9 +688,7 @@ def check_no_label_lost(path: Path) -> None:
     """Raises InputError if a CSV or masks that are to be written would replace labels that somebody gave."""
     if path.suffix.lower() != ".csv":
         if path.is_dir() and any(file.suffix.lower() == ".png" for file in path.iterdir()):
-            raise lc.InputError(
-                f"{path}: holds masks, which would be lost; name another folder with --output"
-            )
+            raise lc.InputError(f"{path}: holds masks, which would be lost; name another with --output")
         return
     if path.is_dir():
         raise lc.InputError(f"{path}: is a folder; name a file with --output")
@@ -721,10 +700,7 @@ def write_points(
     path: Path, labels: dict[str, np.ndarray], images: dict[str, Path], names: Sequence[str]
 ) -> None:
     """Writes the labels of all images as the CSV that `lc.read_points` reads."""
-    with (
-        lc.atomic_write(path) as partial_path,
-        partial_path.open("w", newline="", encoding="utf-8") as file,
-    ):
+    with lc.atomic_write(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for stem, rows in labels.items():
@@ -762,9 +738,7 @@ def report(path: Path, labels: dict[str, np.ndarray], names: Sequence[str], how,
         print(f"note: {note}")
 
 
-# =====================================================================================================
-# Command line
-# =====================================================================================================
+# ==== Command line ===================================================================================
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
