@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -396,3 +397,14 @@ def test_later_shapes_of_cvat_hide_earlier_ones(picture):
     y, x = np.mgrid[:10, :20] + 0.5
     wanted = np.argwhere(((x - 5) / 2) ** 2 + ((y - 5) / 3) ** 2 <= 1).tolist()
     assert len(points) == 100 and sorted(high) == sorted(map(tuple, wanted))
+
+
+def test_large_fields_may_overlap(tiles):
+    """Time grows with the pixels, not with their square."""
+    write_tif(tiles / "tiles/a.tif", np.zeros((400, 600, 3), np.uint8), left=326000.0)
+    fields = [shapely.box(326000 + left, 2779800, 326200 + left, 2780000) for left in (0, 50)]
+    geopandas.GeoDataFrame({"class": [0, 1]}, geometry=fields, crs=UTM).to_file(tiles / "plots.gpkg")
+    started = time.perf_counter()
+    points, gone = read(tiles / "plots.gpkg", tiles / "tiles")
+    assert time.perf_counter() - started < 20
+    assert gone == {"pixels that two classes claim": 120_000} and len(points["a"]) == 80_000

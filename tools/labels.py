@@ -591,9 +591,7 @@ def place_marks(
     if unknown:
         most = ", ".join(f"{text!r} ({number:,})" for text, number in unknown.most_common(12))
         more = f" and {len(unknown) - 12} more" if len(unknown) > 12 else ""
-        cure = (
-            "translate them by --classes, a CSV of from,to in which an empty to leaves labels out" + how.cure
-        )
+        cure = f"translate them by --classes, a CSV of from,to; an empty to leaves labels out{how.cure}"
         ids = sum(class_id is not None and name == str(class_id) for name, class_id in known.items())
         names = formats.shown(name for name, one in known.items() if one is not None and name != str(one))
         neither = f"neither 0 to {ids - 1} nor" if ids else "not"
@@ -633,17 +631,16 @@ def settle(
     starts = np.searchsorted(pixel, np.arange(len(starts)))
     ids, points = table[:, 2], table[:, 5] > 0
     claimed = np.minimum.reduceat(ids, starts) != np.maximum.reduceat(ids, starts)
-    for index in np.flatnonzero(claimed):
-        own = table[pixel == index]
+    by_points = claimed & np.logical_and.reduceat(points, starts)
+    for index in np.flatnonzero(by_points if by_points.any() else claimed)[:1]:
+        own = table[np.searchsorted(pixel, index) : np.searchsorted(pixel, index, "right")]
         other = own[own[:, 2] != own[0, 2]][0]
-        earlier = wheres[own[0, 3]].removeprefix(f"{how.path}, ")
-        both = f"another class in {earlier}"
+        both = f"another class in {wheres[own[0, 3]].removeprefix(f'{how.path}, ')}"
         problem = f"{wheres[other[3]]}: pixel {own[0, 1]},{own[0, 0]} of {image.name} has {both}"
-        if own[:, 5].all():
+        if by_points.any():
             raise lc.InputError(f"{problem}; keep one of them")
-        if not gone["pixels that two classes claim"]:
-            how.notes.append(problem)
-        gone["pixels that two classes claim"] += 1
+        how.notes += [] if gone["pixels that two classes claim"] else [problem]
+    gone["pixels that two classes claim"] += int(claimed.sum())
     repeated = np.add.reduceat(points.astype(int), starts) - 1
     gone["points on a pixel that has one already"] += int(repeated[~claimed].clip(0).sum())
     return table[starts[~claimed]][:, :3]
