@@ -129,6 +129,7 @@ def fill(rings: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
     A centre on an outline belongs to one side of it, so polygons that share a side share no pixel.
     """
     edges = np.concatenate([np.hstack([ring, np.roll(ring, -1, 0)]) for ring in rings])
+    edges = edges[(edges[:, 1::2].min(1) < height) & (edges[:, 1::2].max(1) > 0)]
     edges = np.where(edges[:, 1:2] > edges[:, 3:4], edges[:, [2, 3, 0, 1]], edges)  # downwards
     x0, y0, x1, y1 = edges.T
     rows, edge = spans(*(np.ceil(y - 0.5).clip(0, height) for y in (y0, y1)))
