@@ -185,19 +185,12 @@ def shape_pixels(kind: str, parts: list, height: int, width: int, border: bool =
 
 
 def image_finder(images: dict[str, Path]) -> Callable[[str], str | None]:
-    """Finds the name without suffix of the image that is meant: in any case, with a path, without zeros."""
-    known = {lc.folded(path.name).casefold(): stem for stem, path in images.items()}
-    known |= {lc.folded(stem).casefold(): stem for stem in images}
-    by_number: dict[int, list[str]] = {}
-    for stem in images:
-        if stem.isdecimal():
-            by_number.setdefault(int(stem), []).append(stem)
+    """`lc.find_image` that remembers; an image may have been labelled on a copy in another format."""
 
+    @cache
     def find(text: str) -> str | None:
-        name = re.split(r"[\\/]", lc.folded(text.strip()))[-1].casefold()
-        short = name.rsplit(".", 1)[0]  # labelled on a copy in another format
-        same = by_number.get(int(short), []) if short.isdecimal() else []  # a spreadsheet makes 7 of 007
-        return known.get(name) or known.get(short) or (same[0] if len(same) == 1 else None)
+        bare = re.sub(r"\.[^./\\]*$", "", text.strip())
+        return lc.find_image(text.strip(), images) or lc.find_image(bare, images)
 
     return find
 
