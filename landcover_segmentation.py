@@ -39,7 +39,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, fields
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from pathlib import Path
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for news
@@ -533,8 +533,9 @@ def format_counts(counts: Counter) -> str:
 def csv_points(path: Path, images: dict[str, Path]) -> Iterator[tuple[str, str, int, int, str]]:
     """Yields line, image, x, y and class of each row of a CSV."""
     sizes: dict[str, tuple[int, int]] = {}
+    find = cache(partial(find_image, images=images))
     for line, row in csv_rows(path, ("image", "x", "y", "class")):
-        where, stem = f"{path}, line {line}", find_image(row["image"], images)
+        where, stem = f"{path}, line {line}", find(row["image"])
         if stem is None:
             folder = next(iter(images.values())).parent
             problem = f"there is no image {row['image']!r} in {folder}"
@@ -1983,6 +1984,26 @@ def colorize(class_ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
     return table[class_ids]
 
 
+@contextlib.contextmanager
+def fonts_for(texts: Iterable[str]) -> Iterator[None]:
+    """Draws with installed fonts that know the letters of the texts; warns of those that none knows."""
+    from matplotlib import font_manager, rc_context
+
+    families, missing = ["DejaVu Sans"], {ord(letter) for letter in "".join(texts) if letter > " "}
+    missing -= font_manager.get_font(font_manager.findfont(families[0])).get_charmap().keys()
+    for font in font_manager.fontManager.ttflist if missing else ():
+        if known := missing & font_manager.get_font(font.fname).get_charmap().keys():
+            families, missing = [*families, font.name], missing - known
+    if missing:
+        letters = "".join(map(chr, sorted(missing)[:9]))
+        warnings.warn(
+            f"no installed font draws {letters}: apt install fonts-noto-cjk fonts-noto-core", stacklevel=3
+        )
+    with rc_context({"font.family": families}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        yield
+
+
 def draw_history(
     path: PathLike, history: list[dict], class_names: list[str], class_colors: list[str] | None,
     title: str, judge: type[Scores] = Scores,
@@ -2551,8 +2572,9 @@ def write_results(run: Run) -> None:
     points = f"{config.num_points or 'all'} labelled pixels per tile"
     title = f"{config.architecture} {config.backbone}, {points}, {weights}, {result}, epoch {best['epoch']}"
     write_metrics(run, best)
-    draw_history(run.path(PICTURES[0]), run.history, names, model.class_colors, title, judge)
-    draw_predictions(run.path(PICTURES[1]), model, {"train": run.train_set, "val": run.val_set}, title)
+    with fonts_for(names):
+        draw_history(run.path(PICTURES[0]), run.history, names, model.class_colors, title, judge)
+        draw_predictions(run.path(PICTURES[1]), model, {"train": run.train_set, "val": run.val_set}, title)
     print(f"{result} in epoch {best['epoch']}, {weights}")
     width, absent = max(map(len, names)), set()
     for name, value, row in zip(

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import json
 import re
 import sys
@@ -136,6 +137,10 @@ def read_palette(name: str) -> Palette:
 
 def read_codes(path: Path, palette: Palette) -> tuple[np.ndarray, bool]:
     """The codes of a mask, (H, W) int32, and whether they are ids, of a grey picture; else 0xrrggbb."""
+    if palette.by_id and path.suffix.lower() in (".tif", ".tiff") and importlib.util.find_spec("rasterio"):
+        with lc.open_raster(path) as dataset:
+            if dataset.count == 1:
+                return read_raster_codes(dataset), True
     with lc.open_picture(path) as picture:
         deep, grey = lc.is_deep(picture), picture.mode in ("1", "L", "P")
         pixels = np.asarray(picture if deep else picture.convert("RGBA"))
@@ -153,6 +158,17 @@ def read_codes(path: Path, palette: Palette) -> tuple[np.ndarray, bool]:
     if not is_ids and not palette.by_color:
         raise lc.InputError(f"{path}: is a colour picture, but the palette has only ids; give it colours")
     return np.where(alpha == 0, TRANSPARENT, red if is_ids else red << 16 | green << 8 | blue), is_ids
+
+
+def read_raster_codes(dataset) -> np.ndarray:
+    """The ids of a rasterio dataset of one band of any type, (H, W) int32; nodata and NaN are transparent."""
+    values, hidden = dataset.read(1).astype(float), dataset.read_masks(1) == 0
+    codes = np.where(hidden | np.isnan(values), TRANSPARENT, values)
+    if (codes % 1).any() or codes.min() < 0 or codes.max() > TRANSPARENT:
+        problem = "holds values that are no ids, which are whole numbers from 0"
+        cure = "if one means no data: rio edit-info --nodata VALUE"
+        raise lc.InputError(f"{dataset.name}: {problem}; {cure} {dataset.name}")
+    return codes.astype(np.int32)
 
 
 def rgb_mask_to_class_ids(mask: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:

@@ -341,7 +341,8 @@ def predict_scene(
             thin = slice(-top % step, None, step), slice(None, None, step)
             overlay.append(shade(pixels[thin], class_ids[thin], palette))
         Image.fromarray(np.concatenate(overlay)).save(target("overlay.png"))
-        draw_legend(target("legend.png"), names, palette)
+        with lc.fonts_for(names):
+            draw_legend(target("legend.png"), names, palette)
         if placed:
             write_text(target("overlay.png.aux.xml"), geo.placement(scene, step))
         table = area_table(names, counts, None if hectares is None else areas)
