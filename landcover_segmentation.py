@@ -231,6 +231,8 @@ def open_raster(path: PathLike):
         import rasterio
     except ImportError as error:
         raise InputError(f"{path}: is no PNG or JPEG of 8 bits: pip install rasterio") from error
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file")
     with readable(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         return rasterio.open(path)
@@ -288,7 +290,8 @@ def alpha_bands(dataset, bands: Sequence[int]) -> list[int]:
     for band, kind in enumerate(dataset.colorinterp, 1):
         if kind.name == "alpha" and band not in bands:
             sample = dataset.read(band, out_shape=shape)
-            found += [band] if np.isin(sample, (0, sample.max())).mean() > 0.9 else []
+            whole = sample.max() in (1, 255, 65535)  # infrared may have two values, but hardly these
+            found += [band] if whole and np.isin(sample, (0, sample.max())).mean() > 0.9 else []
     return found
 
 
@@ -413,7 +416,8 @@ def band_statistics(paths: Iterable[PathLike], reading: dict) -> dict[str, tuple
     ImageNet's for three bands and for the first three of more, as the weights know them; those of the
     images (reading: as for `read_tile`) for the others, of one or two bands for all.
     """
-    known, count = (3 if len(reading["bands"]) > 2 else 0), len(reading["bands"])
+    count = len(reading["bands"])
+    known = 3 if count > 2 else 0
     if count == 3:
         return {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     samples = []
@@ -449,7 +453,8 @@ def read_mask(path: PathLike) -> np.ndarray:
 def raster_mask(dataset, window=None) -> np.ndarray:
     """Class ids as of `read_mask`, of a rasterio dataset or of a window of it."""
     with readable(dataset.name):
-        values, hidden = dataset.read(window=window), dataset.read_masks(window=window) == 0
+        values = dataset.read(window=window)
+        hidden = dataset.read_masks(window=window) == 0
     values = np.where(hidden | np.isnan(values), IGNORE_INDEX, values.astype(float))  # 255 is no int8
     return as_class_ids(values[0] if len(values) == 1 else values, dataset.name)
 
@@ -553,7 +558,8 @@ def csv_points(path: Path, images: dict[str, Path]) -> Iterator[tuple[str, str, 
 def find_image(text: str, images: dict[str, Path]) -> str | None:
     """The name without suffix of the image that a table means: by a path, in any case, without its zeros."""
     name = folded(re.split(r"[\\/]", text)[-1])
-    stems = {folded(stem): stem for stem in images} | {folded(p.name): stem for stem, p in images.items()}
+    stems = {folded(stem): stem for stem in images}
+    stems |= {folded(path.name): stem for stem, path in images.items()}
     if name not in stems:  # a spreadsheet makes 7 of 007, and Windows does not tell A.PNG from a.png
         bare = name.casefold().lstrip("0")
         alike = {stem for known, stem in stems.items() if known.casefold().lstrip("0") == bare}
@@ -1000,8 +1006,10 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
 
     Raises InputError for the first tile that cannot be used.
     """
-    sizes, counts, labelled = [], np.zeros(num_classes, np.int64), 0
-    notes, digest, places, images = Counter(), hashlib.sha256(), {}, set()
+    sizes, labelled = [], 0
+    counts = np.zeros(num_classes, np.int64)
+    notes, places, images = Counter(), {}, set()
+    digest = hashlib.sha256()
     seen = ",".join(map(str, dataset.reading["bands"]))
     for index in tqdm(range(len(dataset)), f"checking {name}", unit="tile", leave=False, disable=None):
         (image, points, mask), (path, labels) = dataset.read_with_alpha(index), dataset.tiles[index]
@@ -1019,7 +1027,8 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
             notes["lie mostly outside of the range of the training images"] += ends > 0.5
         counts += np.bincount(points[learnt], minlength=num_classes)
         few = learnt.mean() < SPARSE_SHARE
-        places[path.name] = torch.from_numpy(np.argwhere(learnt).astype(np.int32)) if few else None
+        at = torch.from_numpy(np.argwhere(learnt).astype(np.int32))
+        places[path.name] = at if few else None
         sizes.append(mask.shape)
         labelled += own
         images.add(hashlib.sha256(np.ascontiguousarray(image)).digest())
@@ -1309,7 +1318,8 @@ def take_bands(backbone: nn.Module, count: int) -> None:
     rgb = first.weight.detach()
     mean = rgb.mean(1, keepdim=True).expand(-1, count, -1, -1)
     weight = torch.cat([rgb, mean[:, 3:]], 1) if count > 3 else mean
-    first.weight, first.in_channels = nn.Parameter(weight * 3 / count), count
+    first.weight = nn.Parameter(weight * 3 / count)
+    first.in_channels = count
 
 
 def check_network(architecture: str, backbone: str, weights: str | None) -> None:
@@ -1381,8 +1391,8 @@ def generate_pseudo_labels(predictions: Tensor, confidence_threshold: float = 0.
 
 @torch.no_grad()
 def point_evidence(
-    images: Tensor, targets: Tensor, probabilities: Tensor, std: Sequence = IMAGENET_STD,
-    sigma_rgb=0.1, sigma_xy=0.3, sigma_opinion=0.3, most_points=1000,
+    images: Tensor, targets: Tensor, probabilities: Tensor,
+    sigma_rgb=0.1, sigma_xy=0.3, sigma_opinion=0.3, most_points=1000, std: Sequence = IMAGENET_STD,
 ) -> Tensor:  # fmt: skip
     """How much each pixel is like the points of each class in its own tile: (B, C, H, W) in 0..1.
 
@@ -1505,7 +1515,7 @@ class UnlabelledPixels:
         """
         opinion = predict_probabilities(self.teacher, images, self.views).float()
         if self.point_evidence:
-            evidence = point_evidence(images, targets, opinion, self.std)
+            evidence = point_evidence(images, targets, opinion, std=self.std)
             opinion = opinion * (evidence + EVIDENCE_FLOOR)
             opinion = opinion / opinion.sum(1, keepdim=True)
         if self.pseudo_label_threshold:
@@ -1993,7 +2003,8 @@ def fonts_for(texts: Iterable[str]) -> Iterator[None]:
     missing -= font_manager.get_font(font_manager.findfont(families[0])).get_charmap().keys()
     for font in font_manager.fontManager.ttflist if missing else ():
         if known := missing & font_manager.get_font(font.fname).get_charmap().keys():
-            families, missing = [*families, font.name], missing - known
+            families.append(font.name)
+            missing -= known
     if missing:
         letters = "".join(map(chr, sorted(missing)[:9]))
         warnings.warn(
@@ -2281,7 +2292,8 @@ def check_settings(config: argparse.Namespace) -> None:
     rate = config.learning_rate
     demand(rate == "auto" or not isinstance(rate, str), "LEARNING_RATE", "must be 'auto' or a number")
     each = f"give one per class (NUM_CLASSES is {count})"
-    good = config.bands and min(config.bands) > 0 and len(set(config.bands)) == len(config.bands)
+    bands = config.bands
+    good = bands and min(bands) > 0 and len(set(bands)) == len(bands)
     demand(good, "BANDS", "name them, all different, counted from 1, as in 3,2,1")
     demand(
         names is None or len(names) == len(set(names)) == count,
@@ -2356,7 +2368,8 @@ class Run:
         self.device = device = pick_device(config.device)
         self.dtype = pick_precision(config.precision, device)
         self.judge = PointScores if val.sparse else Scores  # what the val labels allow to say
-        self.digests, self.history = [train.digest, val.digest], []
+        self.digests = [train.digest, val.digest]
+        self.history = []
         self.labelled_pixels = train.labelled_pixels
         make_repeatable(device)
         last = self.path("last_checkpoint.pth")
@@ -2367,7 +2380,8 @@ class Run:
         weights = None if checkpoint or rank() else config.weights  # the other ranks get those of rank 0
         network = config.num_classes, config.backbone, weights, config.architecture, config.bands
         self.model = DeepLabV3Segmentation(*network).to(device, memory_format=torch.channels_last)
-        self.model.reading, self.model.normalisation = train_set.reading, train_set.normalisation
+        self.model.reading = train_set.reading
+        self.model.normalisation = train_set.normalisation
         how = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), **how, fused=True)
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=config.epochs)
@@ -2514,7 +2528,8 @@ def train_run(run: Run) -> None:
 def run_epoch(run: Run, epoch: int, bar: tqdm | None = None) -> float | None:
     """Trains one epoch, all of whose randomness comes from seed and epoch. Returns the loss on the points."""
     config = run.config
-    run.train_set.epoch, run.train_loader.batch_sampler[:] = epoch, run.batches_of(epoch)
+    run.train_set.epoch = epoch
+    run.train_loader.batch_sampler[:] = run.batches_of(epoch)
     torch.manual_seed(int(named_rng(config.seed, epoch, "dropout").integers(2**31)) + rank())
     how = {"accumulation_steps": config.accumulation_steps, "multi_scale": config.multi_scale}
     how |= {"unlabelled": run.unlabelled, "dtype": run.dtype, "progress": bar}
@@ -2527,7 +2542,8 @@ def save_teacher(run: Run, name: str, **more) -> None:
     """Saves the teacher as it stands, with the settings that made it. Only rank 0 does."""
     if rank() == 0:
         labels = run.config.class_names, run.config.class_colors
-        more |= {"config": vars(run.config), "seed": run.config.seed, "labelled_pixels": run.labelled_pixels}
+        more |= {"config": vars(run.config), "seed": run.config.seed}
+        more |= {"labelled_pixels": run.labelled_pixels}
         save_checkpoint(run.path(name), run.unlabelled.teacher, *labels, **more)
 
 

@@ -46,8 +46,9 @@ def test_a_picture_is_turned_as_viewers_show_it(orientation, tmp_path):
     assert np.abs(difference).mean() < 10
 
 
-def test_infrared_that_passes_for_alpha_is_data(tmp_path):
-    infrared = np.where(STRIPES == 0, 0, noise(64, 64))
+@pytest.mark.parametrize("of_land", [180, "many values"])
+def test_infrared_that_passes_for_alpha_is_data(of_land, tmp_path):
+    infrared = np.where(STRIPES == 0, 0, 180 if of_land == 180 else noise(64, 64)).astype(np.uint8)
     write_raster(tmp_path / "four.tif", np.concatenate([noise(3, 64, 64), infrared[None]]), alpha=4)
     assert (lc.read_tile(tmp_path / "four.tif")[..., -1] == 255).all(), "water is not empty"
     assert (lc.read_image(tmp_path / "four.tif", bands=[1, 2, 3, 4])[..., 3] == infrared).all()

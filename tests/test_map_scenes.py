@@ -450,7 +450,7 @@ def test_infrared_as_the_fourth_of_four_bands_is_data(nodata, tmp_path):
 def test_bands_that_need_rasterio_say_so(tmp_path, monkeypatch):
     path = save_tif(tmp_path / "scene.tif", picture(40, 50)[..., [0, 1, 2, 0]])
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    with pytest.raises(lc.InputError, match=r"further bands: pip install rasterio"):
+    with pytest.raises(lc.InputError, match=r"scene\.tif: .*pip install rasterio"):
         lc.read_image(path, bands=[4, 1, 2])
 
 
@@ -485,16 +485,20 @@ def test_areas_are_those_on_the_ground(crs, size, hectares):
 
 
 def test_without_rasterio_the_georeference_is_missed_out_loud(tmp_path, monkeypatch):
-    save_tif(tmp_path / "scene.tif", picture(90, 130))
-    Image.fromarray(picture(20, 20)).save(tmp_path / "plain.tif")
+    save_tif(tmp_path / "tiff.tif", picture(90, 130))
+    for name in ("scene.png", "plain.png"):
+        Image.fromarray(picture(90, 130)).save(tmp_path / name)
+    (tmp_path / "scene.pgw").write_text("0.5\n0\n0\n-0.5\n326000\n2780000\n")
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    with pytest.warns(UserWarning, match="GeoTIFFs .*lose .*pip install rasterio"):
-        written = map_scenes.predict_scene(Colour(), tmp_path / "scene.tif", tmp_path, tile=64)
+    with pytest.raises(lc.InputError, match=r"tiff\.tif: .*pip install rasterio"):
+        map_scenes.predict_scene(Colour(), tmp_path / "tiff.tif", tmp_path, tile=64)
+    with pytest.warns(UserWarning, match="world file loses .*pip install rasterio"):
+        written = map_scenes.predict_scene(Colour(), tmp_path / "scene.png", tmp_path, tile=64)
     assert tmp_path / "scene_classes.png" in written
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert tmp_path / "plain_classes.png" in map_scenes.predict_scene(
-            Colour(), tmp_path / "plain.tif", tmp_path
+            Colour(), tmp_path / "plain.png", tmp_path
         )
 
 
@@ -627,9 +631,10 @@ def test_the_command_takes_several_models_as_one(tmp_path, checkpoint):
 
 
 def test_the_command_warns_once_where_rasterio_is_missing(tmp_path, checkpoint, monkeypatch, capsys):
-    save_tif(tmp_path / "scene.tif", picture(64, 64))
+    Image.fromarray(picture(64, 64)).save(tmp_path / "scene.png")
+    (tmp_path / "scene.pgw").write_text("0.5\n0\n0\n-0.5\n326000\n2780000\n")
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    arguments = ["--checkpoint", checkpoint, "--input", tmp_path / "scene.tif", "--output", tmp_path / "out"]
+    arguments = ["--checkpoint", checkpoint, "--input", tmp_path / "scene.png", "--output", tmp_path / "out"]
     assert map_scenes.main([*map(str, arguments)]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["warning"], lines
