@@ -400,9 +400,8 @@ def range_of(values: np.ndarray, path: PathLike) -> list[float]:
         others, share = values[values != value], (values == value).mean()
         low, high = np.percentile(others, (2, 98)) if len(others) else (value, value)
         if share > 0.01 and len(others) and (sign * (others - float(value))).min() > 2 * (high - low):
-            cure = (
-                f"if it means no data, declare it in each file, as by gdal_edit.py -a_nodata {value:g} {path}"
-            )
+            declare = f"rio edit-info --nodata={value:g} {path}"
+            cure = f"if it means no data, declare it in each file, as by {declare}"
             fills = f"the value {value:g} fills {share:.0%} of the pixels, far from all others"
             warnings.warn(f"{Path(path).parent}: {fills}; {cure}", stacklevel=2)
             values = others
@@ -1014,17 +1013,15 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
     for index in tqdm(range(len(dataset)), f"checking {name}", unit="tile", leave=False, disable=None):
         (image, points, mask), (path, labels) = dataset.read_with_alpha(index), dataset.tiles[index]
         check_class_ids(labels, mask, num_classes)
-        kind, own, learnt = (
-            image_facts(path)[2],
-            np.count_nonzero(mask != IGNORE_INDEX),
-            points != IGNORE_INDEX,
-        )
+        kind, learnt = image_facts(path)[2], points != IGNORE_INDEX
+        own = np.count_nonzero(mask != IGNORE_INDEX)
         notes[f"of {kind}: bands {seen} are read, as 8 bits"] += kind != "mode RGB"
         notes["have pixels without data; labels there are not used"] += (image[..., -1] == 0).any()
         notes["have points only where they have no data; they teach no label"] += not own
         if dataset.reading["ranges"]:
-            ends = (image[image[..., -1] > 0, :-1] % 255 == 0).mean()
-            notes["lie mostly outside of the range of the training images"] += ends > 0.5
+            ends = image[image[..., -1] > 0, :-1] % 255 == 0  # none in a tile without data
+            outside = 2 * np.count_nonzero(ends) > ends.size
+            notes["lie mostly outside of the range of the training images"] += outside
         counts += np.bincount(points[learnt], minlength=num_classes)
         few = learnt.mean() < SPARSE_SHARE
         at = torch.from_numpy(np.argwhere(learnt).astype(np.int32))

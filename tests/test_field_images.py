@@ -111,7 +111,7 @@ def test_values_far_from_all_others_are_asked_about_and_do_not_stretch_the_scale
     write_raster(tmp_path / "plain.tif", values)
     values[:, :8] = -9999
     write_raster(tmp_path / "collar.tif", values)
-    with pytest.warns(UserWarning, match=r"-9999 fills 1\d% .* -a_nodata -9999"):
+    with pytest.warns(UserWarning, match=r"-9999 fills 1\d% .* rio edit-info --nodata=-9999 .*collar\.tif"):
         found = lc.band_ranges([tmp_path / "collar.tif"])
     np.testing.assert_allclose(found, lc.band_ranges([tmp_path / "plain.tif"]), rtol=0.1)
 
