@@ -471,16 +471,38 @@ def as_class_ids(values: np.ndarray, path: PathLike) -> np.ndarray:
     return ids
 
 
+def place_of(path: PathLike) -> tuple | None:
+    """Where a raster lies, if it says so: its reference system, transform and (left, bottom, right, top)."""
+    if Path(path).suffix.lower() in (".png", ".jpg", ".jpeg"):
+        return None
+    with open_raster(path) as dataset:
+        return (dataset.crs, dataset.transform, dataset.bounds) if dataset.crs else None
+
+
 def check_same_ground(image: Path, mask: Path) -> None:
     """Raises InputError if an image and a mask each say where they lie, and it is not the same place."""
-    if {image.suffix.lower(), mask.suffix.lower()} & {".png", ".jpg", ".jpeg"}:
+    if not (one := place_of(image)) or not (other := place_of(mask)):
         return
-    with open_raster(image) as one, open_raster(mask) as other:
-        if not one.crs or not other.crs:
-            return
-        if one.crs != other.crs or not one.transform.almost_equals(other.transform, 0.01 * one.res[0]):
-            cure = "warp one onto the other's grid (gdalwarp), or correct its place"
-            raise InputError(f"{mask}: lies on other ground than {image}; {cure}")
+    if one[0] != other[0] or not one[1].almost_equals(other[1], 0.01 * abs(one[1].a or one[1].b)):
+        cure = "warp one onto the other's grid (gdalwarp), or correct its place"
+        raise InputError(f"{mask}: lies on other ground than {image}; {cure}")
+
+
+def overlap(one: tuple, other: tuple) -> bool:
+    """Whether two places, of `place_of`, share ground; those of other reference systems are not compared."""
+    (left, bottom, right, top), (west, south, east, north) = one[2], other[2]
+    meet = min(right, east) > max(left, west) and min(top, north) > max(bottom, south)
+    return meet and one[0] == other[0]
+
+
+def impossible_nodata(path: PathLike) -> str | None:
+    """What a TIFF declares to mean no data though its type cannot hold it; GDAL then takes all for data."""
+    if Path(path).suffix.lower() not in (".tif", ".tiff"):
+        return None
+    with contextlib.suppress(Exception), Image.open(path) as header, open_raster(path) as dataset:
+        declared = str(header.tag_v2.get(42113, "nan")).strip("\0 ")
+        return declared if dataset.nodata is None and not math.isnan(float(declared)) else None
+    return None
 
 
 def format_ids(mask: np.ndarray) -> str:
@@ -505,19 +527,11 @@ def read_points(
     or an id. Returns the points of each image that has any, by name without suffix, and how many were
     passed over, by reason. Raises InputError, with file and line, for the first that cannot be right.
     """
-    return collect_points(path, csv_points(Path(path), images), images, class_names)
-
-
-def collect_points(
-    path: PathLike, rows: Iterable, images: dict[str, Path], class_names: Sequence[str]
-) -> tuple[dict[str, Points], Counter]:
-    """Sorts rows of (where, image or None, x, y, class) by image; returns and raises as `read_points`."""
     points, passed_over = {stem: {} for stem in images}, Counter()
     first: dict[tuple, str] = {}
-    for where, stem, x, y, text in rows:
-        if stem is None or (text.casefold() in NO_CLASS and text not in class_names):
-            reason = "outside of all images" if stem is None else "without a class"
-            passed_over[f"points {reason}"] += 1
+    for where, stem, x, y, text in csv_points(Path(path), images):
+        if text.casefold() in NO_CLASS and text not in class_names:
+            passed_over["points without a class"] += 1
             continue
         class_id = find_class(text, class_names, f"{path}, {where}")
         earlier = first.setdefault((stem, y, x), where)
@@ -690,18 +704,19 @@ def sample_stratified_points(mask: np.ndarray, num_points: int, rng: Rng | None 
     With fewer points than classes, the classes that get one are drawn too. Equal allocation to strata:
     compare Olofsson et al. 2014, https://doi.org/10.1016/j.rse.2014.02.015.
     """
-    rng = rng or np.random.default_rng(0)
-    classes = np.unique(mask[mask != IGNORE_INDEX])
-    pools = [np.argwhere(mask == class_id) for class_id in classes]
+    rng, ids = rng or np.random.default_rng(0), np.uint8(mask).ravel()
+    order = ids.argsort(kind="stable")  # the pixels of each class, one class after the other
+    pools = np.split(order, np.bincount(ids, minlength=256).cumsum())[:IGNORE_INDEX]
+    pools = [pool for pool in pools if len(pool)]
     if num_points < len(pools):
         pools = [pools[index] for index in rng.permutation(len(pools))[:num_points]]
     pools.sort(key=len)  # rarest first, so that what it leaves is shared by all that follow
-    chosen = [np.empty((0, 2), int)]
+    chosen = [order[:0]]
     for position, pool in enumerate(pools):
         share = min(len(pool), num_points // (len(pools) - position))
         num_points -= share
         chosen.append(pool[rng.choice(len(pool), share, replace=False)])
-    return create_sparse_mask(np.concatenate(chosen), mask)
+    return create_sparse_mask(np.stack(np.unravel_index(np.concatenate(chosen), mask.shape), 1), mask)
 
 
 def sample_boundary_points(mask: np.ndarray, num_points: int, rng: Rng | None = None) -> np.ndarray:
@@ -734,11 +749,9 @@ def sample_grid_points(mask: np.ndarray, num_points: int, rng: Rng | None = None
 
 
 SAMPLERS = {
-    "stratified": sample_stratified_points,
-    "random": sample_random_points,
-    "boundary": sample_boundary_points,
-    "grid": sample_grid_points,
-}
+    "stratified": sample_stratified_points, "random": sample_random_points,
+    "boundary": sample_boundary_points, "grid": sample_grid_points,
+}  # fmt: skip
 
 
 def select_informative_points(
@@ -957,7 +970,8 @@ class LandCoverDataset(Dataset):
             own, other = (f"{array.shape[1]}x{array.shape[0]}" for array in (mask, image))
             raise InputError(f"{mask_path}: is {own} but its image is {other}; make them the same size")
         hidden = image[..., -1] == 0
-        image[hidden, :-1], mask[hidden] = as_color(self.normalisation["mean"]), IGNORE_INDEX
+        if hidden.any():
+            image[hidden, :-1], mask[hidden] = as_color(self.normalisation["mean"]), IGNORE_INDEX
         if self.points is None and (mask == IGNORE_INDEX).all():
             where = f" where {image_path} has data" if hidden.any() else " (all are 255)"
             raise InputError(f"{mask_path}: has no labelled pixel{where}; label some or remove the tile")
@@ -996,6 +1010,7 @@ class DatasetReport:
     notes: Counter  # how many images are special, by how
     labelled_pixels: dict[str, Tensor | None]  # by file name, (N, 2) int32 (row, column); None: nearly all
     image_digests: set[bytes]
+    places: list[tuple]  # of `place_of`, of the tiles that say where they lie
     sparse: bool  # whether the labels are points: a CSV, or masks that leave nearly all pixels unlabelled
     digest: str  # of all that was read: by it a resumed run knows its data
 
@@ -1007,7 +1022,7 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
     """
     sizes, labelled = [], 0
     counts = np.zeros(num_classes, np.int64)
-    notes, places, images = Counter(), {}, set()
+    notes, learnt_at, images, places = Counter(), {}, set(), []
     digest = hashlib.sha256()
     seen = ",".join(map(str, dataset.reading["bands"]))
     for index in tqdm(range(len(dataset)), f"checking {name}", unit="tile", leave=False, disable=None):
@@ -1025,18 +1040,23 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
         counts += np.bincount(points[learnt], minlength=num_classes)
         few = learnt.mean() < SPARSE_SHARE
         at = torch.from_numpy(np.argwhere(learnt).astype(np.int32))
-        places[path.name] = at if few else None
+        learnt_at[path.name] = at if few else None
+        places += [place] if (place := place_of(path)) else []
+        if nodata := impossible_nodata(path):
+            cure = "what is empty is taken for data; declare what fills it: rio edit-info --nodata=0 FILE"
+            notes[f"declare nodata {nodata}, which their type cannot hold: {cure}"] += 1
         sizes.append(mask.shape)
         labelled += own
-        images.add(hashlib.sha256(np.ascontiguousarray(image)).digest())
-        digest.update(repr((path.name, image.shape)).encode())
-        for array in (image, points, mask):
-            digest.update(np.ascontiguousarray(array))
+        pixels = hashlib.sha256(np.ascontiguousarray(image)).digest()
+        images.add(pixels)
+        digest.update(repr((path.name, image.shape)).encode() + pixels)
+        for labels in (points, mask):
+            digest.update(np.ascontiguousarray(labels))
     if not labelled:
         where = "no point lies where its image has data"
         raise InputError(f"{dataset.tiles[0][1]}: {where}; correct the points or the images")
     sparse = dataset.points is not None or labelled < SPARSE_SHARE * sum(h * w for h, w in sizes)
-    return DatasetReport(sizes, counts, +notes, places, images, sparse, digest.hexdigest())
+    return DatasetReport(sizes, counts, +notes, learnt_at, images, places, sparse, digest.hexdigest())
 
 
 def shuffled_batches(num_tiles: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -1632,10 +1652,10 @@ class PointScores(Scores):
     def describe(scores: dict) -> str:
         low, high = scores["confidence_interval_95"].values()
         sample = f"{scores['points']:,} points on {scores['tiles']} tiles"
-        accuracy = (
-            f"point accuracy {scores['point_accuracy']:.4f} (95% interval {low:.3f} to {high:.3f}, {sample})"
+        sample = f"(95% interval {low:.3f} to {high:.3f}, {sample})"
+        return (
+            f"mean recall {scores['mean_recall']:.4f}, point accuracy {scores['point_accuracy']:.4f} {sample}"
         )
-        return f"mean recall {scores['mean_recall']:.4f}, {accuracy}"
 
 
 def point_accuracy(tallies: Tensor) -> tuple[float, float, float]:
@@ -1675,7 +1695,10 @@ def rank() -> int:
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Joins the processes of torchrun, each with a GPU of its own; all but rank 0 are mute."""
+    """Joins the processes of torchrun, each with a GPU of its own; all but rank 0 are mute.
+
+    Ctrl-C waits for `stop_together`: a rank that left amid an exchange would hang the others.
+    """
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
         yield
         return
@@ -1683,12 +1706,19 @@ def process_group() -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
     dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo")
+    signal.signal(signal.SIGINT, lambda *_: INTERRUPTED.set())
     with Path(os.devnull).open("w") as null, contextlib.ExitStack() as muted:
-        if rank():
-            muted.enter_context(contextlib.redirect_stdout(null))
-            muted.enter_context(contextlib.redirect_stderr(null))
+        for mute in (contextlib.redirect_stdout, contextlib.redirect_stderr) if rank() else ():
+            muted.enter_context(mute(null))
         yield
     dist.destroy_process_group()  # not after an error: it would wait for ranks that wait for this one
+
+
+def stop_together() -> None:
+    """Raises KeyboardInterrupt on all ranks once Ctrl-C has reached one."""
+    if world_size() > 1 and sum_over_ranks(torch.tensor(int(INTERRUPTED.is_set()))):
+        INTERRUPTED.clear()
+        raise KeyboardInterrupt
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
@@ -1714,17 +1744,12 @@ def share_of_mean(count: Tensor | int) -> Tensor | float:
     return world_size() * count / sum_over_ranks(count.clone()).clamp(min=1)
 
 
-@torch.no_grad()
-def spread_over_ranks(model: nn.Module, teacher: nn.Module, device: torch.device) -> nn.Module:
-    """Makes all ranks start as rank 0 does; returns the model wrapped so that they learn as one."""
+def spread_over_ranks(model: nn.Module) -> nn.Module:
+    """The model as it is trained: among ranks it starts as rank 0's and learns from all."""
     if world_size() == 1:
         return model
-    for tensor in teacher.state_dict().values():  # DistributedDataParallel does so for the model
-        of_rank_0 = tensor.contiguous()
-        dist.broadcast(of_rank_0, 0)
-        tensor.copy_(of_rank_0)
-    model = convert_sync_batchnorm(model) if device.type == "cuda" else model  # CPUs have nothing of the kind
-    return DistributedDataParallel(model, gradient_as_bucket_view=True)
+    on_cpu = next(model.parameters()).device.type == "cpu"  # where no batch norm knows of other ranks
+    return DistributedDataParallel(model if on_cpu else convert_sync_batchnorm(model))
 
 
 @torch.no_grad()
@@ -1733,26 +1758,6 @@ def average_running_statistics(model: nn.Module) -> None:
     for buffer in model.buffers():
         if buffer.is_floating_point():
             sum_over_ranks(buffer).div_(world_size())
-
-
-@contextlib.contextmanager
-def deferred_interrupts() -> Iterator[None]:
-    """Among ranks Ctrl-C waits for `stop_together`: one that left amid an exchange would hang the others."""
-    before = signal.getsignal(signal.SIGINT)
-    if world_size() > 1:
-        signal.signal(signal.SIGINT, lambda *_: INTERRUPTED.set())
-    try:
-        yield
-    finally:
-        if world_size() > 1:
-            signal.signal(signal.SIGINT, before)
-
-
-def stop_together() -> None:
-    """Raises KeyboardInterrupt on all ranks once Ctrl-C has reached one."""
-    if world_size() > 1 and sum_over_ranks(torch.tensor(int(INTERRUPTED.is_set()))):
-        INTERRUPTED.clear()
-        raise KeyboardInterrupt
 
 
 # ==== Training and validation =====================================================================
@@ -1970,17 +1975,46 @@ def write_history(path: PathLike, history: list[dict]) -> None:
 # ==== Pictures, by matplotlib's Figure and not by pyplot: no window system, no global state =======
 
 
-def class_palette(colors: list[str] | None, num_classes: int) -> np.ndarray:
-    """(C, 3) uint8 RGB of the classes: the given colours, or distinct ones, matplotlib's if enough."""
-    from matplotlib import colormaps
-    from matplotlib.colors import hsv_to_rgb, to_rgb
+# The colour in which a reader expects a class -> what its name then holds, in common languages.
+EXPECTED_COLORS = {
+    "#3b78d8": r"water|river|lake|\bsea\b|ocean|wasser|fluss|\beau\b|[aá]gua\b|\br[ií]o\b|acqua|вод|水",
+    "#1e6b34": r"forest|tree|\bwood|wald|b[aä]um|for[eê]t|arbre|bos[qc]|árbol|árvore|floresta|лес|森|林|树",
+    "#e8c547": r"crop|agri|farm|arable|\bfield|acker|cultur|cultiv|lavoura|colti|пашн|耕|农|田",
+    "#9ccb5b": r"grass|meadow|pasture|v[eé]g[eé]t|wiese|\bherb|prairie|pasto|pradera|prato|трав|луг|草",
+    "#c0392b": r"built|build|urban|\bhouse|\broof|gebäude|siedlung|häus|bâti|edif[ií]c|застро|здани|建",
+    "#6b6b6b": r"\broad|street|asphalt|impervious|strass|\broute|\brue\b|carretera|camino|estrada|дорог|路",
+    "#b58b5a": r"bare|barren|unpaved|\bsoil|\bsand|\brock|\bboden|\bsol\b|suelo|\bsolo\b|suolo|почв|裸|沙",
+}
+# Told apart also by those who see few colours: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/.
+SAFE_COLORS = ["#cc79a7", "#000000", "#56b4e9", "#e69f00", "#009e73", "#f0e442", "#0072b2", "#d55e00"]
 
-    if colors is None and num_classes > 20:
-        index = np.arange(num_classes)
-        # Hues a golden section apart never come round; the next has another strength as well.
-        colors = hsv_to_rgb(np.stack([index * 0.618 % 1, 1 - index % 2 * 0.4, 1 - index % 3 * 0.25], axis=1))
-    elif colors is None:
-        colors = colormaps["tab20"].colors[:num_classes]
+
+def choose_colors(class_names: Sequence[str]) -> list[str]:
+    """A colour for each class, #rrggbb: what its name makes one expect, else one that is not taken.
+
+    Of several classes with the same kind of name, each is paler than the one before.
+    """
+    from matplotlib.colors import hsv_to_rgb, to_hex, to_rgb
+
+    expected, uses = {}, Counter()
+    for name in class_names:
+        kinds = (
+            color for color, words in EXPECTED_COLORS.items() if re.search(words, folded(name).casefold())
+        )
+        if color := next(kinds, None):
+            expected[name] = to_hex(1 - 0.6 ** uses[color] * (1 - np.array(to_rgb(color))))
+            uses[color] += 1
+    index = np.arange(256)  # hues a golden section apart never come round; the next has another strength
+    hues = hsv_to_rgb(np.stack([index * 0.618 % 1, 1 - index % 2 * 0.4, 1 - index % 3 * 0.25], axis=1))
+    spare = iter([*SAFE_COLORS, *map(to_hex, hues)])  # begun with those least like an expected one
+    return [expected[name] if name in expected else next(spare) for name in class_names]
+
+
+def class_palette(colors: list[str] | None, num_classes: int) -> np.ndarray:
+    """(C, 3) uint8 RGB of the classes: the given colours, or distinct ones."""
+    from matplotlib.colors import to_rgb
+
+    colors = colors or choose_colors(numbered_classes(num_classes))
     return np.array([[round(255 * channel) for channel in to_rgb(color)] for color in colors], np.uint8)
 
 
@@ -2004,9 +2038,8 @@ def fonts_for(texts: Iterable[str]) -> Iterator[None]:
             missing -= known
     if missing:
         letters = "".join(map(chr, sorted(missing)[:9]))
-        warnings.warn(
-            f"no installed font draws {letters}: apt install fonts-noto-cjk fonts-noto-core", stacklevel=3
-        )
+        cure = "apt install fonts-noto-cjk fonts-noto-core"
+        warnings.warn(f"no installed font draws {letters}: {cure}", stacklevel=3)
     with rc_context({"font.family": families}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         yield
@@ -2264,6 +2297,7 @@ def settle_settings(config: argparse.Namespace) -> argparse.Namespace:
     if config.learning_rate == "auto":
         settled.learning_rate = 1e-3 if settled.backbone in SMALL_BACKBONES else 1e-4
     settled.class_names = config.class_names or numbered_classes(config.num_classes)
+    settled.class_colors = config.class_colors or choose_colors(settled.class_names)
     return settled
 
 
@@ -2292,11 +2326,8 @@ def check_settings(config: argparse.Namespace) -> None:
     bands = config.bands
     good = bands and min(bands) > 0 and len(set(bands)) == len(bands)
     demand(good, "BANDS", "name them, all different, counted from 1, as in 3,2,1")
-    demand(
-        names is None or len(names) == len(set(names)) == count,
-        "CLASS_NAMES",
-        f"{each}, all different, or None",
-    )
+    good = names is None or len(names) == len(set(names)) == count
+    demand(good, "CLASS_NAMES", f"{each}, all different, or None")
     good = colors is None or (len(colors) == count and all(map(is_color_like, colors)))
     demand(good, "CLASS_COLORS", f"{each}, as '#rrggbb' or by name, or None")
     check_network(config.architecture, settle_settings(config).backbone, config.weights)
@@ -2379,6 +2410,7 @@ class Run:
         self.model = DeepLabV3Segmentation(*network).to(device, memory_format=torch.channels_last)
         self.model.reading = train_set.reading
         self.model.normalisation = train_set.normalisation
+        self.student = spread_over_ranks(self.model)
         how = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), **how, fused=True)
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=config.epochs)
@@ -2398,7 +2430,6 @@ class Run:
         if len(gather_rows(torch.tensor([len(self.history)])).unique()) > 1:
             where = f"OUTPUT_DIR = {config.output_dir!r}"
             raise InputError(f"{where}: not all machines have the run to resume there; share the folder")
-        self.student = spread_over_ranks(self.model, self.unlabelled.teacher, device)  # as it is trained
 
     def batches_of(self, epoch: int) -> list[list[int]]:
         """This rank's part of the batches of an epoch; as many in each."""
@@ -2466,9 +2497,8 @@ def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
     for note in data_notes(run, train, val):
         print(f"note: {note}")
     size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
-    print(
-        f"model: {config.architecture} {config.backbone}, {size}, starting weights: {model.starting_weights}"
-    )
+    weights = f"starting weights: {model.starting_weights}"
+    print(f"model: {config.architecture} {config.backbone}, {size}, {weights}")
     precision = str(run.dtype).removeprefix("torch.")
     print(f"device: {machine['device']} ({machine['cpu']}), precision: {precision}")
     shared = f" over {world_size()} processes" if world_size() > 1 else ""
@@ -2489,6 +2519,8 @@ def data_notes(run: Run, train: DatasetReport, val: DatasetReport) -> Iterator[s
     if shared := len(train.image_digests & val.image_digests):
         flatters = "are both learnt from and scored on, which flatters the score"
         yield f"{shared} image(s) {flatters}: take others for one of the two"
+    elif shared := sum(any(overlap(own, other) for other in train.places) for own in val.places):
+        yield f"{shared} val tile(s) lie on ground of train tiles, which flatters the score: part them"
     for split, data in (("training", run.train_set), ("validation", run.val_set)):
         if data.passed_over.total():
             yield f"left out of {split}: {format_counts(data.passed_over)} ({data.tiles[0][1]})"
@@ -2659,19 +2691,15 @@ def train_and_score(config: argparse.Namespace) -> int:
     if rank() == 0:
         prepare_output(config.output_dir)
     print_summary(run, train, val)
-    earlier_results, code = gather_rows(torch.tensor([run.path("best_model.pth").exists()]))[0], 0
+    code = 0
     try:
-        with deferred_interrupts():
-            train_run(run)
+        train_run(run)
     except KeyboardInterrupt:
         code = 130
-        if not run.history and earlier_results:
+        if not run.history:
             print("interrupted in the first epoch: nothing is written, earlier results stay as they are")
             return code
-        go_on = "; go on later with --resume" if run.history else ""
-        print(f"interrupted: writing what there is{go_on}")
-        if not run.history:  # not one epoch is done: score the model as it stands
-            score_epoch(run, 1, config.learning_rate, None, time.perf_counter())
+        print("interrupted: writing what there is; go on later with --resume")
     if rank() == 0:
         write_results(run)
     return code

@@ -63,8 +63,8 @@ def train_small(batches: list, objective: bool) -> dict:
     model, tiles = small_model(), small_tiles()
     teaching = {"cut_mix": 0.0, "pseudo_label_weight": 0.7, "teacher_decay": 0.5}  # CutMix: within a process
     criterion = lc.PartialCrossEntropyLoss(class_weights=torch.tensor([0.5, 1.0, 2.0]))
+    student = lc.spread_over_ranks(model)
     unlabelled = lc.UnlabelledPixels(model, 4, **teaching) if objective else None
-    student = lc.spread_over_ranks(model, unlabelled.teacher if objective else model, CPU)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     loader = [
         tuple(map(torch.stack, zip(*(tiles[index] for index in batch), strict=True))) for batch in batches

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from PIL import Image
+from conftest import flags
+from PIL import Image, TiffImagePlugin
 from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
 
@@ -184,3 +185,55 @@ def test_further_bands_keep_activations_as_large():
         lc.take_bands(network, count)
         same = torch.ones(1, 1, 9, 9).expand(-1, count, -1, -1)  # alike in all bands, as grey is
         assert network(same).mean().item() == pytest.approx(27 + network[0].bias.mean().item())
+
+
+def test_val_tiles_on_ground_of_train_tiles_are_told_with_their_number(data, capsys):
+    """Two sides cut from one mosaic with overlap: names and pixels differ, the ground does not."""
+    for side, shift in (("train", 0), ("val", 32)):
+        for image in (data / side / "images").glob("*.png"):
+            x = 500_000 + 64 * int(image.stem[-1]) + shift
+            write_raster(image.with_suffix(".tif"), lc.read_image(image).transpose(2, 0, 1), x=x)
+            image.unlink()
+    assert lc.main(flags(data, epochs=1)) == 0
+    assert "note: 2 val tile(s) lie on ground of train tiles" in capsys.readouterr().out
+
+
+def test_ground_that_only_touches_is_not_shared(tmp_path):
+    for name, x in (("one", 0), ("beside", 64), ("over", 63)):
+        write_raster(tmp_path / f"{name}.tif", noise(3, 64, 64), x=x)
+    one, beside, over = (lc.place_of(tmp_path / f"{name}.tif") for name in ("one", "beside", "over"))
+    assert lc.overlap(one, over)
+    assert not lc.overlap(one, beside)
+
+
+@pytest.mark.parametrize(
+    ("declared", "told"), [("-9999", "-9999"), ("256", "256"), ("0", None), ("nan", None)]
+)
+def test_a_declared_nodata_that_its_type_cannot_hold_is_told(declared, told, tmp_path):
+    """rasterio says that such a file declares none: gdal_translate -ot Byte -a_nodata -9999 writes some."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[42113] = declared
+    Image.fromarray(noise(64, 64)).save(tmp_path / "tile.tif", tiffinfo=tags)
+    told = lc.impossible_nodata(tmp_path / "tile.tif")
+    assert told == (declared if declared in ("-9999", "256") else None)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["water", "forest", "cropland", "grassland", "built-up", "road", "bare soil"],
+        ["Wasser", "Wald", "Acker", "Wiese", "Siedlung", "Straße", "offener Boden"],
+        ["eau", "forêt", "cultures", "prairie", "bâti", "route", "sol nu"],
+        ["água", "floresta", "cultivo", "pasto", "edifícios", "estrada", "solo exposto"],
+        ["水体", "森林", "耕地", "草地", "建筑", "道路", "裸地"],
+    ],
+)
+def test_colours_are_what_a_reader_expects_of_a_name(names):
+    assert lc.choose_colors(names) == list(lc.EXPECTED_COLORS)
+
+
+def test_colours_of_alike_and_unknown_names_are_told_apart():
+    colors = lc.choose_colors(["deep water", "shallow water", "bureau", "season", "streetcar", "street"])
+    assert len(set(colors)) == 6
+    assert colors[0] == "#3b78d8", "the first of a kind has the colour itself"
+    assert not {*colors[2:4]} & {*lc.EXPECTED_COLORS}, "a word within another means nothing"

@@ -144,18 +144,6 @@ def test_interrupted_and_resumed_equals_uninterrupted(data):
     assert same_weights(weights(parts, "last_checkpoint.pth"), weights(whole, "last_checkpoint.pth"))
 
 
-def test_interrupted_in_the_first_epoch(data, monkeypatch, capsys):
-    def interrupt(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(lc, "train_epoch", interrupt)
-    out = data.parent / "out"
-    assert lc.main(flags(data)) == 130
-    assert {path.name for path in out.iterdir()} == set(lc.RESULT_FILES)
-    assert "--resume" not in capsys.readouterr().out, "there is nothing to go on from"
-    lc.load_model(out / "best_model.pth", "cpu")
-
-
 def test_interrupted_before_a_first_result_leaves_earlier_results_alone(data, monkeypatch, capsys):
     out = data.parent / "out"
     assert lc.main(flags(data)) == 0
