@@ -2735,7 +2735,7 @@ def command_line(program: Callable[[list[str]], int | None]) -> Callable[..., in
                 return 130
             except Exception as error:
                 if rank():  # rank 0 speaks, or has left with a word; torchrun ends this process meanwhile
-                    time.sleep(10)
+                    time.sleep(30)
                 if not (line := explain(error)):
                     raise
                 print("error:", " ".join(line.split()), file=sys.stderr)
