@@ -16,7 +16,9 @@ rasterio = pytest.importorskip("rasterio")
 sys.path.insert(0, str(ROOT / "tools"))
 
 import assess
+import estimators
 import geo
+import regions
 from rasterio.transform import from_origin
 
 NAMES = ["land", "water", "forest"]
@@ -42,17 +44,17 @@ OLOFSSON_2014_PIXELS = np.array([200_000, 150_000, 3_200_000, 6_450_000])
 
 
 def test_olofsson_2014_table_8():
-    weights, of = shares_of(OLOFSSON_2014_PIXELS), assess.measures(4)
+    weights, of = shares_of(OLOFSSON_2014_PIXELS), estimators.measures(4)
     total = 0.09 * OLOFSSON_2014_PIXELS.sum()
 
     def values(measure: str) -> np.ndarray:
-        return np.array([assess.ratio(OLOFSSON_2014, weights, *of[measure, at]) for at in range(4)]).T
+        return np.array([estimators.ratio(OLOFSSON_2014, weights, *of[measure, at]) for at in range(4)]).T
 
     areas, errors = total * values("area share")
     np.testing.assert_allclose(areas, [21157.762, 11686.154, 285769.930, 581386.154], atol=5e-4)
     np.testing.assert_allclose(errors, [3141.650, 1916.238, 7913.182, 8306.968], atol=5e-4)
     assert areas.sum() == pytest.approx(900_000)
-    overall = assess.ratio(OLOFSSON_2014, weights, *of["overall accuracy", None])
+    overall = estimators.ratio(OLOFSSON_2014, weights, *of["overall accuracy", None])
     np.testing.assert_allclose(overall, [0.946512, 0.009430], atol=5e-7)
     users, producers = values("user's accuracy"), values("producer's accuracy")
     np.testing.assert_allclose(users[1], [0.037776, 0.051407, 0.020278, 0.010476], atol=5e-7)
@@ -63,12 +65,12 @@ def test_olofsson_2014_table_8():
 def test_olofsson_2013_example_1():
     """The area printed there, 45,651, comes from rounded shares."""
     counts, pixels = by_class([[97, 0, 3], [3, 279, 18], [2, 1, 97]]), np.array([22_353, 1_122_543, 610_228])
-    weights, of = shares_of(pixels), assess.measures(3)
-    area = pixels.sum() * np.array(assess.ratio(counts, weights, *of["area share", 0]))
+    weights, of = shares_of(pixels), estimators.measures(3)
+    area = pixels.sum() * np.array(estimators.ratio(counts, weights, *of["area share", 0]))
     np.testing.assert_allclose(area, [45112.400, 10751.405], atol=5e-4)
-    overall = assess.ratio(counts, weights, *of["overall accuracy", None])
+    overall = estimators.ratio(counts, weights, *of["overall accuracy", None])
     np.testing.assert_allclose(overall, [0.944417, 0.011164], atol=5e-7)
-    producers = [assess.ratio(counts, weights, *of["producer's accuracy", at])[0] for at in range(3)]
+    producers = [estimators.ratio(counts, weights, *of["producer's accuracy", at])[0] for at in range(3)]
     np.testing.assert_allclose(producers, [0.480631, 0.994189, 0.896926], atol=5e-7)
 
 
@@ -93,7 +95,7 @@ def stehman_points() -> list[tuple[str, str, str]]:
 
 def test_stehman_2014_strata_that_are_not_the_classes():
     """The paper's standard errors are with the finite population correction; 0.114 there is a misprint."""
-    counts, of = np.zeros((4, 4, 4)), assess.measures(4)
+    counts, of = np.zeros((4, 4, 4)), estimators.measures(4)
     for point in stehman_points():
         counts[tuple("ABCD".index(letter) for letter in point)] += 1
     expected = {
@@ -105,9 +107,9 @@ def test_stehman_2014_strata_that_are_not_the_classes():
     }
     for name, (value, corrected, plain) in expected.items():
         given = counts, shares_of(STEHMAN_PIXELS), *of[name]
-        np.testing.assert_allclose(assess.ratio(*given, STEHMAN_PIXELS), [value, corrected], atol=6e-7)
-        np.testing.assert_allclose(assess.ratio(*given), [value, plain], atol=6e-7)
-        low, high = assess.interval(*given)
+        np.testing.assert_allclose(estimators.ratio(*given, STEHMAN_PIXELS), [value, corrected], atol=6e-7)
+        np.testing.assert_allclose(estimators.ratio(*given), [value, plain], atol=6e-7)
+        low, high = estimators.interval(*given)
         assert low < value < high
 
 
@@ -115,48 +117,50 @@ def test_f1_and_iou_are_those_of_the_matrix_of_shares():
     weights = shares_of(OLOFSSON_2014_PIXELS)
     matrix = np.einsum("h,hij->ij", weights / OLOFSSON_2014.sum((1, 2)), OLOFSSON_2014)
     iou = lc.compute_iou(torch.tensor(matrix)).numpy()
-    of = assess.measures(4)
-    found = [assess.ratio(OLOFSSON_2014, weights, *of["IoU", at])[0] for at in range(4)]
+    of = estimators.measures(4)
+    found = [estimators.ratio(OLOFSSON_2014, weights, *of["IoU", at])[0] for at in range(4)]
     np.testing.assert_allclose(found, iou)
-    f1 = [assess.ratio(OLOFSSON_2014, weights, *of["F1", at])[0] for at in range(4)]
+    f1 = [estimators.ratio(OLOFSSON_2014, weights, *of["F1", at])[0] for at in range(4)]
     np.testing.assert_allclose(f1, 2 * iou / (1 + iou))
 
 
 def test_errors_of_ratios_agree_with_resampling():
     """The bootstrap within strata knows no formula."""
-    rng, weights, of = np.random.default_rng(0), shares_of(OLOFSSON_2014_PIXELS), assess.measures(4)
+    rng, weights, of = np.random.default_rng(0), shares_of(OLOFSSON_2014_PIXELS), estimators.measures(4)
     again = np.zeros((4_000, 4, 4, 4))
     for at in range(4):
         row = OLOFSSON_2014[at, at]
         again[:, at, at] = rng.multinomial(int(row.sum()), row / row.sum(), 4_000)
     for name in (("F1", 2), ("IoU", 3), ("producer's accuracy", 2), ("user's accuracy", 1)):
-        spread = assess.ratio(again, weights, *of[name])[0].std()
-        assert assess.ratio(OLOFSSON_2014, weights, *of[name])[1] == pytest.approx(spread, rel=0.05)
+        spread = estimators.ratio(again, weights, *of[name])[0].std()
+        assert estimators.ratio(OLOFSSON_2014, weights, *of[name])[1] == pytest.approx(spread, rel=0.05)
 
 
 @pytest.mark.parametrize("matrix", [[[50]], [[50, 0], [0, 50]]])
 def test_no_error_seen_is_no_certainty(matrix):
     counts, weights = by_class(matrix), shares_of(np.ones(len(matrix)))
-    for y, x in assess.measures(len(matrix)).values():
+    for y, x in estimators.measures(len(matrix)).values():
         if len(matrix) > 1 or (y != x).any():
-            low, high = assess.interval(counts, weights, y, x)
+            low, high = estimators.interval(counts, weights, y, x)
             assert high - low > 0.01, "no interval of width 0"
 
 
 def test_what_was_never_seen_has_no_value():
-    counts, of = by_class([[20, 5, 0], [5, 20, 0], [3, 7, 0]]), assess.measures(3)
+    counts, of = by_class([[20, 5, 0], [5, 20, 0], [3, 7, 0]]), estimators.measures(3)
     weights = shares_of([5, 4, 1])
-    estimate, error = assess.ratio(counts, weights, *of["producer's accuracy", 2])
-    assert np.isnan([estimate, error, *assess.interval(counts, weights, *of["producer's accuracy", 2])]).all()
-    low, high = assess.interval(counts, weights, *of["area share", 2])
+    estimate, error = estimators.ratio(counts, weights, *of["producer's accuracy", 2])
+    assert np.isnan(
+        [estimate, error, *estimators.interval(counts, weights, *of["producer's accuracy", 2])]
+    ).all()
+    low, high = estimators.interval(counts, weights, *of["area share", 2])
     assert low == 0 and 0.02 < high < 0.2, "but it may be there"
 
 
 def test_the_quantile_is_that_of_the_normal():
     from scipy.special import ndtri
 
-    assert ndtri(0.975) == pytest.approx(assess.Z95, abs=5e-7)
-    assert abs(assess.Z95 - 1.96) > 3e-5
+    assert ndtri(0.975) == pytest.approx(estimators.Z95, abs=5e-7)
+    assert abs(estimators.Z95 - 1.96) > 3e-5
 
 
 # ---- Coverage: of 2,000 samples of a known map and truth, 93 to 97 of 100 intervals hold the truth
@@ -187,10 +191,10 @@ def share_held(counts, weights, truth) -> tuple[np.ndarray, np.ndarray]:
     """How many of 100 intervals of areas hold the truth: ours, and estimate ± Z95 standard errors."""
     ours, normal = [], []
     for at, true_share in enumerate(truth):
-        given = counts, weights, *assess.measures(len(truth))["area share", at]
-        (low, high), (estimate, error) = assess.interval(*given), assess.ratio(*given)
+        given = counts, weights, *estimators.measures(len(truth))["area share", at]
+        (low, high), (estimate, error) = estimators.interval(*given), estimators.ratio(*given)
         ours.append(100 * ((low <= true_share) & (true_share <= high)).mean())
-        normal.append(100 * (abs(estimate - true_share) <= assess.Z95 * error).mean())
+        normal.append(100 * (abs(estimate - true_share) <= estimators.Z95 * error).mean())
     return np.array(ours), np.array(normal)
 
 
@@ -213,7 +217,7 @@ def test_areas_are_covered(design, rare):
         joint = (MAPPED[:, None] * rare).ravel()
         cells = rng.multinomial(500, joint, SAMPLES).reshape(SAMPLES, 5, 5)
     else:
-        sizes = assess.allocate(500, MAPPED, design, np.sqrt(rare.diagonal() * (1 - rare.diagonal())))
+        sizes = estimators.allocate(500, MAPPED, design, np.sqrt(rare.diagonal() * (1 - rare.diagonal())))
         cells = np.stack([rng.multinomial(sizes[at], rare[at], SAMPLES) for at in range(5)], 1)
     ours, normal = share_held(as_strata(cells), MAPPED, MAPPED @ rare)
     assert ((ours >= 93) & (ours <= 97)).all(), ours
@@ -225,9 +229,9 @@ def test_ratios_are_covered_too():
     rng = np.random.default_rng(0)
     cells = np.stack([rng.multinomial(100, TRUTH_GIVEN_MAP[at], 500) for at in range(5)], 1)
     joint = MAPPED[:, None] * TRUTH_GIVEN_MAP
-    for (measure, at), (y, x) in assess.measures(5).items():
+    for (measure, at), (y, x) in estimators.measures(5).items():
         if measure in ("producer's accuracy", "F1", "IoU") and at == 4:
-            low, high = assess.interval(as_strata(cells), MAPPED, y, x)
+            low, high = estimators.interval(as_strata(cells), MAPPED, y, x)
             true = (joint * y).sum() / (joint * x).sum()
             assert 0.92 <= ((low <= true) & (true <= high)).mean() <= 0.98, (measure, at)
 
@@ -239,7 +243,7 @@ def test_areas_are_covered_by_clusters(rare):
     tiles = rng.standard_gamma(np.broadcast_to(9 * joint, (SAMPLES, 50, 25)))
     cells = rng.multinomial(10, tiles / tiles.sum(-1, keepdims=True)).reshape(SAMPLES, 50, 5, 5)
     for at, true in enumerate(MAPPED @ rare):
-        _, _, low, high = assess.cluster_ratio(cells, *assess.measures(5)["area share", at])
+        _, _, low, high = estimators.cluster_ratio(cells, *estimators.measures(5)["area share", at])
         assert 93 <= 100 * ((low <= true) & (true <= high)).mean() <= 97, at
 
 
@@ -281,7 +285,7 @@ def test_clusters_by_hand():
     """Three tiles: 3 of 4, 1 of 4 and 2 of 2 points are of the class."""
     counts = np.zeros((3, 2, 2))
     counts[:, 0] = [[3, 1], [1, 3], [2, 0]]
-    estimate, error, low, high = assess.cluster_ratio(counts, *assess.measures(2)["area share", 0])
+    estimate, error, low, high = estimators.cluster_ratio(counts, *estimators.measures(2)["area share", 0])
     assert estimate == pytest.approx(0.6)
     residuals = np.array([3 - 2.4, 1 - 2.4, 2 - 1.2])
     assert error == pytest.approx(np.sqrt(3 / 2 * (residuals**2).sum()) / 10)
@@ -292,19 +296,21 @@ def test_clusters_by_hand():
 def test_sample_size_of_olofsson_2014():
     """In the example there, a standard error of 0.01 takes 641 points."""
     weights, guesses = np.array([0.02, 0.015, 0.32, 0.645]), np.array([0.7, 0.6, 0.9, 0.95])
-    assert assess.sample_size(weights, guesses, 0.01 * assess.Z95, 10_000_000) == 641
+    assert estimators.sample_size(weights, guesses, 0.01 * estimators.Z95, 10_000_000) == 641
 
 
 def test_allocation():
     weights, deviations = np.array([0.02, 0.015, 0.32, 0.645]), np.array([0.46, 0.49, 0.3, 0.22])
-    assert assess.allocate(640, weights, "equal", deviations).tolist() == [160] * 4
-    assert assess.allocate(641, weights, "proportional", deviations).tolist() == [13, 10, 205, 413]
+    assert estimators.allocate(640, weights, "equal", deviations).tolist() == [160] * 4
+    assert estimators.allocate(641, weights, "proportional", deviations).tolist() == [13, 10, 205, 413]
     neyman = weights * deviations / (weights * deviations).sum()
-    np.testing.assert_allclose(assess.allocate(641, weights, "neyman", deviations), 641 * neyman, atol=1)
-    floor = assess.allocate(641, weights, "floor", deviations)
+    np.testing.assert_allclose(estimators.allocate(641, weights, "neyman", deviations), 641 * neyman, atol=1)
+    floor = estimators.allocate(641, weights, "floor", deviations)
     assert floor[:2].tolist() == [50, 50] and floor.sum() == 641
     assert floor[3] / floor[2] == pytest.approx(0.645 / 0.32, rel=0.01)
-    assert assess.allocate(40, weights, "floor", deviations).tolist() == [10] * 4, "an equal share at most"
+    assert estimators.allocate(40, weights, "floor", deviations).tolist() == [10] * 4, (
+        "an equal share at most"
+    )
 
 
 # =====================================================================================================
@@ -407,7 +413,7 @@ def test_points_lie_evenly_on_the_ground(tmp_path):
     )  # fmt: skip
     for design in assess.DESIGNS:
         args = parsed("sample", map=path, size=2_000, design=design)
-        rows = assess.draw_sample(args, assess.read_region(args.map))
+        rows = assess.draw_sample(args, regions.read_region(args.map))
         latitude = 60 - 0.1 * (np.array([row["y"] for row in rows]) + 0.5)
         north_of_30 = (latitude > 30).mean()
         expected = 1 - np.sin(np.radians(30)) / np.sin(np.radians(60))
@@ -582,8 +588,8 @@ def set_field(name: str, value: str, at=slice(0, 1)):
 @pytest.mark.parametrize(
     ("change", "flags", "words"),
     [
-        (set_field("image", "elsewhere"), {}, "line 2: lies on no map"),
-        (set_field("x", "300"), {}, "line 2: lies on no map"),
+        (set_field("image", "elsewhere"), {}, "1 labels of images that are not there, like elsewhere"),
+        (set_field("x", "300"), {}, "line 2: point 300,"),
         (set_field("x", "0"), {}, "line 2: lies where the map has no data"),
         (set_field("class", "lava"), {}, "line 2: class 'lava' is neither"),
         (lambda rows: [*rows, rows[0]], {}, "is a pixel that stands twice; keep one"),
@@ -634,8 +640,10 @@ def test_points_that_were_learnt_from_are_refused(labelled, tmp_path, capsys):
     pixels = {"scene.png": torch.tensor([(199, 0)], dtype=torch.int32)}
     notes = report_of(files, checkpoint=checkpoint_of(tmp_path, pixels))["notes"]
     assert any("180 of 180 points lie in tiles" in note for note in notes)
-    notes = report_of(files, checkpoint=checkpoint_of(tmp_path, {"other.png": None}))["notes"]
+    notes = report_of(files, checkpoint=checkpoint_of(tmp_path, {}))["notes"]
     assert notes == []
+    notes = report_of(files, checkpoint=checkpoint_of(tmp_path, {"other.png": None}))["notes"]
+    assert any("1 of 1 tiles" in note and "other.png, cannot be laid over the maps" in note for note in notes)
     notes = report_of(files, checkpoint=checkpoint_of(tmp_path, "unknown"))["notes"]
     assert any("does not say where it learnt" in note for note in notes)
 
@@ -665,7 +673,10 @@ def test_a_map_of_another_checkpoint_is_told(labelled, tmp_path):
     write_map(files["map"], patches(), checkpoint="old.pth sha256:0123456789abcdef")
     result = report_of(files, checkpoint=checkpoint_of(tmp_path, {}))
     assert result["made_by"] == ["old.pth sha256:0123456789abcdef"]
-    assert any("did not make the map: old.pth" in note for note in result["notes"])
+    assert any(
+        note.startswith("old.pth sha256:0123456789abcdef made the map, and it was not")
+        for note in result["notes"]
+    )
 
 
 # =====================================================================================================

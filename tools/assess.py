@@ -2,50 +2,45 @@
 
     python tools/assess.py sample --map maps/NAME_classes.tif --output reference.csv     where to look
     python tools/annotate.py --images scenes --points reference.csv                      look, blind
-    python tools/assess.py report --map maps/NAME_classes.tif --reference reference.csv --output assessment
+    python tools/assess.py report --map maps/NAME_classes.tif --reference reference.csv
     python tools/assess.py score --checkpoint best_model.pth --images tiles --labels masks
 
 The pixels of a map, counted, are no estimate of areas: they hold its errors. `sample` draws pixels at random,
 so that each has a known probability; `report` corrects the areas by what was found there. --map takes maps
 of map_scenes.py (NAME_classes.tif or .png), or folders of them, all together one region. Maps in degrees or
-Mercator are drawn from evenly on the ground. `score` needs no map: it scores a checkpoint on masks or points.
-
-Estimates are ratios of means, standard errors those of Olofsson et al. 2014 and Stehman 2014, without finite
-population correction: a sample is a tiny share of a map. The 95% intervals are not estimate ± 1.959964
-standard errors (the papers round it to 1.96): where no error happened to be seen in a stratum, that is too
-narrow. In simulations it held the area of a class of 1% in 61 to 94 of 100 samples, `interval` in 93 to 97.
+Mercator are drawn from evenly on the ground. --reference takes points of whatever labels.py reads. `score`
+needs no map: it scores a checkpoint on masks or points. The formulas stand in estimators.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import hashlib
-import itertools
 import json
 import math
+import re
 import sys
 import typing
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable
+from functools import cache, partial
 from pathlib import Path
-from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import geo
+import label_formats as formats
 import labels
 import numpy as np
-from scipy.special import betaincinv, stdtrit
+from estimators import FLOOR, Z95, allocate, cluster_ratio, interval, measures, ratio, sample_size, tally
+from regions import Region, ground_of, map_of, pixels_of, read_region, visit_rows
+from scipy.spatial import cKDTree
 from tqdm.auto import tqdm
 
 import landcover_segmentation as lc
 
-Pair = tuple[np.ndarray, np.ndarray]
-
-Z95 = 1.959964  # the normal quantile; the papers round it to 1.96
-FLOOR = 50  # points of a rare class, of the 50 to 100 that Olofsson et al. 2014 advise
 COLUMNS = ("image", "x", "y", "class", "stratum", "inclusion_probability", "stratum_share", "design")
 DESIGNS = ("stratified", "simple", "systematic")
 ESTIMATE = ("estimate", "standard_error", "low", "high")
@@ -55,269 +50,6 @@ METHODS = {
     "systematic": "on a grid, taken for points at random: where neighbours are alike, the errors are smaller",
     "cluster": "in clusters drawn at random, by the ratio of cluster totals (Cochran 1977)",
 }
-
-# =====================================================================================================
-# Estimators. counts (..., H, C, C): points by stratum, map class and reference class; weights (H,): each
-# stratum's share of the region, summing to 1. Leading axes are samples, of which a simulation has many.
-# =====================================================================================================
-
-
-def measures(num_classes: int) -> dict[tuple[str, int | None], Pair]:
-    """What is estimated, as a ratio of sums over pixels: (measure, class) -> y, x, both (C, C).
-
-    y and x are 0, 1 or 2 by map class (row) and reference class (column), as in Stehman 2014
-    (https://doi.org/10.1080/01431161.2014.930207); F1 and IoU are such ratios too.
-    """
-    ones = np.ones((num_classes, num_classes))
-    ratios: dict = {("overall accuracy", None): (np.eye(num_classes), ones)}
-    for at in range(num_classes):
-        mapped, found, both = np.zeros_like(ones), np.zeros_like(ones), np.zeros_like(ones)
-        mapped[at], found[:, at], both[at, at] = 1, 1, 1
-        ratios["area share", at] = found, ones
-        ratios["user's accuracy", at] = both, mapped
-        ratios["producer's accuracy", at] = both, found
-        ratios["F1", at] = 2 * both, mapped + found
-        ratios["IoU", at] = both, mapped + found - both
-    return ratios
-
-
-def stratum_means(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The mean of a value per stratum, (..., H), from values by map and reference class (..., C, C)."""
-    return (counts * values).sum((-2, -1)) / counts.sum((-2, -1))
-
-
-def ratio(counts: np.ndarray, weights: np.ndarray, y: np.ndarray, x: np.ndarray, pixels=None) -> Pair:
-    """Estimates sum(y) / sum(x) over a region and its standard error, both (...), NaN where x is 0.
-
-    The combined ratio estimator of stratified random sampling (Stehman 2014). If the strata are the map
-    classes, it is that of Olofsson et al. 2014 (https://doi.org/10.1016/j.rse.2014.02.015), with n - 1 and
-    row totals, and of Card 1982 for post-stratified simple random samples.
-    pixels (H,): of each stratum, for the finite population correction; without it there is none.
-    """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        of_x = (weights * stratum_means(counts, x)).sum(-1)
-        estimate = (weights * stratum_means(counts, y)).sum(-1) / of_x
-        residual = y - estimate[..., None, None, None] * x
-        points = counts.sum((-2, -1))
-        spread = stratum_means(counts, residual**2) - stratum_means(counts, residual) ** 2
-        variance = spread.clip(0) / (points - 1) * (1 if pixels is None else 1 - points / pixels)
-        return estimate, np.sqrt((weights**2 * variance).sum(-1)) / of_x
-
-
-def interval(counts: np.ndarray, weights: np.ndarray, y: np.ndarray, x: np.ndarray) -> Pair:
-    """The 95% interval of sum(y) / sum(x), both limits (...), NaN where x was never seen.
-
-    Jeffreys' interval in each stratum (Brown, Cai & DasGupta 2001, https://doi.org/10.1214/ss/1009213286),
-    put together by squaring and adding (Zou & Donner 2008, https://doi.org/10.1002/sim.3095); a ratio r is
-    inside if the interval of the mean of y - r x holds 0, as Fieller does it. A stratum in which no error
-    was seen still adds what may have been missed. In simulations it holds the truth in 93 to 97 of 100
-    samples where estimate ± Z95 standard errors fails (tests/test_assess.py).
-    """
-    limits, seen = [], (counts * x).sum((-3, -2, -1)) > 0
-    for side in (-1, 1):
-        low, high = np.zeros(seen.shape), np.ones(seen.shape)
-        if (x == 1).all():  # the mean of y - r is that of y, less r
-            low = high = residual_limit(counts, weights, y, side)
-        else:
-            for _ in range(30):  # halvings: the limit falls as r rises
-                middle = (low + high) / 2
-                limit = residual_limit(counts, weights, y - middle[..., None, None, None] * x, side)
-                low, high = np.where(limit > 0, middle, low), np.where(limit > 0, high, middle)
-        limits.append(np.where(seen, ((low + high) / 2).clip(0, 1), np.nan))
-    return limits[0], limits[1]
-
-
-def residual_limit(counts: np.ndarray, weights: np.ndarray, residual: np.ndarray, side: int) -> np.ndarray:
-    """The lower (side -1) or upper (1) limit, (...), of a region's mean of residual, (..., C, C) values.
-
-    Within a stratum it takes two values where that is a map class; with more, treating it as a proportion
-    between the extremes is on the safe side. Map classes that a stratum was never seen to hold count not.
-    """
-    possible = counts.any(-1, keepdims=True)
-    least = np.where(possible, residual, np.inf).min((-2, -1))
-    span = np.where(possible, residual, -np.inf).max((-2, -1)) - least
-    points, means = counts.sum((-2, -1)), stratum_means(counts, residual)
-    share = ((means - least) / np.where(span > 0, span, 1)).clip(0, 1)
-    jeffreys = betaincinv(share * points + 0.5, (1 - share) * points + 0.5, 0.5 + side * 0.475)
-    at_end = np.isclose(share, (1 + side) / 2, atol=1e-12)
-    reach = np.where(at_end, 0, jeffreys - share)
-    return (weights * means).sum(-1) + side * np.sqrt(((weights * span * reach) ** 2).sum(-1))
-
-
-def cluster_ratio(counts: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Estimates sum(y) / sum(x) from clusters: estimate, standard error and 95% limits, all (...).
-
-    counts (..., K, C, C): points by cluster. Ratio of cluster totals (Cochran 1977, Sampling Techniques).
-    The interval is Wilson's with Student's quantile of K - 1, and as many points as would tell as much if
-    they were independent (Franco et al. 2019, https://pmc.ncbi.nlm.nih.gov/articles/PMC6690503): at most
-    all, and one per cluster where the clusters show no spread.
-    """
-    of_y, of_x = ((counts * values).sum((-2, -1)) for values in (y, x))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        estimate, clusters = of_y.sum(-1) / of_x.sum(-1), counts.shape[-3]
-        squares = ((of_y - estimate[..., None] * of_x) ** 2).sum(-1)
-        error = np.sqrt(clusters / (clusters - 1) * squares) / of_x.sum(-1)
-        told, points = estimate * (1 - estimate) / error**2, (counts * (x > 0)).sum((-3, -2, -1))
-    effective = np.where(error > 1e-12, np.minimum(points, told), (of_x > 0).sum(-1).clip(1))
-    r = stdtrit(clusters - 1, 0.975) ** 2 / effective
-    half = np.sqrt(r * estimate * (1 - estimate) + r**2 / 4)
-    low, high = ((estimate + r / 2 + side * half) / (1 + r) for side in (-1, 1))
-    return estimate, error, low.clip(0, 1), high.clip(0, 1)
-
-
-def sample_size(weights: np.ndarray, shares: np.ndarray, half_width: float, pixels: int) -> int:
-    """The points for a 95% interval of ± half_width around a share (Olofsson et al. 2014, eq. 13).
-
-    weights (H,): of the strata; shares (H,): the guessed share of what is estimated in each.
-    """
-    deviations = np.sqrt(shares * (1 - shares))
-    error, total = half_width / Z95, (weights * deviations).sum()
-    return math.ceil(round(total**2 / (error**2 + (weights * deviations**2).sum() / pixels), 6))
-
-
-def allocate(size: int, weights: np.ndarray, how: str, deviations: np.ndarray) -> np.ndarray:
-    """Points of each stratum, (H,), at least 2: equal, proportional, neyman or floor.
-
-    weights, deviations (H,): share of the region and guessed standard deviation of each stratum. floor: FLOOR
-    points, or an equal share if that is less, where proportional gives less; the rest shares what is left.
-    """
-    neyman = weights * deviations if (weights * deviations).any() else weights
-    wanted = {"equal": np.ones_like(weights), "neyman": neyman}.get(how, weights)
-    least = min(FLOOR, size // len(weights)) if how == "floor" else 2
-    rare = np.zeros(len(weights), bool)
-    while True:  # what goes to the rare makes others rare
-        left = max(0, size - least * rare.sum())
-        points = np.where(rare, least, left * wanted / max(1e-12, wanted[~rare].sum()))
-        if not (more := ~rare & (points < least)).any():
-            break
-        rare |= more
-    whole = np.floor(points).astype(int)
-    whole[np.argsort(whole - points, kind="stable")[: max(0, size - whole.sum())]] += 1
-    return whole.clip(2)
-
-
-# =====================================================================================================
-# Maps
-# =====================================================================================================
-
-
-class Map(typing.NamedTuple):
-    """A map of class ids on disk, NAME_classes.tif or .png."""
-
-    path: Path
-    name: str  # the NAME, which is that of its scene
-    checkpoint: str  # "FILE sha256:…" of the model that made it, if it says so
-    scene: geo.Scene  # its size and place
-
-
-class Region(typing.NamedTuple):
-    """Maps as one region of R rows, those of one map below those of another, and C classes."""
-
-    maps: list[Map]
-    starts: np.ndarray  # (M + 1,) the first row of each map, and R
-    class_names: list[str]
-    counts: np.ndarray  # (R, C) pixels
-    areas: np.ndarray  # (R,) of a pixel in each row, in units
-    unit: str  # hectares; pixels where a map has no place on the ground
-
-
-def find_maps(paths: Sequence[Path]) -> list[Path]:
-    """The maps of files and folders. Raises InputError for a path without, and for two of one name."""
-    files: dict[str, Path] = {}
-    for path in paths:
-        found = sorted(path.glob("*_classes.*")) if path.is_dir() else [path]
-        found = [file for file in found if file.suffix.lower() in (".tif", ".tiff", ".png")]
-        if not found:
-            raise lc.InputError(f"{path}: is no NAME_classes.tif or .png, and holds none; run map_scenes.py")
-        for file in found:
-            if files.setdefault(file.stem, file) != file:
-                problem = f"has the name of {files[file.stem]}, by which points are found"
-                raise lc.InputError(f"{file}: {problem}; rename one")
-    return list(files.values())
-
-
-@contextlib.contextmanager
-def open_map(path: Path) -> Iterator[typing.Any]:
-    """Opens a map, to be read by rows. Raises InputError if it does not hold class ids."""
-    with lc.readable(path), lc.open_raster(path) as dataset:
-        from rasterio import Env
-
-        if dataset.dtypes != ("uint8",):
-            kind = f"{dataset.count} band(s) of {dataset.dtypes[0]}"
-            raise lc.InputError(f"{path}: holds {kind}, not class ids; name a NAME_classes.tif")
-        with Env(GDAL_CACHEMAX=2**28):  # bytes; by itself GDAL takes a share of the machine's memory
-            yield dataset
-
-
-def names_in(dataset: typing.Any) -> list[str]:
-    """The class names of a map, in its tags or, of a PNG, in the .aux.xml beside it; none if it has none."""
-    tags, beside = dataset.tags(1), Path(f"{dataset.name}.aux.xml")
-    names = [tags[key] for index in range(lc.IGNORE_INDEX) if (key := f"CLASS_{index}") in tags]
-    if not names and beside.exists():
-        names = [category.text or "" for category in ElementTree.parse(beside).iter("Category")]
-    return names
-
-
-def read_region(paths: Sequence[Path]) -> Region:
-    """Counts the pixels of maps by row. Raises InputError if their classes differ, or are not named."""
-    maps, names, rows, areas, files = [], [], [], [], find_maps(paths)
-    for path in files:
-        with open_map(path) as dataset:
-            scene = geo.Scene(*dataset.shape, None, *geo.dataset_place(dataset))
-            checkpoint = dataset.tags().get("CHECKPOINT", "unknown")
-            maps.append(Map(path, path.stem.removesuffix("_classes"), checkpoint, scene))
-            names.append(names_in(dataset))
-            areas.append(geo.pixel_hectares(scene))
-            tops = range(0, scene.height, 512)
-            for top in tqdm(tops, desc=f"counting {path.name}", leave=False, disable=None):
-                window = (top, min(top + 512, scene.height)), (0, scene.width)
-                block = dataset.read(1, window=window)
-                rows += [np.bincount(row, minlength=256)[: lc.IGNORE_INDEX] for row in block]
-        if names[-1] != names[0]:
-            raise lc.InputError(f"{path}: has other classes than {files[0]}; assess each by itself")
-    counts, starts = np.array(rows, np.int32), np.cumsum([0, *(each.scene.height for each in maps)])
-    highest = int(np.flatnonzero(counts.any(0))[-1]) if counts.any() else -1
-    names = names[0] or lc.numbered_classes(highest + 1)
-    if not 0 <= highest < len(names):
-        problem = f"holds class id {highest} of {len(names)} classes" if names else "holds no pixel with data"
-        raise lc.InputError(f"{files[0]}: {problem}; map anew with map_scenes.py")
-    placed = all(each is not None for each in areas)
-    areas = np.concatenate(areas) if placed else np.ones(len(counts))
-    return Region(maps, starts, names, counts[:, : len(names)], areas, "hectares" if placed else "pixels")
-
-
-def visit_rows(region: Region, rows: Iterable[int]) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yields row of the region, index of its map and class ids (W,) for the given rows, in order."""
-    for index, own in itertools.groupby(sorted(set(rows)), partial(map_of, region)):
-        with open_map(region.maps[index].path) as dataset:
-            for row in own:
-                at = int(row - region.starts[index])
-                yield row, index, dataset.read(1, window=((at, at + 1), (0, dataset.width)))[0]
-
-
-def map_of(region: Region, rows: np.ndarray) -> np.ndarray:
-    """The index of the map in which rows of the region lie."""
-    return np.searchsorted(region.starts, rows, side="right") - 1
-
-
-def ground_of(region: Region, index: np.ndarray, rows: np.ndarray, columns: np.ndarray, crs) -> np.ndarray:
-    """The middles of pixels, (n,) index of their map, row and column in it, in a reference system, (2, n)."""
-    from rasterio.warp import transform
-
-    places = np.zeros((2, len(index)))
-    for at in np.unique(index):
-        here, scene = index == at, region.maps[at].scene
-        middles = geo.on_ground(scene.transform, columns[here] + 0.5, rows[here] + 0.5)
-        places[:, here] = transform(scene.crs, crs, *middles)
-    return places
-
-
-def pixels_of(scene: geo.Scene, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Which places, in a scene's reference system, lie on it, and their rows and columns."""
-    places = np.nan_to_num(geo.on_ground(~scene.transform, x, y), nan=-1, posinf=-1, neginf=-1)
-    columns, rows = np.floor(places).astype(int)
-    return (rows >= 0) & (rows < scene.height) & (columns >= 0) & (columns < scene.width), rows, columns
-
 
 # =====================================================================================================
 # sample: a map -> pixels drawn at random
@@ -403,7 +135,9 @@ def wanted_size(args: argparse.Namespace, region: Region, present: np.ndarray) -
         target = lc.find_class(args.of, names, "--of")
         shares = np.where(present == target, shares, (1 - shares) / max(1, len(names) - 1))
     size, pixels = args.size, int(region.counts.sum())
-    if args.half_width:
+    if args.half_width is not None:
+        if not 0 < args.half_width < 1:
+            lc.complain(f"--half-width {args.half_width}: must lie between 0 and 1, like 0.03")
         size = sample_size(hectares / hectares.sum(), shares, args.half_width, pixels)
     if size < 2 * len(present):
         lc.complain(f"--size {size}: two points in each of {len(present)} classes are the least")
@@ -430,20 +164,15 @@ def write_sample(args: argparse.Namespace) -> None:
 
 def write_geopackage(path: Path, rows: list[dict], region: Region) -> None:
     """Writes the middle of each pixel, in the reference system of the first map."""
-    geopandas, crs = import_geopandas(path), region.maps[0].scene.crs
+    formats.need_packages(path)
+    import geopandas
+
+    crs = region.maps[0].scene.crs
     names = [each.name for each in region.maps]
     pixels = np.array([(names.index(row["image"]), row["y"], row["x"]) for row in rows]).T
     places = geopandas.points_from_xy(*ground_of(region, *pixels, crs))
     points = geopandas.GeoDataFrame(rows, geometry=places, crs=crs)
     points.to_file(path, driver="GPKG", layer="reference", engine="pyogrio")
-
-
-def import_geopandas(path: Path):
-    try:
-        import geopandas
-    except ImportError as error:
-        raise lc.InputError(f"{path}: vector points need: pip install geopandas rasterio") from error
-    return geopandas
 
 
 # =====================================================================================================
@@ -454,35 +183,40 @@ def import_geopandas(path: Path):
 class Reference(typing.NamedTuple):
     """The n points of a reference sample that have a class."""
 
-    where: list[str]  # line or feature, for messages
+    where: list[str]  # file and line or feature, for messages
     rows: np.ndarray  # (n,) of the region
     columns: np.ndarray
     mapped: np.ndarray  # the map's class
-    fields: list[dict[str, str]]  # what else the file tells
+    found: np.ndarray  # the class that the file tells
+    fields: list[dict[str, str]]  # what else it tells
 
     def field(self, name: str) -> list[str]:
-        return [fields.get(name, "") for fields in self.fields]
+        """A field of each point; shapefiles cut names after ten letters."""
+        return [fields.get(name, fields.get(name[:10], "")) for fields in self.fields]
 
 
-def read_reference(path: Path, region: Region) -> tuple[Reference, int]:
-    """Reads a CSV of image,x,y,class, or a vector file with a field class; counts those without a class too.
+def read_reference(args: argparse.Namespace, region: Region) -> tuple[Reference, int, list[str]]:
+    """Reads the points of a sample that have a class; returns how many were drawn, and notes, too.
 
     Raises InputError for points where the map has no data, two on one pixel, and such that were chosen where
     the model is least sure.
     """
-    drawn = list((csv_places if path.suffix.lower() == ".csv" else vector_places)(path, region))
-    labelled = [point for point in drawn if point[-1]["class"]]
-    if len(labelled) < 2:
-        raise lc.InputError(f"{path}: too few points with a class; label them first")
-    where, rows, columns, fields = zip(*labelled, strict=True)
-    rows, columns, mapped = np.array(rows), np.array(columns), np.full(len(rows), lc.IGNORE_INDEX)
-    for row, _, ids in visit_rows(region, rows[rows >= 0].tolist()):
+    places, drawn, notes = read_places(args, region)
+    if len(places) < 2:
+        raise lc.InputError(f"{args.reference}: too few points with a class; label them first")
+    where, rows, columns, found = (np.array(values) for values in zip(*places, strict=True))
+    mapped = np.full(len(rows), lc.IGNORE_INDEX)
+    for row, _, ids in visit_rows(region, rows.tolist()):
         here = rows == row
         mapped[here] = ids[columns[here]]
-    points = Reference(where, rows, columns, mapped, fields)
+    order = np.lexsort((mapped == lc.IGNORE_INDEX, where))  # of two maps under a point that with data
+    once = np.sort(order[np.unique(where[order], return_index=True)[1]])
+    where, rows, columns, mapped, found = (values[once] for values in (where, rows, columns, mapped, found))
+    fields = read_fields(args.reference, args.layer, where[0])
+    fields = [fields.get(name, {}) for name in where.tolist()]
+    points = Reference(where.tolist(), rows, columns, mapped, found, fields)
     _, first, again = np.unique(rows * 2**32 + columns, return_index=True, return_inverse=True)
     for wrong, problem in (
-        (rows < 0, "lies on no map; name the map that was sampled with --map"),
         (mapped == lc.IGNORE_INDEX, "lies where the map has no data; remove it, if it was not drawn from it"),
         (first[again] != np.arange(len(rows)), "is a pixel that stands twice; keep one of them"),
         (np.array(points.field("uncertainty")) != "", "was chosen where the model is least sure, not at "
@@ -490,83 +224,157 @@ def read_reference(path: Path, region: Region) -> tuple[Reference, int]:
     ):  # fmt: skip
         if wrong.any():
             more = f" ({wrong.sum():,} points)" if wrong.sum() > 1 else ""
-            raise lc.InputError(f"{path}, {where[int(wrong.argmax())]}{more}: {problem}")
-    return points, len(drawn)
+            raise lc.InputError(f"{where[int(wrong.argmax())]}{more}: {problem}")
+    return points, drawn, notes
 
 
-def csv_places(path: Path, region: Region) -> Iterator[tuple[str, int, int, dict]]:
-    """Yields line, row of the region, column and fields of each point; the row is -1 off the maps."""
-    find = labels.image_finder({each.name: each.path for each in region.maps})
-    index = {each.name: at for at, each in enumerate(region.maps)}
-    for line, fields in lc.csv_rows(path, COLUMNS[:4]):
-        x, y = (lc.pixel(fields[axis], f"{path}, line {line}: {axis}") for axis in "xy")
-        at = index.get(find(fields["image"]), -1)
-        scene = region.maps[at].scene
-        inside = at >= 0 and 0 <= x < scene.width and 0 <= y < scene.height
-        yield f"line {line}", int(region.starts[at]) + y if inside else -1, x, fields
+def read_places(args: argparse.Namespace, region: Region) -> tuple[list[tuple], int, list[str]]:
+    """Reads points as labels.py does: where each stands, row of the region, column and class id; how many
+    there are, those without a class too; and notes.
+
+    Raises InputError for what is no point, or lies on no map: without it the sample is not as drawn.
+    """
+    path, gone = args.reference, Counter()
+    starts = {each.name: int(start) for each, start in zip(region.maps, region.starts, strict=False)}
+    how = labels.reading(field=args.field, layer=args.layer, crs=args.crs)
+    known = labels.known_classes(region.class_names, args.classes)
+    marks = list(labels.marks_of(path, {each.name: each.path for each in region.maps}, how, known, gone))
+    for name in ("field", "layer", "crs"):
+        if getattr(args, name) and name not in how.used:
+            raise lc.InputError(f"--{name} {getattr(args, name)}: {path} has no use for it; leave it out")
+    if lost := [mark.where for mark in marks if mark.stem is None]:
+        more = f" ({len(lost):,} points)" if len(lost) > 1 else ""
+        hint = "; ".join(["name the map that was sampled with --map", *how.notes])
+        raise lc.InputError(f"{lost[0]}{more}: lies on no map; {hint}")
+    if other := next((mark for mark in marks if mark.kind != "point" or len(mark.pixels) > 1), None):
+        cure = "draw some with assess.py sample"
+        raise lc.InputError(
+            f"{other.where}: is no single point, of which a reference sample consists; {cure}"
+        )
+    placed, wheres = labels.place_marks(path, marks, known, how, gone)
+    if wrong := Counter({why: n for why, n in gone.items() if n and not why.startswith("points ")}):
+        problem = f"holds {lc.format_counts(wrong)}, without which it is not the sample that was drawn"
+        raise lc.InputError(f"{path}: {problem}; correct them")
+    places = [
+        (wheres[mark], starts[stem] + row, column, found)
+        for stem, tables in placed.items()
+        for row, column, found, mark, *_ in np.concatenate(tables).tolist()
+    ]
+    return places, len({mark.where for mark in marks}), how.notes
 
 
-def vector_places(path: Path, region: Region) -> Iterator[tuple[str, int, int, dict]]:
-    """Yields the same of a vector file; a point on several maps belongs to the first."""
-    geopandas = import_geopandas(path)
-    with lc.readable(path):
-        table = geopandas.read_file(path, engine="pyogrio", fid_as_index=True)
-    table.columns = [name.lower() for name in table.columns]
-    if "class" not in table or table.crs is None or (table.geom_type != "Point").any():
-        raise lc.InputError(f"{path}: must hold points with a field 'class' and a reference system (CRS)")
-    rows, columns = np.full((2, len(table)), -1)
-    for each, start in zip(region.maps, region.starts, strict=False):
-        if each.scene.crs is None:
-            raise lc.InputError(f"{each.path}: has no georeference, which points in {path} need; give a CSV")
-        there = table.geometry.to_crs(each.scene.crs.to_wkt())
-        inside, own_rows, own_columns = pixels_of(each.scene, there.x.to_numpy(), there.y.to_numpy())
-        fresh = inside & (rows < 0)
-        rows[fresh], columns[fresh] = own_rows[fresh] + start, own_columns[fresh]
-    fields = table.drop(columns="geometry").astype(object)
-    fields = fields.where(fields.notna(), "").astype(str).to_dict("records")
-    where = [f"feature {at}" for at in table.index]
-    yield from zip(where, rows.tolist(), columns.tolist(), fields, strict=True)
+def read_fields(path: Path, layer: str | None, where: str) -> dict[str, dict[str, str]]:
+    """What a table or vector file tells beside places and classes, by where it stands there.
+
+    where: of one of its points, which tells what kind of file it is.
+    """
+    if where.startswith(f"{path}, line "):
+        return {f"{path}, line {line}": row for line, row in formats.read_table(path)[1]}
+    if not where.startswith(f"{path}, feature "):
+        return {}
+    import geopandas
+    import pyogrio
+
+    if path.suffix.lower() == ".parquet":
+        table = geopandas.read_parquet(path)
+    else:
+        layer = layer or next(name for name, geometry in pyogrio.list_layers(path) if geometry)
+        table = pyogrio.read_dataframe(path, layer=layer, fid_as_index=True, read_geometry=False)
+    rows = zip(table.index, table.to_dict("records"), strict=True)
+    return {
+        f"{path}, feature {fid}": {name.lower(): formats.text_of(value) for name, value in row.items()}
+        for fid, row in rows
+    }
 
 
 # ---- Points that a model learnt from say nothing of its errors
 
 
-def check_not_learnt(path: Path, points: Reference, region: Region) -> list[str]:
+def check_not_learnt(checkpoints: Iterable[Path], points: Reference, region: Region) -> list[str]:
     """Raises InputError if a checkpoint learnt from some of the points; notes what else is to be known."""
-    checkpoint, digest = lc.load_checkpoint(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    others = {each.checkpoint for each in region.maps if digest not in each.checkpoint} - {"unknown"}
-    notes = [f"{path} did not make the map: {other} did" for other in sorted(others)]
-    if (pixels := checkpoint.get("labelled_pixels")) is None:
-        return [*notes, f"{path} does not say where it learnt, perhaps from these very points"]
-    folder = Path(checkpoint.get("config", {}).get("train_image_dir", ""))
-    near, same = learnt_from(pixels, folder, points, region)
-    if same.any():
-        problem = f"learnt from {same.sum():,} of the {len(same):,} reference points"
-        raise lc.InputError(f"{path}: {problem}; remove these pixels, and draw others")
-    if near.any():
-        problem = f"{near.sum():,} of {len(near):,} points lie in tiles from which {path} learnt"
-        notes.append(f"{problem}: its errors there may be fewer than elsewhere")
-    return notes
+    makers = {maker for each in region.maps for maker in each.checkpoint.split("; ")} - {"unknown"}
+    notes = []
+    for path in checkpoints:
+        checkpoint, digest = lc.load_checkpoint(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        makers = {maker for maker in makers if digest not in maker}
+        if (pixels := checkpoint.get("labelled_pixels")) is None:
+            notes.append(f"{path} does not say where it learnt, perhaps from these very points")
+            continue
+        folder = Path(checkpoint.get("config", {}).get("train_image_dir", ""))
+        (near, same), strange = learnt_from(pixels, folder, points, region)
+        if same.any():
+            first = points.where[int(same.argmax())]
+            problem = f"learnt from {same.sum():,} of the {len(same):,} reference points, as {first}"
+            raise lc.InputError(f"{path}: {problem}; remove these, and draw others")
+        if near.any():
+            problem = f"{near.sum():,} of {len(near):,} points lie in tiles from which {path} learnt"
+            notes.append(f"{problem}: its errors there may be fewer than elsewhere")
+        if strange:
+            reason = f"they have no georeference, or are not in {folder}, and no map has their name"
+            problem = f"{len(strange):,} of {len(pixels):,} tiles from which {path} learnt, like {strange[0]}"
+            notes.append(f"{problem}, cannot be laid over the maps: {reason}; does any show points?")
+    unasked = "was not looked at whether it learnt from these very points: give it with --checkpoint"
+    notes += [f"{maker} made the map, and it {unasked}" for maker in sorted(makers)]
+    return notes if notes or checkpoints else [f"the map does not name its model, and it {unasked}"]
 
 
-def learnt_from(pixels: dict, folder: Path, points: Reference, region: Region) -> np.ndarray:
-    """Whether a model learnt from the tile of each point, and from its very pixel: (2, n).
+def learnt_from(
+    pixels: dict, folder: Path, points: Reference, region: Region
+) -> tuple[np.ndarray, list[str]]:
+    """Whether a model learnt from the tile of each point, and from its very pixel, (2, n), and the tiles of
+    which that is unknown.
 
-    pixels: (row, column) learnt from, (N, 2), or None for all, by file name of the tile. Tiles of the folder
-    that have a place are compared on the ground, others by name.
+    pixels: (row, column) learnt from, (N, 2), or None for nearly all, by file name of the tile in the folder.
     """
-    index, found = map_of(region, points.rows), np.zeros((2, len(points.rows)), bool)
-    names = np.array([lc.folded(each.name) for each in region.maps])[index]
-    own = points.rows - region.starts[index], points.columns
-    for name, learnt in pixels.items():
-        here, *at = names == lc.folded(Path(name).stem), *own
-        if all(each.scene.crs for each in region.maps) and (folder / name).is_file():
-            with geo.open_unscaled(folder / name) as tile:
-                if tile.crs:
-                    here, *at = pixels_of(tile, *ground_of(region, index, *own, tile.crs))
-        same = learnt is None or (np.stack(at, 1)[:, None] == np.asarray(learnt)).all(-1).any(-1)
-        found |= here, here & same
-    return found
+    index, found, strange = map_of(region, points.rows), np.zeros((2, len(points.rows)), bool), []
+    own = index, points.rows - region.starts[index], points.columns
+    in_system = cache(partial(middles_in, region, *own))
+    for name, learnt in tqdm(pixels.items(), "comparing tiles", leave=False, disable=None):
+        if (place := place_on_tile(folder / name, region, *own, in_system)) is None:
+            strange.append(name)
+            continue
+        inside, at, width = place
+        same = inside.copy()
+        if learnt is not None:
+            middles = np.asarray(learnt)[:, ::-1].reshape(-1, 2) + 0.5
+            distances, _ = cKDTree(middles).query(at[:, inside].T, p=np.inf)
+            same[inside] = distances <= np.maximum(1, width[inside]) / 2
+        found |= inside, same
+    return found, strange
+
+
+def middles_in(region: Region, index: np.ndarray, rows: np.ndarray, columns: np.ndarray, system: str):
+    """The middles of pixels, and of those to the right of them, in a reference system, (2, n) each."""
+    return [ground_of(region, index, rows, columns + step, system) for step in (0, 1)]
+
+
+def place_on_tile(
+    tile: Path, region: Region, index: np.ndarray, rows: np.ndarray, columns: np.ndarray, in_system
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Which points lie on a tile, (n,), where, (2, n) x and y in its pixels, and how many of these a pixel of
+    the map is wide there, (n,). None: unknown.
+
+    By the ground if tile and maps tell theirs; else by name: a scene, or one that cut_tiles.py cut from it.
+    """
+    size, corner = None, (0, 0)
+    if tile.is_file():
+        with geo.open_unscaled(tile) as scene:
+            if scene.crs and all(each.scene.crs for each in region.maps):
+                middles, beside = in_system(scene.crs.to_wkt())
+                (inside, at), (_, to) = (pixels_of(scene, *places) for places in (middles, beside))
+                return inside, at, np.hypot(*(to - at))
+            size = np.array([[scene.width], [scene.height]])
+    names = [lc.folded(each.name) for each in region.maps]
+    name = lc.folded(tile.stem)
+    if name not in names and size is not None and (cut := re.fullmatch(r"(.+)_r(\d{3,})_c(\d{3,})", name)):
+        name, corner = cut[1], (int(cut[3]) * size[0, 0], int(cut[2]) * size[1, 0])
+    if name not in names:
+        return None
+    at = np.stack([columns, rows]) + 0.5 - np.reshape(corner, (2, 1))
+    inside = (index == names.index(name)) & (at > 0).all(0)
+    if size is not None:
+        inside &= (at < size).all(0)
+    return inside, at, np.ones(len(rows))
 
 
 # ---- Design and estimates
@@ -590,24 +398,46 @@ def find_strata(
     classes: the share of each of the map's classes. These are the strata, unless the file tells others with
     their shares. Points drawn without strata are put into them afterwards, if each gets two or more.
     """
-    told, strata = classes, points.mapped
-    if design == "stratified" and all(points.field("stratum_share")):
-        told = dict(zip(points.field("stratum"), map(float, points.field("stratum_share")), strict=True))
-        strata = np.array([list(told).index(name) for name in points.field("stratum")])
-    shares = np.array(list(told.values()))
-    few = (shares > 0) & (np.bincount(strata, minlength=len(shares)) < 2)
-    names = ", ".join(np.array(list(told))[few])
+    told, strata, names = classes, points.mapped, points.field("stratum")
+    if design == "stratified" and any(points.field("stratum_share")):
+        told = told_shares(points)
+        strata = np.array([list(told).index(name) for name in names])
+    elif design == "stratified" and any(names):
+        given = [labels.plain(name) for name in names]
+        if given != [labels.plain(list(classes)[at]) for at in strata]:
+            cure = (
+                "add a column stratum_share, or strata of another map would be taken for this one's classes"
+            )
+            raise lc.InputError(f"{path}: has strata that are not the classes of the map; {cure}")
+    shares, numbers = np.array(list(told.values())), np.bincount(strata, minlength=len(told))
+    chances = [formats.number(text or "0", path) for text in points.field("inclusion_probability")]
+    drawn_whole = np.bincount(strata, np.array(chances) >= 1, len(told)) == 1  # one pixel, and it was drawn
+    few = (shares > 0) & (numbers < 2) & ~drawn_whole
+    lacking = ", ".join(np.array(list(told))[few])
     if few.any() and design != "stratified":
-        note = f"fewer than two points on {names}: all are taken as drawn, not put into strata afterwards"
+        note = f"fewer than two points on {lacking}: all are taken as drawn, not put into strata afterwards"
         return np.zeros(len(strata), int), np.ones(1), [note]
     if few.any():
         cure = "two in each are the least: draw or label more points"
-        raise lc.InputError(f"{path}: too few points with a class in {names}; {cure}")
+        raise lc.InputError(f"{path}: too few points with a class in {lacking}; {cure}")
     if abs(shares.sum() - 1) > 1e-4:
         problem = f"the strata with points are {shares.sum():.4f} of the region, not all of it"
         raise lc.InputError(f"{path}: {problem}; label points in each stratum")
     used = np.flatnonzero(shares)
     return np.searchsorted(used, strata), shares[used], []
+
+
+def told_shares(points: Reference) -> dict[str, float]:
+    """Each stratum's share of the region. Raises InputError where the file gives it none, or two."""
+    shares: dict[str, float] = {}
+    for where, *told in zip(
+        points.where, points.field("stratum"), points.field("stratum_share"), strict=True
+    ):
+        share = formats.number(told[1], f"{where}: stratum_share")
+        if not 0 < share <= 1 or shares.setdefault(told[0], share) != share:
+            problem = f"stratum {told[0]!r} has the share {told[1]}"
+            raise lc.InputError(f"{where}: {problem}; give each stratum one share, between 0 and 1")
+    return shares
 
 
 def find_clusters(points: Reference, column: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -621,53 +451,48 @@ def find_clusters(points: Reference, column: str, path: Path) -> tuple[np.ndarra
     if len(set(points.field("stratum"))) > 1:
         problem = "clusters within strata have no estimator here"
         raise lc.InputError(f"{path}: {problem}; leave --cluster out, or draw clusters without strata")
-    chances = np.array([float(text or 1) for text in points.field("inclusion_probability")])
+    chances = np.array([formats.number(text or "1", path) for text in points.field("inclusion_probability")])
+    if not (chances > 0).all():
+        raise lc.InputError(f"{path}: an inclusion_probability is not above 0; correct or remove the column")
     return np.unique(names, return_inverse=True)[1], 1 / chances
 
 
 def assess(args: argparse.Namespace) -> dict:
     """All that the report says, as plain values."""
-    region, path = read_region(args.map), args.reference
-    (points, drawn), names = read_reference(path, region), region.class_names
-    texts = zip(points.field("class"), points.where, strict=True)
-    found = np.array([lc.find_class(text, names, f"{path}, {where}") for text, where in texts])
-    design, areas = find_design(args, points), region.areas @ region.counts
-    notes = [note for file in args.checkpoint or () for note in check_not_learnt(file, points, region)]
-    if missing := drawn - len(found):
+    region = read_region(args.map)
+    points, drawn, notes = read_reference(args, region)
+    names, areas, design = region.class_names, region.areas @ region.counts, find_design(args, points)
+    notes += check_not_learnt(args.checkpoint or (), points, region)
+    if missing := drawn - len(points.found):
         left_out = f"{missing:,} of {drawn:,} points have no class and are left out"
         notes.append(f"{left_out}, as if chance had chosen them")
-    cells, ratios = (points.mapped, found), measures(len(names))
+    cells, ratios = (points.mapped, points.found), measures(len(names))
     if design == "cluster":
-        clusters, stands_for = find_clusters(points, args.cluster, path)
+        clusters, stands_for = find_clusters(points, args.cluster, args.reference)
         counts = tally(clusters, *cells, len(names), stands_for / stands_for.mean())
         shares = counts.sum(0) / counts.sum()
         results = {name: cluster_ratio(counts, *yx) for name, yx in ratios.items()}
+        if len(counts) < 50:
+            notes.append(f"{len(counts)} clusters are few: their intervals are rough, {CLUSTERS_HELD}")
     else:
         classes = dict(zip(names, areas / areas.sum(), strict=True))
-        strata, weights, more = find_strata(points, classes, design, path)
+        strata, weights, more = find_strata(points, classes, design, args.reference)
         counts = tally(strata, *cells, len(names))
         shares = np.einsum("h,hij->ij", weights / counts.sum((1, 2)), counts)
         given = {name: (counts, weights, *yx) for name, yx in ratios.items()}
         results = {name: (*ratio(*values), *interval(*values)) for name, values in given.items()}
         notes += more
     notes += [f"{name} is nowhere on the map" for name, area in zip(names, areas, strict=True) if not area]
-    lacking = [name for index, name in enumerate(names) if index not in found]
+    lacking = [name for index, name in enumerate(names) if index not in points.found]
     notes += [f"{name} was found at no point: of its area only the upper limit tells" for name in lacking]
     return {
-        "reference": str(path), "design": design, "points": len(found), "drawn": drawn, "notes": notes,
-        "maps": [str(each.path) for each in region.maps],
+        "reference": str(args.reference), "design": design, "points": len(points.found), "drawn": drawn,
+        "notes": notes, "maps": [str(each.path) for each in region.maps],
         "made_by": sorted({each.checkpoint for each in region.maps}),
-        "unit": region.unit, "total": areas.sum(), "classes": names,
-        "counts": tally(np.zeros_like(found), *cells, len(names))[0].astype(int).tolist(),
+        "unit": region.unit, "total": areas.sum(), "classes": names, "critical_value": Z95,
+        "counts": tally(np.zeros_like(points.found), *cells, len(names))[0].astype(int).tolist(),
         "shares": shares.tolist(), "estimates": as_rows(results, names, areas),
     }  # fmt: skip
-
-
-def tally(groups: np.ndarray, mapped: np.ndarray, found: np.ndarray, num_classes: int, each=1) -> np.ndarray:
-    """Points by stratum or cluster, map class and reference class, (H, C, C); each: what one counts."""
-    counts = np.zeros((groups.max() + 1, num_classes, num_classes))
-    np.add.at(counts, (groups, mapped, found), each)
-    return counts
 
 
 def as_rows(results: dict, names: list[str], areas: np.ndarray) -> list[dict]:
@@ -687,6 +512,7 @@ def as_rows(results: dict, names: list[str], areas: np.ndarray) -> list[dict]:
 
 # ---- Files
 
+CLUSTERS_HELD = "in simulations 88 to 99 of 100 held the truth"
 INTERVALS = """Intervals hold the truth in about 95 of 100 samples: Jeffreys' of each stratum, their reaches
 squared and added; of clusters, Wilson's with Student's quantile. The papers' symmetric ones, estimate ±
 1.959964 standard errors, are too narrow for rare classes. There is no finite population correction in either.
@@ -696,16 +522,30 @@ squared and added; of clusters, Wilson's with Student's quantile. The papers' sy
 def write_report(args: argparse.Namespace) -> None:
     result = assess(args)
     lc.prepare_output(args.output)
-    paths = [args.output / name for name in ("report.md", "report.json", "estimates.csv", "areas.png")]
+    names = ("report.md", "report.json", "estimates.csv", "error_matrix.csv", "areas.png")
+    paths = [args.output / name for name in names]
     with contextlib.ExitStack() as files:
-        page, record, numbers, picture = (files.enter_context(lc.atomic_write(path)) for path in paths)
+        page, record, numbers, matrix, picture = (
+            files.enter_context(lc.atomic_write(path)) for path in paths
+        )
         page.write_text(markdown(result), encoding="utf-8")
         record.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         lc.write_history(numbers, result["estimates"])
+        write_matrix(matrix, result)
         draw_areas(picture, result)
     print("".join(f"note: {note}\n" for note in result["notes"]), end="")
     print(f"overall accuracy {in_words(rows_of(result, 'overall accuracy')[''])}")
     print(*area_table(result), "wrote " + ", ".join(map(str, paths)), sep="\n")
+
+
+def write_matrix(path: Path, result: dict) -> None:
+    """Writes the error matrix, first as points, then as shares of the region."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["unit", "map \\ reference", *result["classes"]])
+        for unit, key in (("points", "counts"), ("share of the region", "shares")):
+            named = zip(result["classes"], result[key], strict=True)
+            writer.writerows([unit, name, *row] for name, row in named)
 
 
 def rows_of(result: dict, measure: str) -> dict[str, dict]:
@@ -715,28 +555,28 @@ def rows_of(result: dict, measure: str) -> dict[str, dict]:
 
 def markdown(result: dict) -> str:
     """The page that a person reads."""
-    names, maps, kinds = (
-        result["classes"],
-        result["maps"],
-        ("user's accuracy", "producer's accuracy", "F1", "IoU"),
-    )
+    names, maps = result["classes"], result["maps"]
+    kinds = "user's accuracy", "producer's accuracy", "F1", "IoU"
     listed = ", ".join(maps) if len(maps) < 4 else f"{len(maps)} of them, {maps[0]} to {maps[-1]}"
-    lines = ["# Areas and accuracy", "", f"Maps: {listed}. Made by: {', '.join(result['made_by'])}.", ""]
-    lines += [
-        f"Reference: {result['reference']}, {result['points']:,} points {METHODS[result['design']]}.",
-        "",
-    ]
-    lines += [*(f"- {note}" for note in result["notes"]), "", "## Areas", "", *area_table(result), ""]
-    lines += ["![Mapped and adjusted areas](areas.png)", "", "## Accuracy", ""]
-    lines += ["Estimate ± standard error (95% interval).", ""]
-    lines += [f"Overall accuracy: {in_words(rows_of(result, 'overall accuracy')[''])}", ""]
+    sample = f"{result['points']:,} points {METHODS[result['design']]}"
     each = [rows_of(result, kind) for kind in kinds]
-    lines += table(["class", *kinds], [[name, *(in_words(kind[name]) for kind in each)] for name in names])
+    accuracies = [[name, *(in_words(kind[name]) for kind in each)] for name in names]
+    lines = [
+        "# Areas and accuracy", "",
+        f"Maps: {listed}. Made by: {', '.join(result['made_by'])}.", "",
+        f"Reference: {result['reference']}, {sample}.", "",
+        *(f"- {note}" for note in result["notes"]), "",
+        "## Areas", "", *area_table(result), "",
+        "![Mapped and adjusted areas](areas.png)", "",
+        "## Accuracy", "", "Estimate ± standard error (95% interval).", "",
+        f"Overall accuracy: {in_words(rows_of(result, 'overall accuracy')[''])}", "",
+        *table(["class", *kinds], accuracies),
+    ]  # fmt: skip
     for title, key, form in (("Points", "counts", "d"), ("Shares of the region", "shares", ".4f")):
-        cells = ([f"{value:{form}}" for value in row] for row in result[key])
-        head = ["map \\ reference", *names]
+        rows = zip(names, result[key], strict=True)
+        cells = [[name, *(f"{value:{form}}" for value in row)] for name, row in rows]
         lines += ["", f"## {title}, the map's classes in rows, the reference's in columns", ""]
-        lines += table(head, [[name, *row] for name, row in zip(names, cells, strict=True)])
+        lines += table(["map \\ reference", *names], cells)
     return "\n".join([*lines, "", INTERVALS])
 
 
@@ -788,10 +628,8 @@ def draw_areas(path: Path, result: dict) -> None:
 
 def score(args: argparse.Namespace) -> None:
     """Prints the scores of a checkpoint on labelled tiles, as training does for its val tiles."""
-    model, pixels = (
-        lc.load_model(args.checkpoint, args.device),
-        lc.load_checkpoint(args.checkpoint).get("labelled_pixels"),
-    )
+    model = lc.load_model(args.checkpoint, args.device)
+    pixels = lc.load_checkpoint(args.checkpoint).get("labelled_pixels")
     classes = {"num_classes": model.num_classes, "class_names": model.class_names}
     tiles = lc.LandCoverDataset(args.images, args.labels, **classes, **model.reading)
     found = lc.check_dataset(tiles, model.num_classes, "tiles")
@@ -841,9 +679,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     flag("--seed", metavar="N", type=int, default=0, help="(default: %(default)s)")
     flag = reports.add_argument
     flag("--reference", metavar="FILE", type=Path, required=True,
-         help="labelled points: .csv of image,x,y,class, or a vector file with a field class")
+         help="labelled points: .csv of image,x,y,class or lon,lat,class, or whatever else labels.py reads")
+    flag("--field", metavar="NAME", help="the field that holds the class (default: class)")
+    flag("--layer", metavar="NAME", help="the layer of a file with several")
+    flag("--crs", metavar="CRS", help="reference system of the points, where the file names none")
+    flag("--classes", metavar="FILE", type=Path, help="a CSV of from,to: other words and codes for classes")
     flag("--output", metavar="DIR", type=Path, default=Path("assessment"),
-         help="folder for report.md, report.json, estimates.csv and areas.png (default: %(default)s)")
+         help="folder for report.md and .json, tables and a picture (default: %(default)s)")
     flag("--design", choices=DESIGNS, help="how the points were drawn (default: as the file says)")
     flag("--cluster", metavar="COLUMN", help="names each point's cluster, like image, if clusters were drawn")
     flag("--checkpoint", metavar="FILE", type=Path, nargs="+", help="the model: did it learn here?")
