@@ -66,7 +66,9 @@ from pathlib import Path
 
 sys.path[:0] = [os.getcwd(), "tools"]
 import assess
+import estimators
 import numpy as np
+import regions
 
 import landcover_segmentation as lc
 
@@ -85,10 +87,10 @@ for index, name in enumerate(report["classes"]):
     inside += bool(row["low"] <= true <= row["high"])
 
 # The same with 200 samples: how many of the intervals hold the truth, each pixel of the maps at hand?
-region = assess.read_region([work / "maps"])
+region = regions.read_region([work / "maps"])
 mapped = np.concatenate([lc.read_mask(each.path) for each in region.maps])
 truth = np.concatenate([lc.read_mask(work / "region/masks" / f"{each.name}.png") for each in region.maps])
-assess.visit_rows = lambda region, rows: ((row, assess.map_of(region, row), mapped[row]) for row in rows)
+assess.visit_rows = lambda region, rows: ((row, regions.map_of(region, row), mapped[row]) for row in rows)
 starts = {each.name: start for each, start in zip(region.maps, region.starts)}
 weights, held = region.counts.sum(0) / region.counts.sum(), dict.fromkeys(areas, 0)
 for seed in range(200):
@@ -97,10 +99,10 @@ for seed in range(200):
     at = np.array([(starts[point["image"]] + point["y"], point["x"]) for point in sample])
     ids, found = mapped[tuple(at.T)], truth[tuple(at.T)]
     known = found != lc.IGNORE_INDEX
-    table = assess.tally(ids[known], ids[known], found[known], len(areas))
+    table = estimators.tally(ids[known], ids[known], found[known], len(areas))
     for index, name in enumerate(areas):
-        y_x = assess.measures(len(areas))["area share", index]
-        low, high = assess.interval(table, weights, *y_x)
+        y_x = estimators.measures(len(areas))["area share", index]
+        low, high = estimators.interval(table, weights, *y_x)
         held[name] += bool(low <= counts[index] / counts.sum() <= high)
 record = {
     "percent_of_area": areas, "intervals_that_hold_the_truth": inside,

@@ -163,6 +163,92 @@ def test_the_quantile_is_that_of_the_normal():
     assert abs(estimators.Z95 - 1.96) > 3e-5
 
 
+# ---- The same anew, point by point, from the papers
+
+
+def olofsson_2014(matrix, pixels) -> dict:
+    """Equations 2 to 11 there, term by term; matrix: points by map class (row) and reference class."""
+    size, total = len(matrix), sum(pixels)
+    share = [number / total for number in pixels]
+    points = [sum(row) for row in matrix]
+    cell = [[share[i] * matrix[i][j] / points[i] for j in range(size)] for i in range(size)]
+    users = [matrix[i][i] / points[i] for i in range(size)]
+    of_users = [users[i] * (1 - users[i]) / (points[i] - 1) for i in range(size)]
+    overall = sum(cell[i][i] for i in range(size))
+    found = {("overall accuracy", None): (overall, sum(share[i] ** 2 * of_users[i] for i in range(size)))}
+    for j in range(size):
+        area, parts = sum(cell[i][j] for i in range(size)), range(size)
+        terms = [share[i] * cell[i][j] - cell[i][j] ** 2 for i in parts]
+        found["area share", j] = area, sum(terms[i] / (points[i] - 1) for i in parts)
+        found["user's accuracy", j] = users[j], of_users[j]
+        reference = [pixels[i] / points[i] * matrix[i][j] for i in parts]
+        producers = reference[j] / sum(reference)
+        first = pixels[j] ** 2 * (1 - producers) ** 2 * of_users[j]
+        rest = 0
+        for i in parts:
+            if i != j:
+                wrong = matrix[i][j] / points[i]
+                rest += pixels[i] ** 2 * wrong * (1 - wrong) / (points[i] - 1)
+        spread = (first + producers**2 * rest) / sum(reference) ** 2
+        found["producer's accuracy", j] = producers, spread
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_strata_that_are_classes_agree_with_the_paper_term_by_term(seed):
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(2, 7))
+    matrix, pixels = (
+        rng.integers(0, 40, (size, size)) + 3 * np.eye(size, dtype=int),
+        rng.integers(10, 10**6, size),
+    )
+    for name, (value, variance) in olofsson_2014(matrix.tolist(), pixels.tolist()).items():
+        given = by_class(matrix), shares_of(pixels), *estimators.measures(size)[name]
+        np.testing.assert_allclose(estimators.ratio(*given), [value, variance**0.5], rtol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_other_strata_agree_with_stehman_2014_point_by_point(seed):
+    """Equations 2, 25 and 28 there over lists of points, without a matrix."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(100, 10_000, 3)
+    strata, mapped, found = np.repeat(range(3), [7, 11, 30]), *rng.integers(0, 4, (2, 48))
+    counts = estimators.tally(strata, mapped, found, 4)
+    for (measure, at), (y, x) in estimators.measures(4).items():
+        of_y, of_x = (
+            [float(values[row, column]) for row, column in zip(mapped, found, strict=True)]
+            for values in (y, x)
+        )
+        total_y, total_x, parts = 0.0, 0.0, []
+        for stratum, number in enumerate(pixels.tolist()):
+            own = [(of_y[i], of_x[i]) for i in range(48) if strata[i] == stratum]
+            total_y += number * sum(one for one, _ in own) / len(own)
+            total_x += number * sum(one for _, one in own) / len(own)
+            sy, syx, _, sx = np.cov(np.array(own).T).ravel()
+            parts.append((number, len(own), sy, sx, syx))
+        ratio = total_y / total_x
+        variance = sum(
+            n**2 * (1 - k / n) * (sy + ratio**2 * sx - 2 * ratio * syx) / k for n, k, sy, sx, syx in parts
+        )
+        got = estimators.ratio(counts, shares_of(pixels), y, x, pixels)
+        assert got == pytest.approx((ratio, variance**0.5 / total_x)), (measure, at)
+
+
+def test_the_interval_of_an_area_agrees_with_scipy():
+    """Jeffreys' limits by scipy, put together by hand."""
+    stats = pytest.importorskip("scipy.stats")
+    counts, weights = OLOFSSON_2014, shares_of(OLOFSSON_2014_PIXELS)
+    for at in range(4):
+        hits, points = np.einsum("iij->ij", counts)[:, at], counts.sum((1, 2))
+        share = hits / points
+        low, high = stats.beta.interval(0.95, hits + 0.5, points - hits + 0.5)
+        low, high = np.where(hits == 0, 0, low), np.where(hits == points, 1, high)
+        down, up = (np.sqrt((weights**2 * (share - limit) ** 2).sum()) for limit in (low, high))
+        value = (weights * share).sum()
+        got = estimators.interval(counts, weights, *estimators.measures(4)["area share", at])
+        np.testing.assert_allclose(got, [value - down, value + up])
+
+
 # ---- Coverage: of 2,000 samples of a known map and truth, 93 to 97 of 100 intervals hold the truth
 
 MAPPED = np.array([0.50, 0.30, 0.15, 0.04, 0.01])
@@ -597,6 +683,14 @@ def set_field(name: str, value: str, at=slice(0, 1)):
         (set_field("design", "", slice(None)), {}, "does not tell how its points were drawn"),
         (set_field("class", "", slice(None)), {}, "too few points with a class"),
         (lambda rows: [row for row in rows if row["stratum"] != "water"], {}, "of the region, not all of it"),
+        (set_field("stratum_share", "half"), {}, "line 2: stratum_share is 'half'"),
+        (set_field("stratum_share", "0.5"), {}, "give each stratum one share"),
+        (
+            lambda rows: [{**row, "stratum": "s", "stratum_share": ""} for row in rows],
+            {},
+            "add a column stratum_share",
+        ),
+        (lambda rows: rows, {"layer": "two"}, "has no use for it; leave it out"),
         (lambda rows: rows, {"cluster": "tile"}, "column tile must name two clusters or more"),
         (lambda rows: rows, {"cluster": "stratum"}, "clusters within strata have no estimator"),
     ],
@@ -617,6 +711,276 @@ def test_notes(labelled):
     rows = read_rows(files["reference"])
     write_rows(files["reference"], set_field("class", "", slice(0, 12))(rows))
     assert any("12 of 180 points have no class" in note for note in report_of(files)["notes"])
+
+
+# ---- References of any kind, read as labels.py does
+
+
+def places_of(files: dict):
+    """The labelled points as a GeoDataFrame of the sample's GeoPackage."""
+    geopandas = pytest.importorskip("geopandas")
+    points = geopandas.read_file(files["reference"].with_suffix(".gpkg"))
+    points["class"] = [row["class"] for row in read_rows(files["reference"])]
+    return points
+
+
+def save_as_shapefile(points, folder):
+    points.to_file(folder / "points.shp")  # which cuts the names of fields
+    return {"reference": folder / "points.shp"}
+
+
+def save_as_layer(points, folder):
+    points = points.rename(columns={"class": "cover"})
+    points.iloc[:3].to_file(folder / "two.gpkg", layer="other")
+    points.to_crs("EPSG:3857").to_file(folder / "two.gpkg", layer="visited")
+    return {"reference": folder / "two.gpkg", "layer": "visited", "field": "cover"}
+
+
+def save_as_lon_lat(points, folder):
+    there = points.to_crs("EPSG:4326").geometry
+    table = points.drop(columns=["geometry", "x", "y", "image"]).assign(lon=there.x, lat=there.y)
+    table.to_csv(folder / "degrees.csv", index=False)
+    return {"reference": folder / "degrees.csv"}
+
+
+def save_as_x_y(points, folder):
+    table = points.drop(columns="geometry").assign(x=points.geometry.x, y=points.geometry.y)
+    table.to_csv(folder / "metres.csv", index=False)
+    return {"reference": folder / "metres.csv", "crs": "EPSG:32640"}
+
+
+def save_with_ids(points, folder):
+    ids = points["class"].map({name: f"{at}.0" for at, name in enumerate(NAMES)})
+    points.assign(**{"class": ids}).to_file(folder / "ids.geojson")
+    return {"reference": folder / "ids.geojson"}
+
+
+def save_with_codes(points, folder):
+    words = points["class"].replace({"land": "bare soil", "forest": "Wald"})
+    points.assign(**{"class": words}).to_file(folder / "words.fgb")
+    (folder / "legend.csv").write_text("from,to\nbare soil,land\nWald,forest\nwater,water\n")
+    return {"reference": folder / "words.fgb", "classes": folder / "legend.csv"}
+
+
+SAVERS = [
+    save_as_shapefile, save_as_layer, save_as_lon_lat, save_as_x_y, save_with_ids, save_with_codes,
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("save", SAVERS)
+def test_a_reference_of_any_kind_says_the_same(labelled, tmp_path, save):
+    files, _ = labelled
+    expected = report_of(files)["estimates"]
+    assert report_of({**files, **save(places_of(files), tmp_path)})["estimates"] == expected
+
+
+def test_what_is_no_point_on_the_maps_is_refused(labelled, tmp_path, capsys):
+    files, _ = labelled
+    points, vector = places_of(files), tmp_path / "points.gpkg"
+    files["reference"] = vector
+    for change, words in (
+        (lambda one: one.translate(1e5, 0), "feature 1 (180 points): lies on no map"),
+        (lambda one: one.buffer(20), "feature 1: is no single point"),
+    ):
+        points.set_geometry(change(points.geometry)).to_file(vector, driver="GPKG")
+        assert run("report", **files) == 2
+        said = capsys.readouterr().err
+        assert words in said and said.count("error:") == 1
+        vector.unlink()
+    points.set_crs(None, allow_override=True).to_file(tmp_path / "unplaced.shp")
+    assert run("report", **{**files, "reference": tmp_path / "unplaced.shp"}) == 2
+    assert "names no reference system" in capsys.readouterr().err
+    points.to_file(vector, driver="GPKG")
+    assert run("report", **files, crs="EPSG:4326") == 2, "these are no degrees"
+    assert "lies on no map" in capsys.readouterr().err
+
+
+def test_points_on_the_border_belong_to_one_pixel(tmp_path):
+    """The top left corner of the map is on it, its lower right one is not."""
+    geopandas = pytest.importorskip("geopandas")
+    ids = np.array([[0, 1], [0, 1]])
+    path = write_map(tmp_path / "a_classes.tif", ids, names=NAMES[:2])
+    x, y = [300_000, 300_010, 300_000, 300_019.99], [2_800_000, 2_800_000, 2_799_990, 2_799_990]
+    points = geopandas.points_from_xy(x, y, crs="EPSG:32640")
+    table = geopandas.GeoDataFrame({"class": ["land", "water", "land", "water"]}, geometry=points)
+    table.to_file(tmp_path / "points.gpkg")
+    files = {"map": path, "reference": tmp_path / "points.gpkg", "output": tmp_path / "out"}
+    assert report_of(files, design="simple")["counts"] == [[2, 0], [0, 2]]
+    table.geometry = geopandas.points_from_xy([*x[:3], 300_020], y, crs="EPSG:32640")
+    table.to_file(tmp_path / "points.gpkg")
+    assert run("report", **files, design="simple") == 2
+
+
+def test_error_matrix_is_a_table(labelled):
+    files, _ = labelled
+    result = report_of(files)
+    with (files["output"] / "error_matrix.csv").open(encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head[2:] == NAMES and [row[1] for row in rows] == NAMES * 2
+    assert [list(map(int, row[2:])) for row in rows[:3]] == result["counts"]
+    assert [list(map(float, row[2:])) for row in rows[3:]] == result["shares"]
+
+
+# ---- Maps beside and over each other
+
+
+def test_maps_that_share_ground_are_refused(tmp_path, capsys):
+    from rasterio.warp import calculate_default_transform, reproject
+
+    ids, folder = patches(), tmp_path / "maps"
+    write_map(folder / "west_classes.tif", ids)
+    beside = from_origin(303_000, 2_800_000, 10, 10)
+    east = write_map(folder / "east_classes.tif", ids, transform=beside)
+    flags = {"map": folder, "output": tmp_path / "reference.csv", "size": 50}
+    assert run("sample", **flags) == 0, "neighbours share nothing"
+    write_map(east, ids, transform=from_origin(302_900, 2_800_000, 10, 10))
+    capsys.readouterr()
+    assert run("sample", **flags) == 0, "ten columns without data lie over it"
+    write_map(east, ids, transform=from_origin(302_880, 2_800_000, 10, 10))
+    assert run("sample", **flags) == 2
+    assert "west_classes.tif: has data on the ground of" in capsys.readouterr().err
+    place, width, height = calculate_default_transform(
+        "EPSG:32640", "EPSG:4326", 300, 200, 300_000, 2_798_000, 303_000, 2_800_000
+    )
+    warped = np.full((height, width), 255, np.uint8)
+    source = {"src_transform": from_origin(300_000, 2_800_000, 10, 10), "src_crs": "EPSG:32640"}
+    reproject(ids, warped, **source, dst_transform=place, dst_crs="EPSG:4326", dst_nodata=255)
+    write_map(east, warped, crs="EPSG:4326", transform=place)
+    assert run("sample", **flags) == 2, "in another reference system too"
+
+
+def test_a_point_under_two_maps_belongs_to_the_one_with_data(tmp_path):
+    geopandas = pytest.importorskip("geopandas")
+    half = np.zeros((20, 20), int)
+    half[:, 10:] = 255
+    for name, ids in (("a", np.where(half, 255, 0)), ("b", np.where(half, 1, 255))):
+        write_map(tmp_path / "maps" / f"{name}_classes.tif", ids, names=NAMES[:2])
+    x = 300_000 + 10 * np.array([0.5, 3.5, 14.5, 17.5])
+    points = geopandas.points_from_xy(x, np.full(4, 2_799_995), crs="EPSG:32640")
+    table = geopandas.GeoDataFrame({"class": ["land", "land", "water", "land"]}, geometry=points)
+    table.to_file(tmp_path / "points.gpkg")
+    files = {"map": tmp_path / "maps", "reference": tmp_path / "points.gpkg", "output": tmp_path / "out"}
+    assert report_of(files, design="simple")["counts"] == [[2, 0], [1, 1]]
+
+
+def test_maps_of_two_systems_and_resolutions_are_one_region(tmp_path):
+    """A square of degrees at 60 north beside one of metres: hectares count, not pixels."""
+    pyproj = pytest.importorskip("pyproj")
+    write_map(tmp_path / "maps" / "a_classes.tif", np.zeros((100, 100)), names=NAMES[:2])
+    place = from_origin(10, 60, 0.001, 0.001)
+    write_map(
+        tmp_path / "maps" / "b_classes.tif", np.ones((200, 50)), crs="EPSG:4326", transform=place,
+        names=NAMES[:2],
+    )  # fmt: skip
+    region = regions.read_region([tmp_path / "maps"])
+    geod = pyproj.Geod(ellps="WGS84")
+    for top in (0, 199):
+        ring = [10, 10.001, 10.001, 10], 60 - 0.001 * (np.array([0, 0, 1, 1]) + top)
+        area = abs(geod.polygon_area_perimeter(*ring)[0]) / 10_000
+        assert region.areas[100 + top] == pytest.approx(area, rel=1e-3)
+    args = parsed("sample", map=tmp_path / "maps", size=2_000, design="simple")
+    in_degrees = np.mean([row["image"] == "b" for row in assess.draw_sample(args, region)])
+    hectares = region.areas @ region.counts
+    assert hectares[0] == pytest.approx(100) and region.unit == "hectares"
+    assert in_degrees == pytest.approx(hectares[1] / hectares.sum(), abs=0.03)
+
+
+# ---- Odd maps and samples
+
+
+def label_all(files: dict, truth: np.ndarray) -> None:
+    rows = read_rows(files["reference"])
+    for row in rows:
+        row["class"] = NAMES[truth[int(row["y"]), int(row["x"])]]
+    write_rows(files["reference"], rows)
+
+
+def test_a_class_of_one_pixel_can_be_reported(tmp_path):
+    """No second point can be drawn there, and none is needed."""
+    ids = np.zeros((50, 50), int)
+    ids[:, 30:], ids[7, 7] = 1, 2
+    files = {"map": write_map(tmp_path / "a_classes.tif", ids), "reference": tmp_path / "reference.csv"}
+    assert run("sample", map=files["map"], output=files["reference"], size=60) == 0
+    label_all(files, ids)
+    found = areas_in(report_of(files | {"output": tmp_path / "out"}))
+    assert found["forest"]["estimate"] == pytest.approx(0.01)
+    rows = [row for row in read_rows(files["reference"]) if row["stratum"] != "forest"]
+    write_rows(files["reference"], rows)
+    assert run("report", **files, output=tmp_path / "none") == 2, "without it the region is not whole"
+
+
+def test_more_points_than_pixels_take_all(tmp_path):
+    ids = np.zeros((5, 5), int)
+    ids[0] = 1
+    files = {"map": write_map(tmp_path / "a_classes.tif", ids, names=NAMES[:2])}
+    files |= {"reference": tmp_path / "reference.csv"}
+    for design in assess.DESIGNS:
+        assert run("sample", map=files["map"], output=files["reference"], size=900, design=design) == 0
+        rows = read_rows(files["reference"])
+        assert len(rows) == 25 and {row["inclusion_probability"] for row in rows} == {"1"}, design
+
+
+def test_one_class_everywhere(tmp_path):
+    files = {"map": write_map(tmp_path / "a_classes.tif", np.zeros((40, 40)))}
+    files |= {"reference": tmp_path / "reference.csv"}
+    assert run("sample", map=files["map"], output=files["reference"], size=50) == 0
+    label_all(files, np.zeros((40, 40), int))
+    result = report_of(files | {"output": tmp_path / "out"})
+    low, high = (areas_in(result)["land"][key] for key in ("low", "high"))
+    assert low < 0.98 * high, "fifty points without an error are no certainty"
+    assert {"water is nowhere on the map", "forest is nowhere on the map"} <= set(result["notes"])
+    assert any("water was found at no point" in note for note in result["notes"])
+
+
+@pytest.mark.parametrize(
+    ("ids", "names", "words"),
+    [
+        (np.full((9, 9), 255), NAMES, "holds no pixel with data"),
+        (np.full((9, 9), 7), NAMES, "holds class id 7 of 3 classes"),
+        (np.zeros((9, 9)), [], None),
+    ],
+)
+def test_maps_without_data_or_names(tmp_path, capsys, ids, names, words):
+    path = write_map(tmp_path / "a_classes.tif", ids, names=names)
+    assert run("sample", map=path, output=tmp_path / "points.csv", size=9) == (2 if words else 0)
+    said = capsys.readouterr()
+    assert words in said.err if words else "9 class 0" in said.out
+
+
+def test_maps_of_other_classes_are_no_region(tmp_path, capsys):
+    write_map(tmp_path / "a_classes.tif", patches(), crs=None)
+    write_map(tmp_path / "b_classes.tif", patches(), crs=None, names=["land", "lake", "forest"])
+    assert run("sample", map=tmp_path, output=tmp_path / "points.csv") == 2
+    assert "has other classes than" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"half_width": 0}, "--half-width 0.0: must lie between 0 and 1"),
+        ({"size": 3}, "two points in each of 3 classes are the least"),
+        ({"users_accuracy": "0.9,0.9"}, "give 3 numbers between 0 and 1"),
+        ({"half_width": 0.1, "of": "lava"}, "class 'lava' is neither"),
+    ],
+)
+def test_samples_that_cannot_be_drawn(tmp_path, capsys, flags, words):
+    path = write_map(tmp_path / "a_classes.tif", patches())
+    assert run("sample", map=path, output=tmp_path / "points.csv", **flags) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "points.csv").exists()
+
+
+def test_classes_in_few_clusters_are_told(labelled):
+    files, _ = labelled
+    rows = read_rows(files["reference"])
+    for at, row in enumerate(rows):
+        row |= {"tile": f"t{at % 30}", "stratum": ""}
+    rows = [row for row in rows if row["class"] != "forest" or row["tile"] == "t3"]
+    write_rows(files["reference"], rows)
+    assert any(
+        "found in fewer than 20 clusters: forest" in note
+        for note in report_of(files, cluster="tile")["notes"]
+    )
 
 
 # ---- Points that a model learnt from
@@ -666,6 +1030,70 @@ def test_tiles_with_a_place_are_compared_on_the_ground(labelled, tmp_path, capsy
     pixels = {"tile.tif": torch.tensor(2 * inside[:3] + 1, dtype=torch.int32)}
     assert run("report", **files, checkpoint=checkpoint_of(tmp_path, pixels)) == 2
     assert "learnt from 3 of the 180" in capsys.readouterr().err
+
+
+def write_scene(path, pixels: np.ndarray) -> None:
+    from PIL import Image
+
+    path.parent.mkdir()
+    if path.suffix == ".png":
+        Image.fromarray(pixels).save(path)
+        return
+    place = {"crs": "EPSG:32640", "transform": from_origin(300_000, 2_800_000, 10, 10)}
+    form = {"width": pixels.shape[1], "height": pixels.shape[0], "count": 3, "dtype": "uint8"}
+    with rasterio.open(path, "w", driver="GTiff", **form, **place) as file:
+        file.write(pixels.transpose(2, 0, 1))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["scene.tif", "scene.png"])
+def test_from_labelled_points_to_areas(tmp_path, monkeypatch, capsys, name):
+    """Tiles are cut from a scene; a model learns there, maps it, and is assessed where it did not learn."""
+    import cut_tiles
+    import map_scenes
+
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    truth = np.arange(192)[:, None] // 64 + np.zeros((1, 192), int)
+    write_scene(
+        tmp_path / "scenes" / name, np.uint8(80 * truth[..., None] + rng.integers(0, 40, (192, 192, 3)))
+    )
+    places = rng.choice(192 * 192, 400, replace=False).tolist()
+    learnt = {divmod(place, 192) for place in places}
+    points = [{"image": name, "x": x, "y": y, "class": NAMES[truth[y, x]]} for y, x in learnt]
+    write_rows(tmp_path / "points.csv", points)
+    names = f"--class-names {','.join(NAMES)}"
+    cut = f"--images scenes --points points.csv --output dataset --tile 64 --block 1 --val-share 0.3 {names}"
+    assert not cut_tiles.main(cut.split())
+    flags = (
+        f"--num-classes 3 {names} --class-colors none --backbone mobilenet_v3_large --weights none --epochs 1"
+    )
+    assert not lc.main([*flags.split(), "--batch-size", "2", "--crop-size", "64", "--device", "cpu"])
+    assert not map_scenes.main(["--input", "scenes", "--output", "maps", "--device", "cpu"])
+    files = {"map": "maps", "reference": tmp_path / "reference.csv", "output": tmp_path / "out"}
+    assert run("sample", map="maps", output=files["reference"], size=90, design="simple") == 0
+    rows = [row for row in read_rows(files["reference"]) if (int(row["y"]), int(row["x"])) not in learnt]
+    write_rows(files["reference"], rows)
+    label_all(files, truth)
+    notes = report_of(files)["notes"]
+    assert any(note.startswith("best_model.pth sha256:") and "was not looked at" in note for note in notes)
+    notes = report_of(files, checkpoint="best_model.pth")["notes"]
+    tiles = {path.stem[-9:] for path in (tmp_path / "dataset/train/images").iterdir()}
+    near = sum(f"r{int(row['y']) // 64:03}_c{int(row['x']) // 64:03}" in tiles for row in rows)
+    assert 0 < near < len(rows) and f"{near} of {len(rows)} points lie in tiles" in " ".join(notes)
+    assert not any("cannot be laid" in note or "was not looked at" in note for note in notes)
+    taught = [(y, x) for y, x in learnt if f"r{y // 64:03}_c{x // 64:03}" in tiles]
+    spoilt = read_rows(files["reference"])
+    for row, (y, x) in zip(spoilt[4:6], taught, strict=False):
+        row |= {"y": y, "x": x}
+    write_rows(files["reference"], spoilt)
+    capsys.readouterr()
+    assert run("report", **files, checkpoint="best_model.pth") == 2
+    said = f"learnt from 2 of the {len(rows)} reference points, as {files['reference']}, line 6"
+    assert said in capsys.readouterr().err
+    (tmp_path / "dataset").rename(tmp_path / "elsewhere")
+    notes = report_of(files, checkpoint="best_model.pth")["notes"]
+    assert any(f"{len(tiles)} of {len(tiles)} tiles" in note and "cannot be laid" in note for note in notes)
 
 
 def test_a_map_of_another_checkpoint_is_told(labelled, tmp_path):

@@ -148,11 +148,14 @@ def sample_size(weights: np.ndarray, shares: np.ndarray, half_width: float, pixe
     return math.ceil(round(total**2 / (error**2 + (weights * deviations**2).sum() / pixels), 6))
 
 
-def allocate(size: int, weights: np.ndarray, how: str, deviations: np.ndarray) -> np.ndarray:
+def allocate(
+    size: int, weights: np.ndarray, how: str, deviations: np.ndarray, pixels: np.ndarray | float = np.inf
+) -> np.ndarray:
     """Points of each stratum, (H,), at least 2: equal, proportional, neyman or floor.
 
-    weights, deviations (H,): share of the region and guessed standard deviation of each stratum. floor: FLOOR
-    points, or an equal share if that is less, where proportional gives less; the rest shares what is left.
+    weights, deviations, pixels (H,): each stratum's share of the region, guessed standard deviation and size.
+    floor: FLOOR points, or an equal share if that is less, where proportional gives less; the rest shares
+    what is left. What a stratum of fewer pixels cannot take is passed on to the others.
     """
     neyman = weights * deviations if (weights * deviations).any() else weights
     wanted = {"equal": np.ones_like(weights), "neyman": neyman}.get(how, weights)
@@ -166,4 +169,10 @@ def allocate(size: int, weights: np.ndarray, how: str, deviations: np.ndarray) -
         rare |= more
     whole = np.floor(points).astype(int)
     whole[np.argsort(whole - points, kind="stable")[: max(0, size - whole.sum())]] += 1
-    return whole.clip(2)
+    whole = whole.clip(2)
+    if (full := whole > pixels).any():
+        whole[full] = pixels[full]
+        rest, others = max(0, size - whole[full].sum()), ~full
+        if others.any():
+            whole[others] = allocate(rest, weights[others], how, deviations[others], pixels[others])
+    return whole

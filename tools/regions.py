@@ -152,7 +152,7 @@ def bounds_of(scene: geo.Scene) -> tuple[float, float, float, float]:
 
 
 def share_ground(one: Map, other: Map) -> bool:
-    """Whether both maps have data at one of 64 x 64 places of the ground on which they overlap.
+    """Whether both maps have data at one of 32 x 32 places of the ground on which they overlap.
 
     An overlap narrower than half a pixel is none: tiles are cut and warped with less care than that.
     """
@@ -164,7 +164,7 @@ def share_ground(one: Map, other: Map) -> bool:
     pixel = np.sqrt(abs(one.scene.transform.determinant))
     if (high - low < pixel / 2).any():
         return False
-    x, y = (grid.ravel() for grid in np.meshgrid(*np.linspace(low, high, 129)[1::2].T))
+    x, y = (grid.ravel() for grid in np.meshgrid(*np.linspace(low, high, 65)[1::2].T))
     inside = pixels_of(one.scene, x, y)[0]
     x_there, y_there = map(np.array, transform(one.scene.crs, other.scene.crs, x, y))
     inside &= pixels_of(other.scene, x_there, y_there)[0]
