@@ -1033,21 +1033,30 @@ def test_tiles_with_a_place_are_compared_on_the_ground(labelled, tmp_path, capsy
 
 
 def write_scene(path, pixels: np.ndarray) -> None:
-    from PIL import Image
-
     path.parent.mkdir()
-    if path.suffix == ".png":
-        Image.fromarray(pixels).save(path)
-        return
     place = {"crs": "EPSG:32640", "transform": from_origin(300_000, 2_800_000, 10, 10)}
     form = {"width": pixels.shape[1], "height": pixels.shape[0], "count": 3, "dtype": "uint8"}
     with rasterio.open(path, "w", driver="GTiff", **form, **place) as file:
         file.write(pixels.transpose(2, 0, 1))
 
 
+def without_places(folder) -> None:
+    """Makes of tiles, map and checkpoint in a folder what they are if the scene is a PNG."""
+    from PIL import Image
+
+    for path in sorted((folder / "dataset/train/images").iterdir()):
+        Image.fromarray(lc.read_image(path)).save(path.with_suffix(".png"))
+        path.unlink()
+    with rasterio.open(folder / "maps/scene_classes.tif") as file:
+        ids, maker = file.read(1), file.tags()["CHECKPOINT"]
+    write_map(folder / "maps/scene_classes.tif", ids, crs=None, checkpoint=maker)
+    known = torch.load(folder / "best_model.pth")
+    known["labelled_pixels"] = {name[:-3] + "png": at for name, at in known["labelled_pixels"].items()}
+    torch.save(known, folder / "best_model.pth")
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["scene.tif", "scene.png"])
-def test_from_labelled_points_to_areas(tmp_path, monkeypatch, capsys, name):
+def test_from_labelled_points_to_areas(tmp_path, monkeypatch, capsys):
     """Tiles are cut from a scene; a model learns there, maps it, and is assessed where it did not learn."""
     import cut_tiles
     import map_scenes
@@ -1056,11 +1065,12 @@ def test_from_labelled_points_to_areas(tmp_path, monkeypatch, capsys, name):
     rng = np.random.default_rng(0)
     truth = np.arange(192)[:, None] // 64 + np.zeros((1, 192), int)
     write_scene(
-        tmp_path / "scenes" / name, np.uint8(80 * truth[..., None] + rng.integers(0, 40, (192, 192, 3)))
+        tmp_path / "scenes" / "scene.tif",
+        np.uint8(80 * truth[..., None] + rng.integers(0, 40, (192, 192, 3))),
     )
     places = rng.choice(192 * 192, 400, replace=False).tolist()
     learnt = {divmod(place, 192) for place in places}
-    points = [{"image": name, "x": x, "y": y, "class": NAMES[truth[y, x]]} for y, x in learnt]
+    points = [{"image": "scene", "x": x, "y": y, "class": NAMES[truth[y, x]]} for y, x in learnt]
     write_rows(tmp_path / "points.csv", points)
     names = f"--class-names {','.join(NAMES)}"
     cut = f"--images scenes --points points.csv --output dataset --tile 64 --block 1 --val-share 0.3 {names}"
@@ -1077,20 +1087,22 @@ def test_from_labelled_points_to_areas(tmp_path, monkeypatch, capsys, name):
     label_all(files, truth)
     notes = report_of(files)["notes"]
     assert any(note.startswith("best_model.pth sha256:") and "was not looked at" in note for note in notes)
-    notes = report_of(files, checkpoint="best_model.pth")["notes"]
     tiles = {path.stem[-9:] for path in (tmp_path / "dataset/train/images").iterdir()}
     near = sum(f"r{int(row['y']) // 64:03}_c{int(row['x']) // 64:03}" in tiles for row in rows)
-    assert 0 < near < len(rows) and f"{near} of {len(rows)} points lie in tiles" in " ".join(notes)
-    assert not any("cannot be laid" in note or "was not looked at" in note for note in notes)
     taught = [(y, x) for y, x in learnt if f"r{y // 64:03}_c{x // 64:03}" in tiles]
     spoilt = read_rows(files["reference"])
     for row, (y, x) in zip(spoilt[4:6], taught, strict=False):
         row |= {"y": y, "x": x}
-    write_rows(files["reference"], spoilt)
-    capsys.readouterr()
-    assert run("report", **files, checkpoint="best_model.pth") == 2
-    said = f"learnt from 2 of the {len(rows)} reference points, as {files['reference']}, line 6"
-    assert said in capsys.readouterr().err
+    other = write_rows(tmp_path / "spoilt.csv", spoilt)
+    for change in (lambda folder: None, without_places):
+        change(tmp_path)
+        notes = report_of(files, checkpoint="best_model.pth")["notes"]
+        assert 0 < near < len(rows) and f"{near} of {len(rows)} points lie in tiles" in " ".join(notes)
+        assert not any("cannot be laid" in note for note in notes)
+        capsys.readouterr()
+        assert run("report", **{**files, "reference": other}, checkpoint="best_model.pth") == 2
+        said = f"learnt from 2 of the {len(rows)} reference points, as {other}, line 6"
+        assert said in capsys.readouterr().err
     (tmp_path / "dataset").rename(tmp_path / "elsewhere")
     notes = report_of(files, checkpoint="best_model.pth")["notes"]
     assert any(f"{len(tiles)} of {len(tiles)} tiles" in note and "cannot be laid" in note for note in notes)
