@@ -683,6 +683,7 @@ def set_field(name: str, value: str, at=slice(0, 1)):
         (set_field("design", "", slice(None)), {}, "does not tell how its points were drawn"),
         (set_field("class", "", slice(None)), {}, "too few points with a class"),
         (lambda rows: [row for row in rows if row["stratum"] != "water"], {}, "of the region, not all of it"),
+        (lambda rows: rows, {"design": "simple"}, "drawn stratified, not simple; leave --design out"),
         (set_field("stratum_share", "half"), {}, "line 2: stratum_share is 'half'"),
         (set_field("stratum_share", "0.5"), {}, "give each stratum one share"),
         (

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import sys
 import typing
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import geo
 import numpy as np
+from scipy.spatial import cKDTree
 from tqdm.auto import tqdm
 
 import landcover_segmentation as lc
@@ -215,3 +217,65 @@ def pixels_of(scene: geo.Scene, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarra
     places = np.array(geo.on_ground(~scene.transform, x, y))
     size = np.array([[scene.width], [scene.height]])
     return ((places >= 0) & (places < size)).all(0), places
+
+
+# ==== Tiles that a model learnt from =================================================================
+
+
+def learnt_from(
+    region: Region, rows: np.ndarray, columns: np.ndarray, learnt_pixels: dict, folder: Path
+) -> tuple[np.ndarray, list[str]]:
+    """Whether a model learnt from a tile on which a pixel of the region, (n,), lies, and from this very
+    pixel, (2, n); and the tiles of which that is unknown.
+
+    learnt_pixels: (N, 2) row and column in the tile, or None for nearly all, by file name in the folder.
+    """
+    index, found, strange = map_of(region, rows), np.zeros((2, len(rows)), bool), []
+    own = index, rows - region.starts[index], columns
+    in_system = cache(partial(middles_in, region, *own))
+    for name, learnt in tqdm(learnt_pixels.items(), "comparing tiles", leave=False, disable=None):
+        if (place := place_on_tile(folder / name, region, *own, in_system)) is None:
+            strange.append(name)
+            continue
+        inside, at, width = place
+        same = inside.copy()
+        if learnt is not None:
+            middles = np.asarray(learnt)[:, ::-1].reshape(-1, 2) + 0.5
+            distances, _ = cKDTree(middles).query(at[:, inside].T, p=np.inf)
+            same[inside] = distances <= np.maximum(1, width[inside]) / 2
+        found |= inside, same
+    return found, strange
+
+
+def middles_in(region: Region, index: np.ndarray, rows: np.ndarray, columns: np.ndarray, system: str):
+    """The middles of pixels, and of those to the right of them, in a reference system, (2, n) each."""
+    return [ground_of(region, index, rows, columns + step, system) for step in (0, 1)]
+
+
+def place_on_tile(
+    tile: Path, region: Region, index: np.ndarray, rows: np.ndarray, columns: np.ndarray, in_system
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Which points lie on a tile, (n,), where, (2, n) x and y in its pixels, and how many of these a pixel of
+    the map is wide there, (n,). None: unknown.
+
+    By the ground if tile and maps tell theirs; else by name: a scene, or one that cut_tiles.py cut from it.
+    """
+    size, corner = None, (0, 0)
+    if tile.is_file():
+        with geo.open_unscaled(tile) as scene:
+            if scene.crs and all(each.scene.crs for each in region.maps):
+                middles, beside = in_system(scene.crs.to_wkt())
+                (inside, at), (_, to) = (pixels_of(scene, *places) for places in (middles, beside))
+                return inside, at, np.hypot(*(to - at))
+            size = np.array([[scene.width], [scene.height]])
+    names = [lc.folded(each.name) for each in region.maps]
+    name = lc.folded(tile.stem)
+    if name not in names and size is not None and (cut := re.fullmatch(r"(.+)_r(\d{3,})_c(\d{3,})", name)):
+        name, corner = cut[1], (int(cut[3]) * size[0, 0], int(cut[2]) * size[1, 0])
+    if name not in names:
+        return None
+    at = np.stack([columns, rows]) + 0.5 - np.reshape(corner, (2, 1))
+    inside = (index == names.index(name)) & (at > 0).all(0)
+    if size is not None:
+        inside &= (at < size).all(0)
+    return inside, at, np.ones(len(rows))
