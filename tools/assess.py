@@ -457,10 +457,10 @@ def as_rows(results: dict, names: list[str], areas: np.ndarray) -> list[dict]:
 # ---- Files
 
 INTERVALS = f"""Intervals are Jeffreys' of each stratum, their reaches squared and added; of clusters,
-Wilson's with Student's quantile. The papers' symmetric ones, estimate ± {Z95} standard errors (there 1.96),
-are too narrow for rare classes. In simulations (benchmarks/coverage.py) with 300 points or more, the intervals
-of 98 of 100 areas held the truth in 93 to 97 of 100 samples, the worst in 92; symmetric ones in 54. There is no
-finite population correction in either.
+Wilson's with Student's quantile. The papers' symmetric ones, estimate ± {Z95} standard errors (there
+1.96), are too narrow for rare classes. In simulations with 300 points or more (benchmarks/coverage.py) the
+intervals of 98 of 100 areas held the truth in 93 to 97 of 100 samples, the worst in 92; symmetric ones in
+54. There is no finite population correction in either.
 """
 
 
