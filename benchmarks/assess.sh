@@ -57,6 +57,7 @@ cp $out/reference.csv "$work"
 (cd "$work" && PYTHONPATH= $python "$OLDPWD/tools/assess.py" report --map maps --reference reference.csv \
     --checkpoint best_model.pth --output report)
 cp "$work"/report/* $out
+sed -i "s#$work/##" $out/report.md $out/report.json # no machine's path in the results
 
 # Beside the estimates, what all pixels of the masks tell, and how this came about
 times >"$work/times.txt" # of this shell, then of all that it ran, in user and system time like 3m59.784s

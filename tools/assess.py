@@ -311,7 +311,7 @@ def check_not_learnt(checkpoints: Iterable[Path], points: Reference, region: Reg
         if strange:
             reason = f"they have no georeference, or are not in {folder}, and no map has their name"
             problem = f"{len(strange):,} of {len(pixels):,} tiles from which {path} learnt, like {strange[0]}"
-            notes.append(f"{problem}, cannot be laid over the maps: {reason}; does any show points?")
+            notes.append(f"{problem}, cannot be laid over the maps: {reason}; look whether points lie there")
     unasked = "was not looked at whether it learnt from these very points: give it with --checkpoint"
     notes += [f"{maker} made the map, and it {unasked}" for maker in sorted(makers)]
     return notes if notes or checkpoints else [f"the map does not name its model, and it {unasked}"]
