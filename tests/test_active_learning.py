@@ -1,6 +1,7 @@
 """Which pixels to label next: equal budgets, suggestions spread out, and a study that can be stopped."""
 
 import csv
+import itertools
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import active_learning as al
 
 ROUNDS, PER_ROUND, TILES, SIZE = 3, 4, 3, 48
+ARMS = "errors_slips", "uncertainty", "random"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,17 +48,26 @@ def closest(found):
     return distance[~np.eye(len(found), dtype=bool)].min()
 
 
+def ask(points, mask, num_points, rng, probabilities, strategy="uncertainty"):
+    """A round of labelling; without probabilities at random."""
+    if probabilities is None:
+        return al.label_more(points, mask, num_points, rng)
+    asked = al.choose(strategy, probabilities, points, mask, num_points, None)
+    return al.label_more(points, mask, num_points, rng, asked)
+
+
+@pytest.mark.parametrize("strategy", ["uncertainty", "suggestions", "errors"])
 @pytest.mark.parametrize(
     "probabilities", [None, uncertain(), uncertain(band=slice(30, 32)), uncertain(band=slice(0))]
 )
-def test_budget_is_exact_and_no_label_is_lost_or_invented(probabilities):
+def test_budget_is_exact_and_no_label_is_lost_or_invented(probabilities, strategy):
     """Whether the model is unsure everywhere, in places or nowhere."""
     rng = np.random.default_rng(0)
     mask = rng.integers(0, 3, (60, 60)).astype(np.uint8)
     mask[:, 40:] = 255
     points = np.full_like(mask, 255)
     for number in range(1, 6):
-        before, points = points, al.label_more(points, mask, 5, rng, probabilities)
+        before, points = points, ask(points, mask, 5, rng, probabilities, strategy)
         assert len(positions(points)) == 5 * number
         assert (points[points != 255] == mask[points != 255]).all() and (points[:, 40:] == 255).all()
         assert (points[before != 255] == before[before != 255]).all()
@@ -68,7 +79,7 @@ def test_a_tile_with_fewer_labels_than_the_budget_gives_all():
     for probabilities in (None, uncertain(20)):
         points = np.full_like(mask, 255)
         for budget in (4, 5, 5):
-            points = al.label_more(points, mask, 4, np.random.default_rng(0), probabilities)
+            points = ask(points, mask, 4, np.random.default_rng(0), probabilities)
             assert len(positions(points)) == budget
 
 
@@ -76,9 +87,47 @@ def test_where_the_annotator_knows_no_label_the_next_pixel_is_asked():
     probabilities, mask = uncertain(band=slice(10, 14)), np.zeros((60, 60), np.uint8)
     probabilities[:, :, 40:44] = torch.tensor([0.8, 0.1, 0.1]).view(1, 3, 1, 1)
     mask[:20] = 255
-    points = al.label_more(np.full_like(mask, 255), mask, 4, np.random.default_rng(0), probabilities)
+    points = ask(np.full_like(mask, 255), mask, 4, np.random.default_rng(0), probabilities)
     rows = positions(points)[:, 0]
     assert len(rows) == 4 and ((rows >= 40) & (rows < 44)).all()
+
+
+def test_the_player_of_a_person_clicks_the_surest_pixel_of_the_largest_error_of_each_class():
+    """The map has class 0 everywhere, but is least sure of it on the right."""
+    mask = np.zeros((40, 60), np.uint8)
+    mask[5:15, 5:25], mask[20:23, 40:50], mask[30:32, 10:14] = 1, 1, 2
+    probabilities = torch.zeros(1, 3, 40, 60)
+    probabilities[:, 0] = torch.linspace(1, 0.5, 60)
+    probabilities[:, 1] = 1 - probabilities[:, 0]
+    points = ask(np.full_like(mask, 255), mask, 3, np.random.default_rng(0), probabilities, "errors")
+    rows = sorted(map(tuple, positions(points).tolist()))
+    assert rows == [(5, 5), (20, 40), (30, 10)] and [points[at] for at in rows] == [1, 1, 2]
+    second = al.choose("errors", probabilities, points, mask, 2, None)
+    assert sorted(map(tuple, second.tolist())) == [(6, 5), (31, 10)], "where a label is, none is given again"
+
+
+def test_suggestions_keep_off_edges_and_give_a_class_that_scores_low_more_of_them():
+    """Three classes in columns, unsure everywhere; the middle column, by its score, is known."""
+    probabilities = torch.full((1, 3, 60, 90), 0.3)
+    for class_id in range(3):
+        probabilities[:, class_id, :, 30 * class_id : 30 * (class_id + 1)] = 0.4
+    everywhere, nowhere = np.ones((60, 90), bool), np.zeros((60, 90), bool)
+
+    def columns(scores):
+        found = al.worth_labelling(probabilities, everywhere, nowhere, 9, scores)
+        assert len(found) == 9 and closest(found) >= int(np.sqrt(60 * 90 / 9) / 2)
+        assert (found >= 3).all() and (found < (57, 87)).all()
+        return np.bincount(found[:, 1] // 30, minlength=3).tolist()
+
+    assert columns(None) == [3, 3, 3]
+    few = columns([0.2, 0.9, None])
+    assert few[1] <= 1 and min(few[0], few[2]) >= 3
+
+
+def test_slips_are_a_share_of_the_clicks_and_never_the_right_class():
+    slip = al.slipping(4, np.random.default_rng(0))
+    given = [slip(2) for _ in range(4000)]
+    assert set(given) == {0, 1, 2, 3} and abs(1 - given.count(2) / 4000 - al.SLIPS) < 0.015
 
 
 def test_points_stay_spread_out_and_uncertain_round_after_round():
@@ -102,7 +151,7 @@ def study(tmp_path_factory, one_thread):
         mask[:20, :20] = 255
         Image.fromarray(mask).save(path)
     done = subprocess.run(
-        [sys.executable, ROOT / "tools/active_learning.py", *command(folder)],
+        [sys.executable, ROOT / "tools/active_learning.py", *command(folder, strategies=ARMS)],
         capture_output=True,
         text=True,
         timeout=200,
@@ -112,7 +161,7 @@ def study(tmp_path_factory, one_thread):
     return folder
 
 
-def command(folder, output="out", **settings):
+def command(folder, output="out", strategies=(), **settings):
     given = {"epochs": 1, "crop_size": 32, "output_dir": folder / output, **settings}
     return [
         "simulate",
@@ -122,6 +171,7 @@ def command(folder, output="out", **settings):
         str(PER_ROUND),
         "--seeds",
         "3",
+        *(["--strategies", *strategies] if strategies else []),
         *flags(folder / "data", **given),
     ]
 
@@ -133,7 +183,7 @@ def read_rows(folder, output="out"):
 def test_both_arms_share_the_first_round_and_the_budget_of_every_other(study):
     rows = read_rows(study)
     assert [(row["arm"], row["round"]) for row in rows] == [
-        (arm, str(number)) for arm in ("uncertainty", "random") for number in range(1, ROUNDS + 1)
+        (arm, str(number)) for arm in ARMS for number in range(1, ROUNDS + 1)
     ]
     for row in rows:
         assert int(row["points_per_tile"]) == PER_ROUND * int(row["round"])
@@ -147,15 +197,18 @@ def test_both_arms_share_the_first_round_and_the_budget_of_every_other(study):
 def test_final_points_are_labels_of_the_mask_and_the_arms_have_only_the_start_in_common(study):
     for image, mask_path in lc.list_tiles(study / "data/train/images", study / "data/train/masks"):
         mask = lc.read_mask(mask_path)
-        arms = [lc.read_mask(study / f"out/points/seed_3/{arm}/{image.stem}.png") for arm in al.ARMS]
-        for points in arms:
-            assert len(positions(points)) == ROUNDS * PER_ROUND
-            assert (points[points != 255] == mask[points != 255]).all() and (points[:20, :20] == 255).all()
-        assert PER_ROUND <= ((arms[0] != 255) & (arms[1] != 255)).sum() < ROUNDS * PER_ROUND
+        arms = [lc.read_mask(study / f"out/points/seed_3/{arm}/{image.stem}.png") for arm in ARMS]
+        for arm, points in zip(ARMS, arms, strict=True):
+            assert len(positions(points)) == ROUNDS * PER_ROUND and (points[:20, :20] == 255).all()
+            assert (points == mask)[points != 255].all() or arm == "errors_slips"
+        for one, other in itertools.combinations(
+            [arms[0], *arms[2:]], 2
+        ):  # the second slips, else as the first
+            assert PER_ROUND <= ((one != 255) & (other != 255)).sum() < ROUNDS * PER_ROUND
 
 
 def test_a_stopped_study_goes_on_and_ends_as_if_it_had_not_been_stopped(study, monkeypatch):
-    rounds, train_round, run_epoch = [], al.train_round, lc.run_epoch
+    rounds, train_round, run_epoch, two = [], al.train_round, lc.run_epoch, ("uncertainty", "random")
 
     def stop_at_fifth_round(config, val, number, model, bar):
         rounds.append((Path(config.train_mask_dir).name, number, model))
@@ -179,18 +232,22 @@ def test_a_stopped_study_goes_on_and_ends_as_if_it_had_not_been_stopped(study, m
 
     monkeypatch.setattr(al, "train_round", stop_at_fifth_round)
     monkeypatch.setattr(lc, "run_epoch", spy)
-    assert al.main(command(study, "stopped")) == 130
+    assert al.main(command(study, "stopped", two)) == 130
     assert len(read_rows(study, "stopped")) == ROUNDS + 2 and rounds[-1][:2] == ("random", 3)
-    assert al.main(command(study, "stopped")) == 0
+    assert al.main(command(study, "stopped", two)) == 0
     assert [row[:2] for row in rounds[5:]] == [("random", 1), ("random", 2), ("random", 3)], (
         "the arm done is not run again"
     )
     results = [
-        [(row["arm"], row["round"], row["miou"], row["labelled_pixels"]) for row in read_rows(study, output)]
+        [
+            (row["arm"], row["round"], row["miou"], row["labelled_pixels"])
+            for row in read_rows(study, output)
+            if row["arm"] in two
+        ]
         for output in ("out", "stopped")
     ]
     assert results[0] == results[1]
-    assert al.main(command(study, "stopped")) == 0 and len(rounds) == 8, "nothing is left to do"
+    assert al.main(command(study, "stopped", two)) == 0 and len(rounds) == 8, "nothing is left to do"
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ person. Each point keeps its distance from the others and from those of --labell
 masks NAME.png, 255 = unlabelled, or a file of points). Filled in, the CSV is what TRAIN_MASK_DIR and
 --labelled take: x and y are whole pixels from the top left, which is 0,0.
 
-`simulate` draws mIoU over labelled points for that choice and for random points. It takes every flag of
-landcover_segmentation.py; EPOCHS are those of a round. NUM_POINTS, POINT_SAMPLING, SEED and RESUME it
-sets itself: the same command goes on where it was stopped, at the first run (one seed, one choice of
-points) that was not ended.
+`simulate` draws mIoU over labelled points for five ways to choose them: at random; where the model is
+least sure; what `worth_labelling` suggests; the errors that a person finds in the map, played by the
+masks; and these with one wrong class in twenty. It takes every flag of landcover_segmentation.py; EPOCHS
+are those of a round. NUM_POINTS, POINT_SAMPLING, SEED and RESUME it sets itself: the same command goes on
+where it was stopped, at the first run (one seed, one choice of points) that was not ended.
 
 The uncertainty is the entropy of the model's probabilities (uncertainty sampling: Settles 2009, Computer
 Sciences Technical Report 1648, University of Wisconsin-Madison; for pixels: Shin et al. 2021,
@@ -26,10 +27,12 @@ import json
 import sys
 import time
 import typing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import cv2
 import numpy as np
 import torch
 from labels import POINT_SUFFIXES, check_no_label_lost, read_points
@@ -39,9 +42,18 @@ from tqdm.auto import tqdm
 
 import landcover_segmentation as lc
 
-ARMS = {"uncertainty": "#c0392b", "random": "#4d4d4d"}  # what is compared, and its colour in the curve
+STRATEGIES = {  # what is compared, and its colour in the curve
+    "errors": "#1f6f3d",
+    "errors_slips": "#8bc48a",
+    "suggestions": "#2457a6",
+    "uncertainty": "#c0392b",
+    "random": "#4d4d4d",
+}
+SLIPS = 0.05  # share of the clicks to which the player of errors_slips gives a wrong class
+BLUR = 9  # pixels of a side over which uncertainty is averaged: unsure places, not the rims of sure ones
 WHOLE = 2**21  # pixels of an image that is predicted as a whole: beyond, 20 windows of it cost less
 WINDOW = 384  # side of a window
+RIM = 20  # of the tile's shorter side a share of 1 / RIM at its edge is not asked: a person sees least there
 REACH = 128  # how far from its centre is asked: at its edge a network sees too little
 
 # =====================================================================================================
@@ -100,14 +112,87 @@ def spread_out(
     large image.
     """
     step = 1 + max(known.shape) // 1024
-    opinion = rng.random(has_data[::step, ::step].shape) / 4  # nearer to 1/2 many entropies round to the same
-    probabilities = np.stack([opinion, 1 - opinion]) * has_data[::step, ::step]
-    coarse = np.zeros(opinion.shape, bool)
+    wanted = rng.random(has_data[::step, ::step].shape) * has_data[::step, ::step]
+    coarse = np.zeros(wanted.shape, bool)
     coarse[tuple(np.argwhere(known).T // step)] = True
     (positions,) = lc.select_informative_points(
-        torch.from_numpy(probabilities)[None], 0.0, num_points, torch.from_numpy(coarse)[None]
+        opinion(wanted), 0.0, num_points, torch.from_numpy(coarse)[None]
     )
     return positions * step
+
+
+def worth_labelling(
+    probabilities: Tensor,
+    has_data: np.ndarray,
+    known: np.ndarray,
+    num_points: int,
+    class_scores: Sequence[float | None] | None = None,
+) -> np.ndarray:
+    """The pixels of a tile worth a click, for each class the model predicts in it: positions (N, 2).
+
+    probabilities: (1, C, H, W). has_data, known: (H, W) bool; where there is no data nothing is asked.
+    class_scores: C scores in 0..1 of the model, None for one that has none. A class is asked for by the
+    root of its area (power allocation: Bankier 1988, The American Statistician 42) times what its score
+    lacks, where the model is unsure not of a pixel but of a place, away from the known and the tile's edge.
+    """
+    seen = probabilities[0].argmax(0).numpy()
+    places = cv2.blur(lc.entropy_map(probabilities)[0].numpy(), (BLUR, BLUR)) * has_data
+    rim = min(known.shape) // RIM
+    inside = np.zeros(known.shape, bool)
+    inside[rim : known.shape[0] - rim, rim : known.shape[1] - rim] = True
+    lacking = 1 - np.array([score or 0.0 for score in class_scores or [None] * probabilities.shape[1]])
+    need = (lacking + 0.05) * np.bincount(seen[has_data], minlength=len(lacking)) ** 0.5
+    known, positions, given = known.copy(), [], np.zeros(len(need))
+    while len(positions) < num_points and need.any():
+        class_id = (need / (1 + given)).argmax()  # D'Hondt's rule
+        wanted = opinion(places * (seen == class_id) * inside)
+        taken = torch.from_numpy(known)[None]
+        (found,) = lc.select_informative_points(wanted, 0.0, num_points - len(positions), taken)
+        if len(found):
+            positions.append(found[0])
+            given[class_id] += 1
+            known[tuple(found[0])] = True
+        else:
+            need[class_id] = 0
+    return np.array(positions, np.int64).reshape(-1, 2)
+
+
+def opinion(wanted: np.ndarray) -> Tensor:
+    """Probabilities (1, 2, H, W) whose entropy ranks as wanted (H, W) in 0..1 does; 0 where that is 0."""
+    share = torch.from_numpy(wanted) / 4  # nearer to 1/2 many entropies round to the same
+    return torch.stack([share, (1 - share) * (share > 0)])[None]
+
+
+def confident_errors(probabilities: Tensor, mask: np.ndarray, num_points: int) -> np.ndarray:
+    """Where a person clicks who sees the map and what is wrong in it: at most num_points positions (N, 2).
+
+    probabilities: (1, C, H, W); mask: (H, W), the truth, 255 = never clicked. The largest region of each
+    class that the map has wrong comes first, then the second of each; clicked is the pixel of which the model
+    is most sure.
+    """
+    confidence, seen = (found[0].numpy() for found in probabilities.max(1))
+    wrong, regions = (mask != lc.IGNORE_INDEX) & (seen != mask), []
+    for class_id in np.unique(mask[wrong]):
+        _, patches, facts, _ = cv2.connectedComponentsWithStats(np.uint8(wrong & (mask == class_id)))
+        sizes = facts[:, cv2.CC_STAT_AREA]
+        largest = 1 + np.argsort(-sizes[1:], kind="stable")[:num_points]
+        regions += [(place, -sizes[patch], patches == patch) for place, patch in enumerate(largest)]
+    regions.sort(key=lambda region: region[:2])
+    return np.array(
+        [np.unravel_index((confidence * region).argmax(), mask.shape) for *_, region in regions[:num_points]],
+        np.int64,
+    ).reshape(-1, 2)
+
+
+def choose(strategy: str, probabilities: Tensor, points, mask, num_points: int, class_scores) -> np.ndarray:
+    """The pixels (N, 2) that a strategy asks for; points, mask: (H, W), see `label_more`."""
+    known, answerable = points != lc.IGNORE_INDEX, mask != lc.IGNORE_INDEX  # elsewhere a person passes
+    if strategy == "suggestions":
+        return worth_labelling(probabilities, answerable, known, num_points, class_scores)
+    if strategy == "uncertainty":
+        probabilities, known = probabilities * torch.from_numpy(answerable), torch.from_numpy(known)[None]
+        return lc.select_informative_points(probabilities, 0.0, num_points, known)[0]
+    return confident_errors(probabilities, np.where(known, lc.IGNORE_INDEX, mask), num_points)
 
 
 def label_more(
@@ -115,29 +200,34 @@ def label_more(
     mask: np.ndarray,
     num_points: int,
     rng: np.random.Generator,
-    probabilities: Tensor | None = None,
+    positions: np.ndarray | None = None,
+    slip: Callable[[int], int] = lambda class_id: class_id,
 ) -> np.ndarray:
     """The annotator's turn, played by the dense mask: the sparse mask (H, W) with num_points labels more.
 
-    points, mask: (H, W) class ids, 255 = unlabelled. With probabilities (1, C, H, W) the most uncertain
-    pixels are labelled; what is lacking, and without probabilities all, is drawn at random. If the mask
-    has fewer labels, all of them are used.
+    points, mask: (H, W) class ids, 255 = unlabelled. positions (N, 2) are labelled; what is lacking, and
+    without positions all, is drawn at random. If the mask has fewer labels, all of them are used. slip:
+    class id -> the one that is given.
     """
-    chosen = points != lc.IGNORE_INDEX
-    budget = int(chosen.sum()) + num_points
-    if probabilities is not None:
-        # Elsewhere the annotator passes and is asked the next.
-        answerable = torch.from_numpy(mask != lc.IGNORE_INDEX)
-        known = torch.from_numpy(chosen)[None]
-        (positions,) = lc.select_informative_points(probabilities * answerable, 0.0, num_points, known)
-        chosen[tuple(positions.T)] = True
-    rest = np.where(chosen, lc.IGNORE_INDEX, mask)
-    chosen |= lc.sample_random_points(rest, budget - int(chosen.sum()), rng) != lc.IGNORE_INDEX
-    return lc.create_sparse_mask(np.argwhere(chosen), mask)
+    new = np.zeros(mask.shape, bool)
+    if positions is not None:
+        new[tuple(positions.T)] = True
+    rest = np.where(new | (points != lc.IGNORE_INDEX), lc.IGNORE_INDEX, mask)
+    new |= lc.sample_random_points(rest, num_points - int(new.sum()), rng) != lc.IGNORE_INDEX
+    points = points.copy()
+    points[new] = [slip(class_id) for class_id in mask[new]]
+    return points
+
+
+def slipping(num_classes: int, rng: np.random.Generator) -> Callable[[int], int]:
+    """A hand that gives, to a share of SLIPS, any other class instead."""
+    return lambda right: (
+        (right + rng.integers(1, num_classes)) % num_classes if rng.random() < SLIPS else right
+    )
 
 
 # =====================================================================================================
-# simulate: two arms over the same tiles, starting points, starting weights and steps
+# simulate: strategies over the same tiles, starting points, starting weights and steps
 # =====================================================================================================
 
 
@@ -162,7 +252,11 @@ def simulate(config: argparse.Namespace) -> None:
     lc.prepare_output(config.output_dir)
     output = Path(config.output_dir)
     csv_path = output / "active_learning.csv"
-    folders = {(seed, arm): output / f"points/seed_{seed}/{arm}" for seed in config.seeds for arm in ARMS}
+    folders = {
+        (seed, arm): output / f"points/seed_{seed}/{arm}"
+        for seed in config.seeds
+        for arm in config.strategies
+    }
     rows = earlier_rows(csv_path, config)
     ended = [(int(row["seed"]), row["arm"]) for row in rows if row["round"] == str(config.rounds)]
     left = [cell for cell in folders if not (cell in ended and folders[cell].is_dir())]
@@ -187,13 +281,13 @@ def simulate(config: argparse.Namespace) -> None:
             title = f"{config.backbone}, {config.epochs} epochs per round"
             save_curve(csv_path.with_suffix(".png"), rows, title)
     picture = output / "active_learning_points.png"
-    draw_points(picture, dense, [folders[config.seeds[0], arm] for arm in ARMS], config)
+    draw_points(picture, dense, [folders[config.seeds[0], arm] for arm in config.strategies], config)
     print(f"wrote {csv_path.name}, {csv_path.stem}.png, {picture.name} and points/ to {output}")
 
 
 def earlier_rows(path: Path, config: argparse.Namespace) -> list[dict]:
     """The rows of an earlier start. Raises InputError if its settings were others: a curve is of one kind."""
-    free = ("seed", "seeds", "device", "num_workers", "output_dir")
+    free = ("seed", "seeds", "strategies", "device", "num_workers", "output_dir")
     settings = {name: value for name, value in vars(config).items() if name not in free}
     record = path.with_suffix(".json")
     rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
@@ -212,14 +306,16 @@ def run_arm(
 ) -> typing.Iterator:
     """Labels and trains, round after round; yields the model and the row of each.
 
-    first: model and row of a first round that is done. As both arms begin with the same points, it is the
-    same for both.
+    first: model and row of a first round that is done. As all arms begin with the same points, it is the
+    same for all.
     """
-    model, machine = None, lc.environment(lc.pick_device(config.device))
+    model, row, machine = None, {}, lc.environment(lc.pick_device(config.device))
     for number in range(1, config.rounds + 1):
         bar.set_description(f"seed {config.seed}, {arm}, round {number}/{config.rounds}")
         start = time.perf_counter()
-        labels = label_tiles(config, dense, number, model if arm == "uncertainty" else None)
+        labels = label_tiles(
+            config, dense, number, arm, model, [row.get(f"iou_{name}") for name in config.class_names]
+        )
         if number == 1 and first:
             model, row = first
         else:
@@ -238,19 +334,23 @@ def run_arm(
         yield model, row
 
 
-def label_tiles(config, dense: lc.LandCoverDataset, number: int, model: nn.Module | None) -> int:
-    """Writes the sparse masks of a round, grown from those of the round before.
+def label_tiles(config, dense: lc.LandCoverDataset, number: int, arm: str, model, class_scores) -> int:
+    """Writes the sparse masks of a round, grown from those of the round before as the arm has it.
 
-    They grow where the model is unsure, or without one at random. Returns how many pixels they label.
+    Without a model, in the first round, all grow at random. Returns how many pixels they label.
     """
     folder, labels = Path(config.train_mask_dir), 0
     folder.mkdir(parents=True, exist_ok=True)
     for index in tqdm(range(len(dense)), "labelling", unit="tile", leave=False, disable=None):
-        name = dense.tiles[index][0].stem
+        name, count = dense.tiles[index][0].stem, config.points_per_round
         path, (image, _, mask) = folder / f"{name}.png", dense.read(index)
         points = lc.read_mask(path) if number > 1 else np.full_like(mask, lc.IGNORE_INDEX)
-        rng, probabilities = lc.named_rng(config.seed, number, name), predict(model, image) if model else None
-        points = label_more(points, mask, config.points_per_round, rng, probabilities)
+        rng, how = lc.named_rng(config.seed, number, name), {}
+        if model and arm != "random":
+            how["positions"] = choose(arm, predict(model, image), points, mask, count, class_scores)
+        if model and arm == "errors_slips":
+            how["slip"] = slipping(config.num_classes, rng)
+        points = label_more(points, mask, count, rng, **how)
         labels += int((points != lc.IGNORE_INDEX).sum())
         with lc.atomic_write(path) as partial_path:
             Image.fromarray(points).save(partial_path, format="PNG")
@@ -293,9 +393,11 @@ def save_curve(path: Path, rows: list[dict], title: str) -> None:
 
 
 def draw_curve(axes, rows: list[dict], title: str) -> None:
-    """Draws mIoU over points for both arms: runs as dots, mean as a line, standard deviation as a band."""
-    for arm, color in ARMS.items():
+    """Draws mIoU over points for each arm: runs as dots, mean as a line, standard deviation as a band."""
+    for arm, color in STRATEGIES.items():
         own = [row for row in rows if row["arm"] == arm]
+        if not own:
+            continue
         points = sorted({int(row["points_per_tile"]) for row in own})
         runs = [[float(row["miou"]) for row in own if int(row["points_per_tile"]) == x] for x in points]
         mean = np.array([np.mean(scores) for scores in runs])
@@ -429,6 +531,8 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
                      help="new points per tile (default: %(default)s)")
     one.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2],
                      help="a run of each arm per seed (default: 0 1 2)")
+    one.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES), metavar="NAME",
+                     help=f"of {', '.join(STRATEGIES)} (default: all)")
     two.add_argument("--checkpoint", required=True, help="best_model.pth of a training run")
     two.add_argument("--images", type=Path, required=True, help="folder of RGB images")
     two.add_argument("--num-points", type=positive, default=20,
