@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Rounds of labelling on the Dubai tiles: five points more per tile in each of four, where the model is
-# least sure or at random.
+# Rounds of labelling on the Dubai tiles: five points more per tile in each of four, where each strategy of
+# tools/active_learning.py places them.
 #     bash benchmarks/active.sh DATA WORK
 # DATA holds the tiles, WORK takes what is left over. The same tiles, size and settings as `val`, every
 # 3rd tile, of study.py. Interrupted, it goes on where it stopped.

@@ -23,35 +23,31 @@ sys.path.insert(0, str(study.ROOT / "tools"))
 import active_learning as al
 import numpy as np
 import torch
-import torch.nn.functional as F
-from live_model import STRIDE, classify, fit_ridge, frozen_features
+from live_model import STRIDE, Classifier, fit, frozen_features, scores_of
 from torch import Tensor
 from tqdm import tqdm
 
 import landcover_segmentation as lc
 
-BUDGETS = 5, 10, 20, 50, 100
+BUDGETS = 5, 20, 100  # points per tile, of those of the forest
 PER_ROUND, ROUNDS = 5, 4
-SHARPNESS = 10.0  # of a ridge regression's scores, taken as logits
-Classifier = tuple[Tensor, Tensor]
+SHARPNESS = 10.0  # of the regression's scores, taken as logits
 NUM_CLASSES = len(study.CLASSES)
 
 
-def fit(features: list[Tensor], masks: list[np.ndarray]) -> Classifier:
+def fit_tiles(features: list[Tensor], masks: list[np.ndarray]) -> Classifier:
     """Fits to sparse masks (H, W) of tiles with such features (D, h, w)."""
     vectors, class_ids = [], []
     for found, mask in zip(features, masks, strict=True):
         y, x = np.nonzero(mask != lc.IGNORE_INDEX)
         vectors.append(found[:, y // STRIDE, x // STRIDE].T)
         class_ids.append(torch.from_numpy(mask[y, x]).long())
-    return fit_ridge(torch.cat(vectors), torch.cat(class_ids), NUM_CLASSES)
+    return fit(torch.cat(vectors), torch.cat(class_ids), NUM_CLASSES)
 
 
 def probabilities(features: Tensor, classifier: Classifier, shape: tuple[int, int]) -> Tensor:
     """What stands in for a network's probabilities, (1, C, H, W)."""
-    weights, biases = classifier
-    scores = torch.einsum("dc,dhw->chw", weights, features) + biases[:, None, None]
-    return F.interpolate(SHARPNESS * scores[None], size=shape, mode="bilinear").softmax(1)
+    return (SHARPNESS * scores_of(features, classifier, shape))[None].softmax(1)
 
 
 def click(strategy: str, seed: int, tiles: list, features: list[Tensor]) -> Iterator[tuple[int, Classifier]]:
@@ -70,7 +66,7 @@ def click(strategy: str, seed: int, tiles: list, features: list[Tensor]) -> Iter
             if classifier and strategy == "errors_slips":
                 how["slip"] = al.slipping(NUM_CLASSES, rng)
             points[index] = al.label_more(points[index], mask, PER_ROUND, rng, **how)
-        classifier = fit(features, points)
+        classifier = fit_tiles(features, points)
         scores = iou_at_points(classifier, features, points)
         yield number * PER_ROUND, classifier
 
@@ -82,7 +78,7 @@ def iou_at_points(classifier: Classifier, features: list[Tensor], points: list[n
 
 
 def score(classifier: Classifier, features: Tensor, mask: np.ndarray) -> Tensor:
-    seen = torch.from_numpy(classify(features, *classifier, mask.shape))
+    seen = scores_of(features, classifier, mask.shape).argmax(0)
     return lc.confusion_matrix(seen, torch.from_numpy(mask), NUM_CLASSES)
 
 
@@ -98,7 +94,7 @@ def learn(config: argparse.Namespace, args: argparse.Namespace, see: Callable[[n
             config.seed, config.num_points = seed, budget
             train_set = choose_tiles(config, args)[0]
             masks = [train_set.read(index)[1] for index in range(len(train_set))]
-            found["same points", budget, seed] = fit(features, masks)
+            found["same points", budget, seed] = fit_tiles(features, masks)
         for strategy in tqdm(args.strategies, f"seed {seed}", disable=None):
             for budget, classifier in click(strategy, seed, tiles, features):
                 found[strategy, budget, seed] = classifier

@@ -454,15 +454,40 @@ def test_the_live_map_knows_the_clicks_of_all_tiles_and_of_earlier_sittings(serv
     assert (shown[10:30, 2:20] == (0, 0, 255)).all() and (shown[10:30, 40:58] == (255, 0, 0)).all()
 
 
-def test_a_ridge_over_many_clicks_is_that_over_few(monkeypatch):
-    """Fewer unknowns are solved for where clicks are few: the formula must not show."""
+def test_the_light_classifier_is_the_kernel_ridge_regression_of_scikit_learn(monkeypatch):
+    """Of as many clicks as it compares pixels to; of more it comes near."""
+    kernel_ridge = pytest.importorskip("sklearn.kernel_ridge", reason="pip install scikit-learn")
     draw = torch.Generator().manual_seed(0)
-    vectors, class_ids = torch.randn(12, 12, generator=draw), torch.arange(12) % 3
-    wide = torch.cat([vectors, torch.zeros(12, 1)], 1)  # one feature more, which says nothing
-    few, _ = live_model.fit_ridge(wide, class_ids, 3)
-    monkeypatch.setattr(live_model, "RIDGE", live_model.RIDGE * 12 / 13)  # its strength is per feature
-    many, _ = live_model.fit_ridge(vectors, class_ids, 3)
-    torch.testing.assert_close(few[:12], many, rtol=1e-4, atol=1e-6)
+    class_ids = torch.arange(120) % 8 // 3  # two classes of three eighths, one of two
+    vectors = torch.randn(120, 5, generator=draw) + class_ids[:, None]
+    gamma = live_model.KERNEL / (vectors - vectors.mean(0)).square().sum(1).mean().item()
+    theirs = kernel_ridge.KernelRidge(alpha=live_model.RIDGE, kernel="rbf", gamma=gamma)
+    share = np.bincount(class_ids) / 120
+    theirs.fit(vectors, np.eye(3)[class_ids] - 1 / 3, sample_weight=1 / (3 * share[class_ids]))
+    pixels = torch.randn(50, 5, generator=draw)
+    expected = torch.from_numpy(theirs.predict(pixels) + 1 / 3).float()
+    torch.testing.assert_close(
+        live_model.fit(vectors, class_ids, 3).scores(pixels), expected, rtol=0, atol=1e-3
+    )
+    monkeypatch.setattr(live_model, "ANCHORS", 60)
+    near = live_model.fit(vectors, class_ids, 3).scores(pixels)
+    assert (near - expected).abs().max() < 0.1 and (near.argmax(1) == expected.argmax(1)).float().mean() > 0.9
+
+
+def test_memory_of_the_live_map_is_bounded_over_two_thousand_clicks(monkeypatch):
+    monkeypatch.setattr(live_model, "frozen_features", lambda network, image: torch.rand(8, 16, 16))
+    monkeypatch.setattr(live_model, "BYTES_KEPT", 3 * 8 * 16 * 16 * 4)
+    image, draw = np.zeros((64, 64, 4), np.uint8), np.random.default_rng(0)
+    live = live_model.LiveModel(torch.nn.Identity, lambda name: image, 3)
+    labels = {}
+    for click in range(2000):
+        x, y = draw.integers(0, 64, 2).tolist()
+        labels[f"tile {click // 40}", x, y] = click % 3
+    _, learnt = live.draw("tile 0", labels, seconds=60)
+    assert learnt == len(labels) == len(live.vectors) and len(live.features) == 3
+    few = {pixel: label for pixel, label in labels.items() if pixel[0] < "tile 2"}
+    live.draw("tile 1", few)
+    assert len(live.vectors) == len(few), "what is no label any more is forgotten"
 
 
 def test_the_map_of_the_model_is_what_it_predicts(serve, open_page, model):
@@ -491,6 +516,101 @@ def test_no_click_waits_for_the_live_map_and_a_hundred_keys_are_all_written(
         page.locator("#tile-count").filter(has_text="100 of 100").wait_for()
     assert len(lines(config)) == 101
     page.locator("#map-says").filter(has_text="Learnt from 100 clicks").wait_for()
+
+
+def test_neighbours_lie_around_a_tile_that_was_cut_and_their_maps_follow(
+    serve, open_page, halves, untrained, tiles
+):
+    """In the window 256 pixels are free on each side of a tile that is square."""
+    for number, (row, column) in enumerate([(0, 0), (0, 1), (5, 5)]):
+        picture = np.full((64, 64, 3), (90, 90, 90 + 50 * number), np.uint8)
+        Image.fromarray(picture).save(tiles / f"scene_r{row:03}_c{column:03}.png")
+    for path in tiles.glob("tile_*"):
+        path.unlink()
+    config = serve()
+    page = open_page(config)
+    until(page, "neighbours.length === 1 && neighbours[0].right === 1 && neighbours[0].down === 0")
+    box = page.locator("#view").bounding_box()
+    edge = box["width"] / 2 + 0.4 * box["height"]
+    shown = np.array(Image.open(io.BytesIO(page.locator("#view").screenshot())).convert("RGB"), int)
+    here, beside = (shown[int(box["height"] / 2) + 40, int(edge + away)] for away in (-9, 9))
+    assert (abs(here - 90) < 3).all() and beside[2] > beside[0] + 20, "bluer, and paler than it is"
+    for x, label in ((4, "low"), (60, "high")):
+        put(config, "scene_r000_c000.png", x, 20, None, label)
+    page.keyboard.press("m")
+    until(page, "map && neighbours[0].map")
+    page.keyboard.press("m")
+    until(page, "!map && !neighbours[0].map")
+
+
+def test_an_accepted_patch_of_the_map_gives_labels_in_it_and_is_undone_at_once(
+    serve, open_page, halves, untrained
+):
+    config = serve()
+    page = open_page(config)
+    page.keyboard.press("r")
+    page.get_by_role("alert").filter(has_text="Show a map (M)").wait_for()
+    page.keyboard.press("m")
+    for x, key in ((4, "1"), (55, "3")):
+        page.mouse.click(*on_screen(page, x, 20))
+        says(page, f"x {x}, y 20")
+        page.keyboard.press(key)
+    page.locator("#map-says").filter(has_text="Learnt from 2 clicks").wait_for()
+    before = lines(config)
+    page.mouse.click(*on_screen(page, 10, 8))
+    page.keyboard.press("r")
+    until(page, "changes.length === 3")
+    added = [line.split(",") for line in lines(config)[len(before) :]]
+    assert len(added) >= 2 and all(label == "low" and 3 <= int(x) < 30 for _, x, _, label in added)
+    page.keyboard.press("u")
+    until(page, "changes.length === 2")
+    assert lines(config) == before
+    page.keyboard.down("Shift")
+    page.mouse.click(*on_screen(page, 50, 33))
+    page.keyboard.up("Shift")
+    until(page, "changes.length === 3")
+    assert {line.split(",")[3] for line in lines(config)[len(before) :]} == {"high"}
+
+
+@pytest.fixture
+def quick_training(monkeypatch):
+    """Training without ImageNet's weights, for an epoch."""
+    words_of = annotate.training_words
+    quick = "--weights none --backbone mobilenet_v3_large --epochs 1 --batch-size 2 --device cpu"
+    quick = f"{quick} --pseudo-label-weight 0 --cut-mix 0".split()
+    monkeypatch.setattr(
+        annotate, "training_words", lambda *given: (found := words_of(*given)) and found + quick
+    )
+
+
+def test_a_key_trains_the_network_while_labels_are_given_and_takes_it_over(
+    serve, open_page, halves, quick_training, monkeypatch
+):
+    config = serve()
+    page = open_page(config)
+    page.keyboard.press("t")
+    page.get_by_role("alert").filter(has_text="too little to train on").wait_for()
+    for tile in range(3):
+        for x, label in ((4, "low"), (55, "high")):
+            put(config, f"tile_{tile}.png", x, 20, None, label)
+    page.keyboard.press("t")
+    said = page.locator("#training-says")
+    said.filter(has_text="Training begins").wait_for()
+    assert send(config, "POST", "/train", "{}", **{"Content-Type": "application/json"})[0] == 409
+    page.keyboard.press("2")
+    labelled(page, 3, 7)
+    said.filter(has_text="Trained and taken over: mean recall").wait_for(timeout=90_000)
+    kept = config.points.with_suffix(".pth")
+    assert lc.load_model(kept).class_names == ["low", "middle", "high"] and config.model
+    page.keyboard.press("m")
+    page.locator("#map-says").filter(has_text="What the model sees").wait_for()
+    figures = iter((0.5, 0.6))  # the new model's, and the earlier one's
+    monkeypatch.setattr(lc.PointScores, "value", property(lambda self: next(figures)))
+    before = config.model
+    assert "the earlier model stays" in annotate.take_over(
+        config, kept, annotate.training_words(config, kept.parent)
+    )
+    assert config.model is before
 
 
 # ---- A reference sample
@@ -952,6 +1072,25 @@ def test_control_c_ends_cleanly_and_says_how_to_train(tiles, tmp_path):
         assert len(points) == rows
     assert settings.class_names == ["low", "middle", "high"] and settings.num_classes == 3
     assert settings.num_points is None and settings.crop_size == HEIGHT
+
+
+def test_a_server_that_is_killed_while_it_trains_loses_no_label(serve, tiles, tmp_path):
+    given = ["--images", tiles, "--points", tmp_path / "points.csv", "--port", "0", "--no-browser", *CLASSES]
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "tools/annotate.py", *given], stdout=subprocess.PIPE, text=True
+    )
+    port = int(process.stdout.readline().split("http://127.0.0.1:")[1].split("/")[0])
+    killed = argparse.Namespace(port=port, points=tmp_path / "points.csv")
+    for tile in range(3):
+        assert put(killed, f"tile_{tile}.png", 5, 6, None, "high")[0] == 200
+    assert send(killed, "POST", "/train", "{}", **{"Content-Type": "application/json"})[0] == 200
+    assert put(killed, "tile_0.png", 7, 8, None, "low")[0] == 200
+    process.kill()
+    process.wait(20)
+    expected = ["tile_0.png,5,6,high", "tile_1.png,5,6,high", "tile_2.png,5,6,high", "tile_0.png,7,8,low"]
+    config = serve()
+    assert lines(config)[1:] == expected and ask(config, "tile", "tile_0.png")["counts"] == [1, 0, 3]
+    assert json.loads(send(config, "GET", "/training")[1])["running"] is False
 
 
 def test_the_val_tiles_of_the_constants_score_where_they_are_those_of_the_tiles(

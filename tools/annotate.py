@@ -10,6 +10,11 @@ such rows, and so does "skip"; they are asked, and training passes over them. Ea
 --num-points pixels in all, those that are labelled already included. A column "skipped" marks what
 somebody passed over; an open row without it nobody has looked at yet.
 
+Key M lays a map over the tile and its neighbours: that of the model, or that of a light classifier which
+follows each click. R, or a click with Shift, accepts the map's patch there and spreads labels in it. T trains
+the whole network in the background; if the held-out labels find it no worse than the one before, it is taken
+over and kept beside the CSV.
+
 A reference sample, whose CSV has the column inclusion_probability, is labelled blind: point by point in the
 order of the file, each in the midst of --around metres, without any map, model or stratum. No point is
 added, its other columns are kept as they are, and no training is offered: it is to judge a map.
@@ -32,6 +37,7 @@ import http.server
 import io
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -48,6 +54,7 @@ from urllib.parse import parse_qsl, urlsplit
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import active_learning as al
+import cv2
 import geo
 import live_model
 import numpy as np
@@ -57,6 +64,8 @@ import landcover_segmentation as lc
 
 COLUMNS = ("image", "x", "y", "class")
 REFERENCE_COLUMN = "inclusion_probability"  # by which a probability sample is known
+REGION_POINTS = 5  # labels that an accepted patch of the map gives
+CUT_NAME = re.compile(r"(.*)_r(\d+)_c(\d+)")  # of tools/cut_tiles.py: a tile's row and column in its scene
 LARGE = 2**24  # pixels of an image, beyond which only parts of it are read and shown
 PAGE = Path(__file__).with_suffix(".html")
 # Nothing is loaded from elsewhere, no other page frames this one, and only its own script runs.
@@ -167,6 +176,7 @@ def describe(config: argparse.Namespace, request: dict) -> dict:
             "height": height,
             "width": width,
             "metres": config.metres[name],
+            "place": place_of(name),
         }
         for name, (height, width) in config.sizes.items()
     ]
@@ -179,6 +189,12 @@ def describe(config: argparse.Namespace, request: dict) -> dict:
         "large": LARGE,
         "map": bool(config.model),
     }
+
+
+def place_of(name: str) -> tuple[str, int, int] | None:
+    """The scene from which a tile was cut, and its row and column there, as its name says."""
+    found = CUT_NAME.fullmatch(Path(name).stem)
+    return found and (found[1], int(found[2]), int(found[3]))
 
 
 def show_tile(config: argparse.Namespace, request: dict) -> dict:
@@ -251,13 +267,43 @@ def is_large(config: argparse.Namespace, name: str) -> bool:
 
 def send_map(config: argparse.Namespace, request: dict) -> bytes:
     """What the model sees in a tile, as a PNG in the colours of the classes; clear where there is no data."""
+    name = find_mapped(config, request)
+    return color_map(config, name, model_map(config, name))
+
+
+def find_mapped(config: argparse.Namespace, request: dict) -> str:
+    """The name of a tile of which a map may be shown. Raises Refused for others."""
     name = find_tile(config, request)
-    if config.reference or not config.model:
+    if config.reference:
         raise Refused(404, "there is no map to show")
     if is_large(config, name):
         raise Refused(422, f"{name}: is too large for a map at once; cut it with tools/cut_tiles.py")
+    return name
+
+
+def model_map(config: argparse.Namespace, name: str) -> np.ndarray:
+    if not config.model:
+        raise Refused(404, "there is no map to show")
     with config.choosing:
         return config.predict_map(name)
+
+
+def live_map(config: argparse.Namespace, name: str) -> tuple[np.ndarray | None, int, int]:
+    """The class ids (H, W) by all clicks so far, None before two classes have one.
+
+    And from how many clicks they were learnt, and how many there are.
+    """
+    ids = {label: number for number, label in enumerate(config.class_names)}
+    points = [point for point in read_points(config) if point.label and point.pixel[0] in config.tiles]
+    labels = {point.pixel: ids[point.label] for point in points if not is_large(config, point.pixel[0])}
+    if len(set(labels.values())) < 2:
+        return None, 0, len(labels)
+    return *config.live.draw(name, labels), len(labels)
+
+
+def color_map(config: argparse.Namespace, name: str, class_ids: np.ndarray) -> bytes:
+    alpha = config.read(config.tiles[name])[..., 3]
+    return to_png(np.dstack([lc.colorize(class_ids, config.palette), alpha]))
 
 
 def send_live_map(config: argparse.Namespace, request: dict) -> dict:
@@ -266,20 +312,49 @@ def send_live_map(config: argparse.Namespace, request: dict) -> dict:
     learnt, labels: from how many of the clicks it was learnt. Fewer until every tile was seen once: some
     are with each answer, so that none takes long. No click waits for it.
     """
-    name = find_tile(config, request)
-    if config.reference:
-        raise Refused(404, "there is no map to show")
-    if is_large(config, name):
-        raise Refused(422, f"{name}: is too large for a map at once; cut it with tools/cut_tiles.py")
-    ids = {label: number for number, label in enumerate(config.class_names)}
-    points = [point for point in read_points(config) if point.label and point.pixel[0] in config.tiles]
-    labels = {point.pixel: ids[point.label] for point in points if not is_large(config, point.pixel[0])}
-    if len(set(labels.values())) < 2:
-        return {"map": None, "learnt": 0, "labels": len(labels)}
-    class_ids, learnt = config.live.draw(name, labels)
-    alpha = config.read(config.tiles[name])[..., 3]
-    png = base64.b64encode(to_png(np.dstack([lc.colorize(class_ids, config.palette), alpha]))).decode()
-    return {"map": f"data:image/png;base64,{png}", "learnt": learnt, "labels": len(labels)}
+    name = find_mapped(config, request)
+    class_ids, learnt, labels = live_map(config, name)
+    found = {"map": None, "learnt": learnt, "labels": labels}
+    if class_ids is not None:
+        png = base64.b64encode(color_map(config, name, class_ids)).decode()
+        found["map"] = f"data:image/png;base64,{png}"
+    return found
+
+
+def accept_region(config: argparse.Namespace, request: dict) -> dict:
+    """Takes the map's word for the patch around a pixel: labels some pixels spread in it with its class.
+
+    mode: which map, "model" or "live". The pixels keep off the patch's rim, where maps err, and from what
+    is labelled. Returns what `show_tile` does, and added: [x, y, class] of each.
+    """
+    name, (x, y) = find_mapped(config, request), find_pixel(config, request)
+    class_ids = model_map(config, name) if request.get("mode") == "model" else live_map(config, name)[0]
+    if class_ids is None:
+        raise Refused(400, "there is no map yet: two classes need a click")
+    has_data = config.read(config.tiles[name])[..., 3] > 0
+    if not has_data[y, x]:
+        raise Refused(400, f"{name} has no data at {x},{y}")
+    here = np.uint8(has_data & (class_ids == class_ids[y, x]))
+    _, patches = cv2.connectedComponents(here, connectivity=4)
+    patch = np.uint8(patches == patches[y, x])
+    depth = cv2.distanceTransform(np.pad(patch, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    label = config.class_names[class_ids[y, x]]
+    with config.writing:
+        points = read_points(config)
+        known = np.zeros(patch.shape, bool)
+        for column, row in labels_of(config, name, points):
+            known[row, column] = True
+        inner = depth > min(3, depth.max() / 2)
+        found = al.spread_out(inner, known & (patch > 0), REGION_POINTS, lc.named_rng(name, x, y))
+        added = [(x, y) for y, x in found.tolist() if not known[y, x]]
+        if not added:
+            raise Refused(400, "this patch of the map has labels enough")
+        points += [
+            Point((name, x, y), label, {"image": name, "x": str(x), "y": str(y), "class": label})
+            for x, y in added
+        ]
+        write_points(config.points, points)
+    return show_tile(config, request) | {"added": [[x, y, label] for x, y in added]}
 
 
 def frozen_network(config: argparse.Namespace) -> lc.DeepLabV3Segmentation:
@@ -287,10 +362,9 @@ def frozen_network(config: argparse.Namespace) -> lc.DeepLabV3Segmentation:
     return config.model or lc.DeepLabV3Segmentation(len(config.class_names), "efficientnet_lite0", "auto")
 
 
-def draw_map(config: argparse.Namespace, name: str) -> bytes:
-    image = config.read(config.tiles[name])
-    class_ids = al.predict(config.model, image[..., :3]).argmax(1)[0].numpy()
-    return to_png(np.dstack([lc.colorize(class_ids, config.palette), image[..., 3]]))
+def draw_map(config: argparse.Namespace, name: str) -> np.ndarray:
+    """The class ids (H, W) uint8 that the model sees in a tile."""
+    return al.predict(config.model, config.read(config.tiles[name])[..., :3]).argmax(1)[0].byte().numpy()
 
 
 def suggest_pixels(config: argparse.Namespace, request: dict) -> list[tuple[int, int]]:
@@ -340,10 +414,7 @@ def set_label(config: argparse.Namespace, request: dict) -> dict:
     who saw it. A row keeps its place in the file. A reference sample keeps its points, and gets no others.
     Returns what `show_tile` does.
     """
-    name, x, y = find_tile(config, request), request.get("x"), request.get("y")
-    height, width = config.sizes[name]
-    if not (type(x) is type(y) is int and 0 <= x < width and 0 <= y < height):
-        raise Refused(400, f"there is no pixel {x},{y} in {name}")
+    name, (x, y) = find_tile(config, request), find_pixel(config, request)
     was, now = request.get("was"), request.get("now")
     if config.reference and now is None:
         now = ""
@@ -381,14 +452,33 @@ def find_tile(config: argparse.Namespace, request: dict) -> str:
     return request["image"]
 
 
+def find_pixel(config: argparse.Namespace, request: dict) -> tuple[int, int]:
+    """The pixel (x, y) that the page speaks of. Raises Refused for one outside of its tile."""
+    name, x, y = find_tile(config, request), request.get("x"), request.get("y")
+    height, width = config.sizes[name]
+    if not (type(x) is type(y) is int and 0 <= x < width and 0 <= y < height):
+        raise Refused(400, f"there is no pixel {x},{y} in {name}")
+    return x, y
+
+
+# =====================================================================================================
+# Training: the command, and that command in the background
+# =====================================================================================================
+
+
 def training_command(config: argparse.Namespace) -> str | None:
-    """The line that trains on the CSV as it is now, and scores; None while too few tiles have labels.
+    words = training_words(config, config.points.with_suffix(".parts"))
+    return words and (subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words))
+
+
+def training_words(config: argparse.Namespace, parts: Path) -> list[str] | None:
+    """The command that trains on the CSV as it is now, and scores; None while too few tiles have labels.
 
     And None for a reference sample: what a model learnt from cannot judge its map.
 
     Where the module's constants describe these tiles, its val tiles score. Else the last fifth of the
-    labelled tiles does, for names mostly put neighbours together; both parts are written to a folder
-    beside the CSV.
+    labelled tiles does, for names mostly put neighbours together; both parts are written to the folder
+    parts.
     """
     if config.reference:
         return None
@@ -409,7 +499,7 @@ def training_command(config: argparse.Namespace) -> str | None:
         if sides or labelled - set(config.tiles):  # of images elsewhere, which training would miss
             sides = {"train": train} | sides
         for side, names in sides.items():
-            path = config.points.with_suffix(".parts") / f"{side}.csv"
+            path = parts / f"{side}.csv"
             write_points(path, [point for point in points if point.pixel[0] in names])
             flags |= {f"{side}_image_dir": config.images, f"{side}_mask_dir": path}
     largest = max(min(config.sizes[name]) for name in train)
@@ -420,7 +510,85 @@ def training_command(config: argparse.Namespace) -> str | None:
     for name, value in flags.items():
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value or "none")
         words += [f"--{name.replace('_', '-')}", text]
-    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+    return words
+
+
+def start_training(config: argparse.Namespace, request: dict) -> dict:
+    """Trains the whole network on the clicks so far, in a process of its own; one at a time."""
+    with config.writing:
+        if config.reference or not training_command(config):
+            raise Refused(400, "label pixels on a few tiles first: there is too little to train on")
+        if config.training["running"]:
+            raise Refused(409, "the network is being trained already")
+        config.training = {"running": True, "says": "Training begins"}
+    threading.Thread(target=train, args=(config,), daemon=True).start()
+    return show_training(config, request)
+
+
+def show_training(config: argparse.Namespace, request: dict) -> dict:
+    """running; says: what the training said last; map: whether there is a model now."""
+    keys = "running", "says"
+    return {key: config.training[key] for key in keys} | {"map": bool(config.model)}
+
+
+def train(config: argparse.Namespace) -> None:
+    """Trains on a copy of the labels as they are now. If this program is killed, the next line that the
+    training prints ends it, as nobody reads it any more.
+    """
+    state = config.training
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            words = [*training_words(config, Path(folder)), "--output-dir", folder]
+            gently = ["nice", "-n", "10"] if shutil.which("nice") else []  # the live map comes first
+            how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+            environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+            state["process"] = subprocess.Popen([*gently, *words], env=environment, **how)
+            for line in filter(None, map(str.strip, state["process"].stdout)):
+                state["says"] = line
+            if state["process"].wait() == 0:
+                state["says"] = take_over(config, Path(folder) / "best_model.pth", words)
+    except (OSError, RuntimeError, lc.InputError) as error:
+        state["says"] = f"The training failed: {' '.join(str(error).split())}"
+    finally:
+        state["running"] = False
+
+
+def take_over(config: argparse.Namespace, path: Path, words: list[str]) -> str:
+    """Takes a trained model if the held-out labels find it no worse than that of before; says what it did.
+
+    It is kept beside the CSV, for --checkpoint of another sitting.
+    """
+    kept = config.points.with_suffix(".pth")
+    earlier = config.model or (lc.load_model(kept) if kept.exists() else None)
+    now = held_out_score(lc.load_model(path), words)
+    before = held_out_score(earlier, words) if earlier else None
+    compared = f"{now.label} {now.value:.3f}" + (f", before {before.value:.3f}" if before else "")
+    if before and not now.value >= before.value:
+        return f"Trained, but the earlier model stays: {compared}"
+    with lc.atomic_write(kept.resolve()) as partial_path:
+        shutil.copyfile(path, partial_path)
+    with config.choosing:
+        use_model(config, lc.load_model(kept))
+    return f"Trained and taken over: {compared}; kept as {kept.name}, for --checkpoint"
+
+
+def held_out_score(model: lc.DeepLabV3Segmentation, words: list[str]) -> lc.Scores:
+    """The score of a model on the val labels of a training command."""
+    settings = lc.parse_settings(words[2:])
+    val_set = lc.make_dataset(settings, "val", model.reading.get("ranges"), **model.normalisation)
+    judge = lc.PointScores if lc.check_dataset(val_set, settings.num_classes).sparse else lc.Scores
+    device = next(model.parameters()).device
+    loader = lc.make_loader(val_set, [[index] for index in range(len(val_set))], 0, device)
+    return lc.validate(model, loader, settings.num_classes, device, judge=judge)
+
+
+def use_model(config: argparse.Namespace, model: lc.DeepLabV3Segmentation | None) -> None:
+    """From now on this model draws the map, asks, and sees for the live map; None: ImageNet's sees."""
+    config.model, config.chosen = model, {}
+    config.predict_map = functools.lru_cache(maxsize=8)(functools.partial(draw_map, config))
+    config.live = live_model.LiveModel(
+        lambda: frozen_network(config), lambda name: config.read(config.tiles[name]), len(config.class_names)
+    )
 
 
 def show_page(config: argparse.Namespace, request: dict) -> str:
@@ -435,7 +603,10 @@ ANSWERS = {
     ("GET", "/map"): send_map,
     ("GET", "/live"): send_live_map,
     ("GET", "/suggestions"): suggest_pixels,
+    ("GET", "/training"): show_training,
     ("POST", "/label"): set_label,
+    ("POST", "/region"): accept_region,
+    ("POST", "/train"): start_training,
 }
 
 
@@ -584,14 +755,12 @@ def prepare(config: argparse.Namespace) -> None:
         config.metres[name] = None if hectares is None else 100 * float(hectares[len(hectares) // 2]) ** 0.5
     read = functools.partial(al.read_tile, reading=reading)
     config.read = functools.lru_cache(maxsize=4)(read)  # what it gives is not to be changed
-    config.predict_map = functools.lru_cache(maxsize=8)(functools.partial(draw_map, config))
     set_classes(config)
     check_writable(config.points)
     take_reference(config, read_points(config))
-    config.live = live_model.LiveModel(
-        lambda: frozen_network(config), lambda name: config.read(config.tiles[name]), len(config.class_names)
-    )
-    config.chosen, config.choosing, config.writing = {}, threading.Lock(), threading.RLock()
+    config.choosing, config.writing = threading.Lock(), threading.RLock()
+    config.training = {"running": False, "says": ""}
+    use_model(config, config.model)
 
 
 def take_reference(config: argparse.Namespace, points: list[Point]) -> None:
@@ -663,6 +832,8 @@ def main(argv: list[str]) -> None:
             server.serve_forever()
         except KeyboardInterrupt:
             config.writing.acquire()  # a label on its way is written to the end
+    if process := config.training.get("process"):
+        process.kill()  # a shell's Ctrl-C reaches it too, but not everybody's
     labels = sum(bool(point.label) for point in read_points(config))
     command = training_command(config)
     next_step = f"train on them:\n{command}" if command else "more tiles need some to train"
@@ -670,7 +841,7 @@ def main(argv: list[str]) -> None:
         next_step = "assess the map by them"
     print(f"\n{config.points}: {labels:,} labels; {next_step}")
     # A prediction may take minutes, and PyTorch aborts if the interpreter ends around it.
-    if config.choosing.locked() or config.live.lock.locked():
+    if config.choosing.locked() or config.live.lock.locked() or config.training["running"]:
         sys.stdout.flush()
         os._exit(0)
 

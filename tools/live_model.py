@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+import typing
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 import landcover_segmentation as lc
 
 STRIDE = 4  # pixels of the image per step of the features: finer costs time and shows little more
-TILES_KEPT = 4  # whose features stay in memory, 1.5 kB per 4 x 4 pixels
-RIDGE = 1.0  # against weights that a handful of clicks do not bear out, per feature
+BYTES_KEPT = 2**28  # of features that stay in memory: 1.4 kB per 4 x 4 pixels, 47 tiles of 256 x 256
+RIDGE = 1.0  # against weights that a handful of clicks do not bear out
+KERNEL = 0.3  # how fast likeness falls with distance: by 1 / e at the root of spread / KERNEL
+ANCHORS = 512  # clicks to which pixels are compared: more cost time and show little more
 
 
 @torch.inference_mode()
@@ -42,34 +45,50 @@ def frozen_features(network: nn.Module, image: np.ndarray) -> Tensor:
     return torch.cat([part.float().cpu()[0] for part in parts])
 
 
-def fit_ridge(vectors: Tensor, class_ids: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Weights (D, C) and biases (C,) of a ridge regression of vectors (N, D) to one-hot classes (N,).
+class Classifier(typing.NamedTuple):
+    """A kernel ridge regression from features to classes, see `fit`."""
 
-    Each class weighs the same, however often it was clicked. Hoerl & Kennard 1970,
-    https://doi.org/10.1080/00401706.1970.10488634; solved for N unknowns where there are fewer clicks than
-    features.
+    anchors: Tensor  # (M, D): the clicks to which a pixel is compared
+    spread: Tensor  # mean squared distance of the clicks from their mean
+    weights: Tensor  # (M, C)
+    biases: Tensor  # (C,)
+
+    def scores(self, vectors: Tensor) -> Tensor:
+        """(N, D) to (N, C), some at a time, for one similarity per anchor takes memory."""
+        parts = [self.similarities(part) @ self.weights + self.biases for part in vectors.split(2**15)]
+        return torch.cat(parts)
+
+    def similarities(self, vectors: Tensor) -> Tensor:
+        return (-KERNEL * torch.cdist(vectors, self.anchors).square() / self.spread).exp()
+
+
+def fit(vectors: Tensor, class_ids: Tensor, num_classes: int) -> Classifier:
+    """Fits a kernel ridge regression of vectors (N, D) to one-hot classes (N,).
+
+    Each class weighs the same, however often it was clicked. Saunders et al. 1998, Ridge regression learning
+    algorithm in dual variables, ICML; beyond ANCHORS clicks by Nystrom's method, Williams & Seeger 2001,
+    Using the Nystrom method to speed up kernel machines, NIPS 13.
     """
     targets = F.one_hot(class_ids, num_classes).double()
-    counts = targets.sum(0).clamp(min=1)
-    balance = (1 / counts)[class_ids] * len(class_ids) / (targets.sum(0) > 0).sum()
-    vectors = vectors.double()
-    mean = (balance[:, None] * vectors).mean(0)
-    centre = (balance[:, None] * targets).mean(0)
-    root = balance.sqrt()[:, None]
-    x, y = (vectors - mean) * root, (targets - centre) * root
-    strength = RIDGE * x.square().sum() / max(1, x.shape[1])
-    if len(x) < x.shape[1]:
-        weights = x.T @ torch.linalg.solve(x @ x.T + (strength + 1e-9) * torch.eye(len(x)), y)
-    else:
-        weights = torch.linalg.solve(x.T @ x + (strength + 1e-9) * torch.eye(x.shape[1]), x.T @ y)
-    return weights.float(), (centre - mean @ weights).float()
+    counts = targets.sum(0)
+    balance = len(targets) / (counts > 0).sum() / counts[class_ids][:, None]
+    biases = (balance * targets).mean(0)
+    kept = torch.linspace(0, len(vectors) - 1, min(len(vectors), ANCHORS)).round().long()
+    spread = (vectors - vectors.mean(0)).square().sum(1).mean().clamp(min=1e-12)
+    fitted = Classifier(vectors[class_ids.argsort(stable=True)[kept]], spread, targets, biases)
+    near = fitted.similarities(vectors).double()
+    among = fitted.similarities(fitted.anchors).double()
+    normal = near.T @ (balance * near) + RIDGE * among + 1e-9 * torch.eye(len(kept))
+    weights = torch.linalg.solve(normal, near.T @ (balance * (targets - biases)))
+    return fitted._replace(weights=weights.float(), biases=biases.float())
 
 
-def classify(features: Tensor, weights: Tensor, biases: Tensor, shape: tuple[int, int]) -> np.ndarray:
-    """The class ids (H, W) uint8 of a tile by its features (D, h, w)."""
-    scores = torch.einsum("dc,dhw->chw", weights, features) + biases[:, None, None]
-    scores = F.interpolate(scores[None], scale_factor=STRIDE, mode="bilinear", align_corners=False)
-    return scores[0, :, : shape[0], : shape[1]].argmax(0).to(torch.uint8).numpy()
+def scores_of(features: Tensor, classifier: Classifier, shape: tuple[int, int]) -> Tensor:
+    """The scores (C, H, W) of the pixels of a tile by its features (D, h, w)."""
+    depth, height, width = features.shape
+    scores = classifier.scores(features.reshape(depth, -1).T).T.reshape(1, -1, height, width)
+    scores = F.interpolate(scores, scale_factor=STRIDE, mode="bilinear", align_corners=False)
+    return scores[0, :, : shape[0], : shape[1]]
 
 
 class LiveModel:
@@ -91,12 +110,12 @@ class LiveModel:
             self.network = self.network or self.build().eval()
             self.features[name] = frozen_features(self.network, self.read(name)[..., :-1])
         self.features.move_to_end(name)
-        while len(self.features) > TILES_KEPT:
+        while len(self.features) > 1 and sum(each.nbytes for each in self.features.values()) > BYTES_KEPT:
             self.features.popitem(last=False)
         return self.features[name]
 
-    def learn(self, labels: dict[tuple[str, int, int], int], seconds: float) -> tuple:
-        """Fits to the labels {(name, x, y): class id}: weights, biases, and the number of labels learnt from.
+    def learn(self, labels: dict[tuple[str, int, int], int], seconds: float) -> tuple[Classifier, int]:
+        """Fits to the labels {(name, x, y): class id}: a classifier, and the number of labels learnt from.
 
         Tiles that were not seen yet are, at least one, for so many seconds; the rest waits for the next time.
         """
@@ -110,14 +129,16 @@ class LiveModel:
                 self.vectors[name, x, y] = self.see(name)[:, y // STRIDE, x // STRIDE].clone()
         known = [(self.vectors[pixel], label) for pixel, label in labels.items() if pixel in self.vectors]
         vectors, class_ids = zip(*known, strict=True)
-        weights, biases = fit_ridge(torch.stack(vectors), torch.tensor(class_ids), self.num_classes)
+        classifier = fit(torch.stack(vectors), torch.tensor(class_ids), self.num_classes)
         never = [index for index in range(self.num_classes) if index not in class_ids]
-        biases[never] = -1e9  # a class without a click is not shown; infinity would be NaN when interpolated
-        return weights, biases, len(known)
+        # A class without a click is not shown; infinity would be NaN when interpolated.
+        classifier.biases[never] = -1e9
+        return classifier, len(known)
 
     def draw(self, name: str, labels: dict, seconds: float = 0.5) -> tuple[np.ndarray, int]:
         """The map (H, W) uint8 of a tile by all labels, and from how many of them it was learnt."""
         with self.lock:
             features = self.see(name)
-            weights, biases, learnt = self.learn(labels, seconds)
-            return classify(features, weights, biases, self.read(name).shape[:2]), learnt
+            classifier, learnt = self.learn(labels, seconds)
+            scores = scores_of(features, classifier, self.read(name).shape[:2])
+            return scores.argmax(0).to(torch.uint8).numpy(), learnt
