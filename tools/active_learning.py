@@ -1,4 +1,4 @@
-"""Which pixels to label next: those of which a trained model is least sure (active learning).
+"""Which pixels to label next: those where a trained model is unsure, for each class that it sees.
 
     python tools/active_learning.py suggest --checkpoint best_model.pth --images FOLDER     the next points
     python tools/active_learning.py simulate --epochs 12 --output-dir study     does it pay? masks answer
@@ -14,9 +14,10 @@ masks; and these with one wrong class in twenty. It takes every flag of landcove
 are those of a round. NUM_POINTS, POINT_SAMPLING, SEED and RESUME it sets itself: the same command goes on
 where it was stopped, at the first run (one seed, one choice of points) that was not ended.
 
-The uncertainty is the entropy of the model's probabilities (uncertainty sampling: Settles 2009, Computer
-Sciences Technical Report 1648, University of Wisconsin-Madison; for pixels: Shin et al. 2021,
-https://arxiv.org/abs/2104.06394).
+Suggested are places, not the rims of what the model is sure of, away from the tile's edge, and more of them
+for a class that scored low. The uncertainty is the entropy of the model's probabilities (uncertainty
+sampling: Settles 2009, Computer Sciences Technical Report 1648, University of Wisconsin-Madison; for pixels:
+Shin et al. 2021, https://arxiv.org/abs/2104.06394).
 """
 
 from __future__ import annotations
@@ -76,19 +77,21 @@ def read_tile(path: Path, reading: dict, mean=lc.IMAGENET_MEAN) -> np.ndarray:
 
 
 def least_sure(
-    model: nn.Module, image: np.ndarray, known: np.ndarray, num_points: int
+    model: nn.Module, image: np.ndarray, known: np.ndarray, num_points: int, class_scores=None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels of which a model is least sure, the worst first: positions (N, 2) and uncertainties (N,).
+    """The pixels that `worth_labelling` names, the least sure first: positions (N, 2), uncertainties (N,).
 
     Positions are (row, column). image: (H, W, bands + 1) uint8; where alpha is 0 nothing is asked. known:
-    (H, W) bool, the pixels to keep away from. Of a large image only windows are predicted, around pixels that
-    are spread over it, and each gives one: all of it would take minutes.
+    (H, W) bool, the pixels to keep away from. class_scores: see `scores_of_classes`. Of a large image only
+    windows are predicted, around pixels that are spread over it, and each gives one: all of it would take
+    minutes.
     """
     if known.size <= WHOLE:
-        probabilities = predict(model, image[..., :-1]) * torch.from_numpy(image[..., -1] > 0)
-        avoided = torch.from_numpy(known)[None]
-        (positions,) = lc.select_informative_points(probabilities, 0.0, num_points, avoided)
-        return positions, lc.entropy_map(probabilities)[0].numpy()[tuple(positions.T)]
+        probabilities = predict(model, image[..., :-1])
+        positions = worth_labelling(probabilities, image[..., -1] > 0, known, num_points, class_scores)
+        uncertainties = lc.entropy_map(probabilities)[0].numpy()[tuple(positions.T)]
+        order = np.argsort(-uncertainties, kind="stable")
+        return positions[order], uncertainties[order]
     known, found = known.copy(), []
     for centre in spread_out(image[..., -1] > 0, known, num_points, np.random.default_rng(0)):
         corner = np.clip(centre - WINDOW // 2, 0, np.maximum(0, np.array(known.shape) - WINDOW))
@@ -96,11 +99,19 @@ def least_sure(
         view, far = image[window].copy(), np.ones(known[window].shape, bool)
         far[tuple(slice(max(0, at - REACH), at + REACH) for at in centre - corner)] = False
         view[far, 3] = 0
-        for position, uncertainty in zip(*least_sure(model, view, known[window], 1), strict=True):
+        for position, uncertainty in zip(
+            *least_sure(model, view, known[window], 1, class_scores), strict=True
+        ):
             found.append((uncertainty, *(corner + position)))
             known[found[-1][1:]] = True
     found = np.array(sorted(found, reverse=True)).reshape(-1, 3)
     return found[:, 1:].astype(int), found[:, 0]
+
+
+def scores_of_classes(checkpoint: Path) -> list[float | None] | None:
+    """How a model did on each class when it was kept: IoU, or recall of points; None if that is not in it."""
+    scores = lc.load_checkpoint(checkpoint).get("scores", {})
+    return next((values for name, values in scores.items() if name.endswith("_per_class")), None)
 
 
 def spread_out(
@@ -128,7 +139,7 @@ def worth_labelling(
     num_points: int,
     class_scores: Sequence[float | None] | None = None,
 ) -> np.ndarray:
-    """The pixels of a tile worth a click, for each class the model predicts in it: positions (N, 2).
+    """The pixels of a tile worth a click, some for each class the model predicts: positions (N, 2).
 
     probabilities: (1, C, H, W). has_data, known: (H, W) bool; where there is no data nothing is asked.
     class_scores: C scores in 0..1 of the model, None for one that has none. A class is asked for by the
@@ -140,8 +151,8 @@ def worth_labelling(
     rim = min(known.shape) // RIM
     inside = np.zeros(known.shape, bool)
     inside[rim : known.shape[0] - rim, rim : known.shape[1] - rim] = True
-    lacking = 1 - np.array([score or 0.0 for score in class_scores or [None] * probabilities.shape[1]])
-    need = (lacking + 0.05) * np.bincount(seen[has_data], minlength=len(lacking)) ** 0.5
+    shortfall = 1 - np.array([score or 0.0 for score in class_scores or [None] * probabilities.shape[1]])
+    need = (shortfall + 0.05) * np.bincount(seen[has_data], minlength=len(shortfall)) ** 0.5
     known, positions, given = known.copy(), [], np.zeros(len(need))
     while len(positions) < num_points and need.any():
         class_id = (need / (1 + given)).argmax()  # D'Hondt's rule
@@ -154,7 +165,9 @@ def worth_labelling(
             known[tuple(found[0])] = True
         else:
             need[class_id] = 0
-    return np.array(positions, np.int64).reshape(-1, 2)
+    lacking = num_points - len(positions)  # where no class has room
+    (rest,) = lc.select_informative_points(opinion(places), 0.0, lacking, torch.from_numpy(known)[None])
+    return np.concatenate([np.array(positions, np.int64).reshape(-1, 2), rest])
 
 
 def opinion(wanted: np.ndarray) -> Tensor:
@@ -440,7 +453,7 @@ def draw_points(
 
 
 def suggest(args: argparse.Namespace) -> None:
-    model = lc.load_model(args.checkpoint)
+    model, class_scores = lc.load_model(args.checkpoint), scores_of_classes(args.checkpoint)
     images, points, masks = lc.list_images(args.images), None, {}
     if args.labelled and lc.is_points_file(args.labelled, POINT_SUFFIXES):
         points, _ = read_points(args.labelled, images, model.class_names)
@@ -460,7 +473,7 @@ def suggest(args: argparse.Namespace) -> None:
             known = read_known(masks.get(lc.folded(stem)), image.shape[:2])
         else:
             known = lc.points_to_mask(points.get(stem, {}), *image.shape[:2]) != lc.IGNORE_INDEX
-        positions, uncertainties = least_sure(model, image, known, args.num_points)
+        positions, uncertainties = least_sure(model, image, known, args.num_points, class_scores)
         rows += [
             (path.name, x, y, "", f"{uncertainty:.4f}")
             for (y, x), uncertainty in zip(positions.tolist(), uncertainties, strict=True)

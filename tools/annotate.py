@@ -64,6 +64,7 @@ import landcover_segmentation as lc
 
 COLUMNS = ("image", "x", "y", "class")
 REFERENCE_COLUMN = "inclusion_probability"  # by which a probability sample is known
+GENTLY = ["nice", "-n", "10"] if shutil.which("nice") else []  # to train: the live map comes first
 REGION_POINTS = 5  # labels that an accepted patch of the map gives
 CUT_NAME = re.compile(r"(.*)_r(\d+)_c(\d+)")  # of tools/cut_tiles.py: a tile's row and column in its scene
 LARGE = 2**24  # pixels of an image, beyond which only parts of it are read and shown
@@ -400,7 +401,7 @@ def choose_pixels(
     for x, y in labels:
         known[y // step, x // step] = True
     if config.model:
-        positions, _ = al.least_sure(config.model, image, known, lacking)
+        positions, _ = al.least_sure(config.model, image, known, lacking, config.class_scores)
     else:
         positions = al.spread_out(image[..., 3] > 0, known, lacking, lc.named_rng(name))
     return [(x * step, y * step) for y, x in positions.tolist()]
@@ -539,10 +540,9 @@ def train(config: argparse.Namespace) -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             words = [*training_words(config, Path(folder)), "--output-dir", folder]
-            gently = ["nice", "-n", "10"] if shutil.which("nice") else []  # the live map comes first
             how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
             environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-            state["process"] = subprocess.Popen([*gently, *words], env=environment, **how)
+            state["process"] = subprocess.Popen([*GENTLY, *words], env=environment, **how)
             for line in filter(None, map(str.strip, state["process"].stdout)):
                 state["says"] = line
             if state["process"].wait() == 0:
@@ -568,7 +568,7 @@ def take_over(config: argparse.Namespace, path: Path, words: list[str]) -> str:
     with lc.atomic_write(kept.resolve()) as partial_path:
         shutil.copyfile(path, partial_path)
     with config.choosing:
-        use_model(config, lc.load_model(kept))
+        use_model(config, kept, lc.load_model(kept))
     return f"Trained and taken over: {compared}; kept as {kept.name}, for --checkpoint"
 
 
@@ -582,9 +582,10 @@ def held_out_score(model: lc.DeepLabV3Segmentation, words: list[str]) -> lc.Scor
     return lc.validate(model, loader, settings.num_classes, device, judge=judge)
 
 
-def use_model(config: argparse.Namespace, model: lc.DeepLabV3Segmentation | None) -> None:
+def use_model(config: argparse.Namespace, path: Path | None, model: lc.DeepLabV3Segmentation | None) -> None:
     """From now on this model draws the map, asks, and sees for the live map; None: ImageNet's sees."""
     config.model, config.chosen = model, {}
+    config.class_scores = path and al.scores_of_classes(path)
     config.predict_map = functools.lru_cache(maxsize=8)(functools.partial(draw_map, config))
     config.live = live_model.LiveModel(
         lambda: frozen_network(config), lambda name: config.read(config.tiles[name]), len(config.class_names)
@@ -760,7 +761,7 @@ def prepare(config: argparse.Namespace) -> None:
     take_reference(config, read_points(config))
     config.choosing, config.writing = threading.Lock(), threading.RLock()
     config.training = {"running": False, "says": ""}
-    use_model(config, config.model)
+    use_model(config, config.checkpoint, config.model)
 
 
 def take_reference(config: argparse.Namespace, points: list[Point]) -> None:
