@@ -138,7 +138,7 @@ def main() -> None:
         features = frozen_features(network, image)
         for cell, classifier in found.items():
             confusions[cell] = confusions[cell] + score(classifier, features, mask)
-    how = {"split": args.split, "every": args.every, "size": size}
+    how = {"split": args.split, "every": args.every, "size": size, "weights": network.starting_weights}
     source = study.provenance(
         study.command("clicks.py", data="DATA", work="WORK", split=args.split, every=args.every)
     )
