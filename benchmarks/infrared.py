@@ -1,0 +1,81 @@
+"""Does near infrared help where it should? The same tiles and points with --bands 1,2,3 and 1,2,3,4.
+
+    python benchmarks/infrared.py --work WORK
+
+WORK gets the tiles, of `tools/generate_dataset.py --scenes 8 --infrared`: 128 px, two of their ten classes,
+conifer and artificial turf, told by the fourth band alone. The module is started as a user starts it, with
+`efficientnet_lite0` from ImageNet and 20 points per tile. A row per seed and bands is appended to a CSV:
+scores of the last epoch on dense masks, so no epoch is chosen. Rows that are there are passed over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import product
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+import generate_dataset
+from study import already_in, append, command, in_csv, provenance
+
+CLASSES = [*generate_dataset.CLASS_NAMES, *generate_dataset.RARE_NAMES, *generate_dataset.INFRARED_NAMES]
+TRAIN, VAL, SIZE, EPOCHS, POINTS = 80, 48, 128, 12, 20
+
+
+def generate(tiles: Path) -> None:
+    """Writes the tiles, unless they are there."""
+    if not (tiles / "val").exists():
+        counts = {"train": TRAIN, "val": VAL}
+        generate_dataset.write_dataset(tiles, counts, seed=0, size=SIZE, scenes=8, infrared=True)
+
+
+def train(tiles: Path, bands: str, seed: int) -> dict:
+    """Trains once; returns the last epoch's scores as columns."""
+    settings = {"num_classes": len(CLASSES), "class_names": ",".join(CLASSES), "class_colors": "none"}
+    settings |= {f"{part}_{kind}_dir": tiles / part / f"{kind}s"
+                 for part in ("train", "val") for kind in ("image", "mask")}  # fmt: skip
+    settings |= {"bands": bands, "seed": seed, "num_points": POINTS, "epochs": EPOCHS, "crop_size": SIZE}
+    settings |= {"backbone": "efficientnet_lite0", "weights": "imagenet", "device": "cpu"}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        program = [sys.executable, ROOT / "landcover_segmentation.py", *flags, "--output-dir", folder]
+        start = time.perf_counter()
+        subprocess.run(program, env=one_thread, check=True)
+        seconds = time.perf_counter() - start
+        last = list(csv.DictReader(Path(folder, "training_history.csv").open(encoding="utf-8")))[-1]
+    scores = {f"iou_{name}": round(float(last[f"iou_{name}"]), 4) for name in CLASSES}
+    return {"miou": round(float(last["val_miou"]), 4), **scores, "seconds": round(seconds),
+            "weights": last["starting_weights"]}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--csv", type=Path, default=ROOT / "benchmarks/results/infrared.csv")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    args = parser.parse_args()
+    generate(args.work)
+    for seed, bands in product(args.seeds, ("1,2,3", "1,2,3,4")):
+        cell = {"bands": bands, "seed": seed}
+        if in_csv(args.csv, cell):
+            print(f"bands {bands}, seed {seed}: {already_in(args.csv)}")
+            continue
+        row = cell | {"train_tiles": TRAIN, "val_tiles": VAL, "points": POINTS, "epochs": EPOCHS}
+        row |= train(args.work, bands, seed)
+        append(args.csv, row | provenance(command("infrared.py", work="WORK", seeds=seed)))
+        print(f"bands {bands}, seed {seed}: mIoU {row['miou']:.3f} in {row['seconds']} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
