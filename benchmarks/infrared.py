@@ -11,7 +11,6 @@ scores of the last epoch on dense masks, so no epoch is chosen. Rows that are th
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import subprocess
 import sys
@@ -24,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import generate_dataset
-from study import already_in, append, command, in_csv, provenance
+from study import already_in, append, command, in_csv, provenance, read_csv
 
 CLASSES = [*generate_dataset.CLASS_NAMES, *generate_dataset.RARE_NAMES, *generate_dataset.INFRARED_NAMES]
 TRAIN, VAL, SIZE, EPOCHS, POINTS = 80, 48, 128, 12, 20
@@ -51,7 +50,7 @@ def train(tiles: Path, bands: str, seed: int) -> dict:
         start = time.perf_counter()
         subprocess.run(program, env=one_thread, check=True)
         seconds = time.perf_counter() - start
-        last = list(csv.DictReader(Path(folder, "training_history.csv").open(encoding="utf-8")))[-1]
+        *_, last = read_csv(Path(folder, "training_history.csv"))
     scores = {f"iou_{name}": round(float(last[f"iou_{name}"]), 4) for name in CLASSES}
     return {"miou": round(float(last["val_miou"]), 4), **scores, "seconds": round(seconds),
             "weights": last["starting_weights"]}  # fmt: skip
