@@ -6,8 +6,8 @@ set -euo pipefail
 data=$(realpath -m "$1") work=$(realpath -m "$2")
 cd "$(dirname "$0")/.."
 [ -d "$data/val" ] || "${PYTHON:-python}" tools/generate_dataset.py --output "$data" \
-    --scenes 8 --train 480 --val 144 --size 128
+    --scenes 8 --train 192 --val 96 --size 128
 "${PYTHON:-python}" benchmarks/study.py --data "$data" --work "$work" --csv benchmarks/results/generated.csv \
     --class-names "water,forest,cropland,grassland,built-up,road,greenhouse,bare ground" \
-    --split val --every 4 --epochs 12 --size 128 --points 20 \
-    --seeds ${SEEDS:-0 1 2} --variants ${VARIANTS:-forest plain default dense}
+    --split val --every 2 --epochs 12 --size 128 --points 20 \
+    --seeds ${SEEDS:-0 1 2} --variants ${VARIANTS:-plain default dense forest}
