@@ -4,8 +4,9 @@
 
 WORK gets the tiles, of `tools/generate_dataset.py --scenes 8 --infrared`: 128 px, two of their ten classes,
 conifer and artificial turf, told by the fourth band alone. The module is started as a user starts it, with
-`efficientnet_lite0` from ImageNet, 20 points per tile and no soft labels. A row per seed and bands is appended to a CSV:
-scores of the last epoch on dense masks, so no epoch is chosen. Rows that are there are passed over.
+`efficientnet_lite0` from ImageNet, 20 points per tile and no soft labels. A row per seed and bands is
+appended to a CSV: scores of the last epoch on dense masks, so no epoch is chosen. Rows that are there are
+passed over.
 """
 
 from __future__ import annotations

@@ -515,9 +515,9 @@ def without_infrared(image, mask):
 
 
 def place_of(part, i, scenes):
-    """Scene and part of the i-th tile: tiles go round the scenes, then round the parts of train or val."""
-    parts = {"train": (1, 2, 4, 5, 7, 8), "val": (3, 6, 9)}[part]
-    return 1 + i % scenes, parts[i // scenes % len(parts)]
+    """Scene and name of the i-th tile: tiles go round the scenes, then round the parts of train or val."""
+    scene, parts = 1 + i % scenes, {"train": (1, 2, 4, 5, 7, 8), "val": (3, 6, 9)}[part]
+    return scene, f"scene{scene}_part{parts[i // scenes % len(parts)]}_{i:03d}"
 
 
 def write_dataset(output, counts, seed, size, scenes=0, infrared=False):
@@ -532,8 +532,8 @@ def write_dataset(output, counts, seed, size, scenes=0, infrared=False):
         for number, part, i in tqdm(tiles, desc="generating", unit="tile"):
             scene, name = Scene(), f"{part}_{i:02d}"
             if scenes:
-                place, area = place_of(part, i, scenes)
-                scene, name = looks[place - 1], f"scene{place}_part{area}_{i:03d}"
+                place, name = place_of(part, i, scenes)
+                scene = looks[place - 1]
             # The part is in the seed, so that more training tiles leave the validation tiles as they are.
             image, mask = generate_tile([seed, number, i], size, scene)
             if not infrared:
