@@ -27,7 +27,7 @@ import generate_dataset
 from study import already_in, append, command, in_csv, provenance, read_csv
 
 CLASSES = [*generate_dataset.CLASS_NAMES, *generate_dataset.RARE_NAMES, *generate_dataset.INFRARED_NAMES]
-TRAIN, VAL, SIZE, EPOCHS, POINTS = 80, 48, 128, 12, 20
+TRAIN, VAL, SIZE, BATCH, EPOCHS, POINTS = 48, 48, 128, 4, 10, 20
 
 
 def generate(tiles: Path) -> None:
@@ -44,7 +44,7 @@ def train(tiles: Path, bands: str, seed: int) -> dict:
                  for part in ("train", "val") for kind in ("image", "mask")}  # fmt: skip
     settings |= {"bands": bands, "seed": seed, "num_points": POINTS, "epochs": EPOCHS, "crop_size": SIZE}
     settings |= {"backbone": "efficientnet_lite0", "weights": "imagenet", "device": "cpu"}
-    settings |= {"pseudo_label_weight": 0}  # half of the time, for no other question
+    settings |= {"batch_size": BATCH, "pseudo_label_weight": 0}  # half of the time, for no other question
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:

@@ -5,10 +5,10 @@
 
 A table stands between <!-- table:NAME --> and <!-- end -->; results/TABLES.md has every one. A value stands
 after <!-- study:SET-UP/VARIANT/POINTS:COLUMN -->, <!-- inference:SET-UP/VARIANT/POINTS/WAY:COLUMN -->,
-<!-- speed:BACKBONE/CPU/MEASURE:COLUMN -->, <!-- first_run:COLUMN --> or <!-- RUN:KEY --> (see `marked`). It
-keeps its decimals, a leading plus, and " ± 0.01" behind it if it has one. A figure in results/figures carries
-a hash of the rows that it shows. Everything takes the rows that are there. Values are the mean over seeds, ±
-their standard deviation, (their number).
+<!-- speed:BACKBONE/CPU/MEASURE:COLUMN -->, <!-- CSV/ARM/OTHER:gain -->, <!-- first_run:COLUMN --> or
+<!-- RUN:KEY --> (see `marked`). It keeps its decimals, a leading plus, and " ± 0.01" behind it if it has one.
+A figure in results/figures carries a hash of the rows that it shows. Everything takes the rows that are
+there. Values are the mean over seeds, ± their standard deviation, (their number).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import csv
 import hashlib
 import itertools
 import json
+import operator
 import re
 import statistics
 import sys
@@ -131,6 +132,7 @@ PLACES_WHERE = {
     "`scenes`, 256 px": ("scenes256", "100", "", "miou"),
     "`choose_scenes`": ("choose_scenes", "100", "", "miou"),
 }
+ARMS = {"generated": "variant", "infrared": "bands"}  # CSVs of few cells: the column that tells them apart
 MIXED = " ‡"
 NOT_RUN = "*Not run yet.*"
 
@@ -519,6 +521,38 @@ def first_run_table() -> str:
     return markdown(header, body)
 
 
+def arms(name: str, *wanted: str) -> list[list[dict]]:
+    """The rows of each arm of a CSV of `ARMS`."""
+    found = rows(f"{name}.csv")
+    return [pick(found, **{ARMS[name]: arm}) for arm in wanted]
+
+
+def generated_table() -> str:
+    """Points against dense masks on generated scenes, of benchmarks/generated_scenes.sh."""
+    found, body = rows("generated.csv"), []
+    plain, dense = arms("generated", "plain", "dense")
+    for name, title in (METHODS | {"dense": "dense masks, plain"}).items():
+        if own := pick(found, variant=name):
+            gain = gained(own, plain) if name in ("default", "dense") else "-"
+            share = paired(own, dense, "miou", operator.truediv)
+            scores = [spread(column(own, key)) for key in class_keys(found)]
+            body.append([title, counted(column(own)), gain, spread(share), *scores])
+    classes = [key.removeprefix("iou_") for key in class_keys(found)]
+    header = ["20 points per tile", "mIoU", "over plain, seed by seed", "of dense masks", *classes]
+    return markdown(header, body)
+
+
+def infrared_table() -> str:
+    """The same tiles and points without and with near infrared, of benchmarks/infrared.py."""
+    keys, body = ["miou", *class_keys(rows("infrared.csv"))], []
+    without, with_it = arms("infrared", "1,2,3", "1,2,3,4")
+    for title, own in (("`BANDS = 1,2,3`", without), ("`BANDS = 1,2,3,4`", with_it)):
+        body.append([title, *(counted(column(own, key)) for key in keys)])
+    body.append(["gain, seed by seed", *(gained(with_it, without, key) for key in keys)])
+    header = ["", *(key.removeprefix("iou_").replace("miou", "mIoU") for key in keys)]
+    return markdown(header, body) if with_it else NOT_RUN
+
+
 def tiles_table() -> str:
     """The tiles that were measured, of benchmarks/dubai_tiles.py."""
     found, body = rows("dubai_tiles.csv"), []
@@ -628,6 +662,8 @@ TABLES = {
     "left_out": lambda: overview(LEFT_OUT, LEFT_OUT_WHERE),
     "across": across_table,
     "first_run": first_run_table,
+    "generated": generated_table,
+    "infrared": infrared_table,
     "tiles": tiles_table,
     "active": active_table,
     "labels": labels_table,
@@ -737,7 +773,7 @@ def marked(source: str, key: str) -> list[float]:
     """The values behind a mark, of each seed where there are several.
 
     Of a cell (see `of_cell`), of a measurement of speed on a kind of CPU (spaces as _), of a column of a CSV
-    of that name, or of a run of its own, a path into its metrics.json.
+    of that name, of two arms of a CSV (see `of_arms`), or of a run of its own, a path into its metrics.json.
     """
     kind, _, cell = source.partition(":")
     if kind == "speed":
@@ -746,6 +782,8 @@ def marked(source: str, key: str) -> list[float]:
         return [float(row[key]) for row in found if machine_of(row) == f"cpu ({cpu})"]
     if cell:
         return of_cell(kind, *cell.split("/"), key=key)
+    if "/" in source:
+        return of_arms(*source.split("/"), key=key)
     if found := rows(f"{source}.csv"):
         return column(found, key)
     found = json.loads((ROOT / "benchmarks/results" / source / "metrics.json").read_text(encoding="utf-8"))
@@ -782,6 +820,25 @@ def of_cell(kind: str, setup: str, name: str, points: str, way: str = "", *, key
     }.get(what, lambda: column(own, key))()
     if not values:
         raise ValueError(f"{kind}:{setup}/{name}/{points}/{way}:{key}: benchmarks/results has no such rows")
+    return values
+
+
+def of_arms(name: str, own: str, base: str, *, key: str) -> list[float]:
+    """Of two arms of a CSV, `gain` or `share` (their ratio) seed by seed, or `gap`, as in `of_cell`.
+
+    They are of mIoU, or of another column after a dot.
+    """
+    what, _, measure = key.partition(".")
+    measure = measure.replace("_", " ").replace("iou ", "iou_") or "miou"
+    found, simple, dense = arms(name, own, base, "dense")
+    gain = gains(found, simple, measure)
+    values = {
+        "gain": lambda: gain,
+        "share": lambda: paired(found, simple, measure, operator.truediv),
+        "gap": lambda: [statistics.mean(gain) / statistics.mean(gains(dense, simple, measure))],
+    }[what]()
+    if not values:
+        raise ValueError(f"{name}/{own}/{base}:{key}: benchmarks/results has no such rows")
     return values
 
 
