@@ -3,10 +3,10 @@
     python benchmarks/infrared.py --work WORK
 
 WORK gets the tiles, of `tools/generate_dataset.py --scenes 8 --infrared`: 128 px, two of their ten classes,
-conifer and artificial turf, told by the fourth band alone. The module is started as a user starts it, with
-`efficientnet_lite0` from ImageNet, 20 points per tile and no soft labels. A row per seed and bands is
-appended to a CSV: scores of the last epoch on dense masks, so no epoch is chosen. Rows that are there are
-passed over.
+conifer and artificial turf, told by the fourth band alone; results/figures/scenes.jpg shows eight. The
+module is started as a user starts it, with `efficientnet_lite0` from ImageNet, 20 points per tile and no
+soft labels. A row per seed and bands is appended to a CSV: scores of the last epoch on dense masks, so no
+epoch is chosen. Rows that are there are passed over.
 """
 
 from __future__ import annotations
@@ -24,9 +24,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import generate_dataset
+import numpy as np
+from PIL import Image
 from study import already_in, append, command, in_csv, provenance, read_csv
 
+import landcover_segmentation as lc
+
 CLASSES = [*generate_dataset.CLASS_NAMES, *generate_dataset.RARE_NAMES, *generate_dataset.INFRARED_NAMES]
+COLORS = ["#286ec8", "#145a1e", "#e6be46", "#8cc85a", "#c83c3c",
+          "#787878", "#f0f0ff", "#96643c", "#00323c", "#ff00ff"]  # fmt: skip
 TRAIN, VAL, SIZE, BATCH, EPOCHS, POINTS = 48, 48, 128, 4, 10, 20
 
 
@@ -35,6 +41,17 @@ def generate(tiles: Path) -> None:
     if not (tiles / "val").exists():
         counts = {"train": TRAIN, "val": VAL}
         generate_dataset.write_dataset(tiles, counts, seed=0, size=SIZE, scenes=8, infrared=True)
+
+
+def draw_tiles(tiles: Path) -> None:
+    """Draws a tile of each scene: as it looks, in false colours (infrared as red), and its classes."""
+    shown, palette = [], lc.class_palette(COLORS, len(CLASSES))
+    for image, mask in lc.list_tiles(tiles / "train/images", tiles / "train/masks")[:: TRAIN // 8]:
+        bands = lc.read_image(image, bands=[1, 2, 3, 4])
+        classes = lc.colorize(lc.read_mask(mask), palette)
+        shown.append(np.vstack([bands[..., :3], bands[..., [3, 0, 1]], classes]))
+    with lc.atomic_write(ROOT / "benchmarks/results/figures/scenes.jpg") as path:
+        Image.fromarray(np.hstack(shown)).save(path, format="JPEG", quality=85)
 
 
 def train(tiles: Path, bands: str, seed: int) -> dict:
@@ -67,6 +84,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     args = parser.parse_args()
     generate(args.work)
+    draw_tiles(args.work)
     for seed, bands in product(args.seeds, ("1,2,3", "1,2,3,4")):
         cell = {"bands": bands, "seed": seed}
         if in_csv(args.csv, cell):
