@@ -33,7 +33,7 @@ import landcover_segmentation as lc
 CLASSES = [*generate_dataset.CLASS_NAMES, *generate_dataset.RARE_NAMES, *generate_dataset.INFRARED_NAMES]
 COLORS = ["#286ec8", "#145a1e", "#e6be46", "#8cc85a", "#c83c3c",
           "#787878", "#f0f0ff", "#96643c", "#00323c", "#ff00ff"]  # fmt: skip
-TRAIN, VAL, SIZE, BATCH, EPOCHS, POINTS = 48, 48, 128, 4, 10, 20
+TRAIN, VAL, SIZE, BATCH, EPOCHS, POINTS = 80, 48, 128, 4, 12, 20
 
 
 def generate(tiles: Path) -> None:

@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-# The order gives the class ids of the masks.
+# The order gives the class ids of the masks. The shipped tiles have the first six.
 CLASS_NAMES = ("water", "forest", "cropland", "grassland", "built-up", "road")
 WATER, FOREST, CROPLAND, GRASSLAND, BUILT_UP, ROAD = range(len(CLASS_NAMES))
 RARE_NAMES = ("greenhouse", "bare ground")
@@ -328,14 +328,14 @@ def build(rng, plots, blocked, sun, colour):
 # ============================================================================
 
 
-def lay_line(rng, scene, size):
+def lay_line(rng, size, scene):
     """Boolean mask of a winding line in two tiles of three, two or three pixels of the picture wide."""
     there, through, angle = rng.random() < 0.65, rng.uniform(0.1, 0.9, 2) * size, rng.uniform(0, np.pi)
     distance = distance_to(size, [winding_line(rng, size, through, angle, bend=9)])
     return (distance < scene.pixel * rng.uniform(0.9, 1.5)) & there
 
 
-def lay_bare_ground(rng, scene, size):
+def lay_bare_ground(rng, size, scene):
     """A pit of `BARE` ground in one tile of three: mask, colour (H,W,3)."""
     there, centre, radius = rng.random() < 0.35, rng.uniform(0.1, 0.9, 2) * size, rng.uniform(12, 28)
     distance = np.linalg.norm(np.mgrid[:size, :size] - centre[:, None, None], axis=0)
@@ -383,15 +383,20 @@ def lay_pitch(rng, size, centre):
     return mask > 0, colour, artificial
 
 
-def near_infrared(rng, mask, image):
-    """The fourth band (H,W) of a landscape (H,W,3): as rough as it looks, as bright as its class is."""
+def add_infrared(rng, mask, image):
+    """The landscape with a fourth band (H,W,4): as rough as it looks, as bright as its class is.
+
+    Some stands of the forest become conifer in the mask, in place.
+    """
+    stands = noise(rng, len(mask), 64, 24) > rng.uniform(-1, 1)
+    mask[(mask == FOREST) & stands] = CONIFER
     grey, vigour = image.mean(-1), 3 * image[..., 1] - 1.5 * (image[..., 0] + image[..., 2])
     band = 1.15 * grey + np.clip(vigour, 0, 0.4) * np.isin(mask, (CROPLAND, BUILT_UP))
     for label, share in REFLECTANCE.items():
         where = mask == label
         if where.any():
             band[where] = share * rng.uniform(0.85, 1.15) * np.sqrt(grey[where] / grey[where].mean())
-    return band
+    return np.dstack([image, band])
 
 
 # ============================================================================
@@ -415,9 +420,8 @@ def compose(rng, size, scene):
     roads, paving = lay_roads(rng, size, scene, angle, centre)
     # Nobody ploughs up to the water or the kerb.
     verge = cv2.dilate(np.uint8(water | roads), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))) > 0
-    land = cv2.boxPoints(
-        ((size / 2, size / 2), (1.5 * size, 1.5 * size), np.degrees(angle))
-    )  # covers every corner
+    everything = (size / 2, size / 2), (1.5 * size, 1.5 * size), np.degrees(angle)
+    land = cv2.boxPoints(everything)  # covers every corner
     mask, image = lay_fields(rng, size, scene, land, verge)
     wooded, canopy = lay_forest(rng, size, scene, sun)
     built, streets, town, plots = lay_town(rng, size, scene, land, centre)
@@ -438,9 +442,7 @@ def compose(rng, size, scene):
         mask[where], image[where] = label, look[where]
     height[mask == FOREST] = rng.uniform(3, 5) * scene.shadow
     if scene.detailed:
-        stands = noise(rng, size, 64, 24) > rng.uniform(-1, 1)
-        mask[(mask == FOREST) & stands] = CONIFER
-        image = np.dstack([image, near_infrared(rng, mask, image)])
+        image = add_infrared(rng, mask, image)
     # A bridge is level with its road, so its shadow falls on the water only.
     shadow = cast_shadow(height, sun) | (cast_shadow(2.0 * (roads & water), sun) & (mask == WATER))
     bands = image.shape[-1]
@@ -452,10 +454,10 @@ def compose(rng, size, scene):
 
 def lay_details(rng, size, scene, centre):
     """Layers (where, label, colour) of a detailed scene: those below the town, and those above it."""
-    pit, gravel = lay_bare_ground(rng, scene, size)
+    pit, gravel = lay_bare_ground(rng, size, scene)
     halls, glass = lay_greenhouses(rng, size)
     pitch, turf, artificial = lay_pitch(rng, size, centre)
-    stream, track = lay_line(rng, scene, size), lay_line(rng, scene, size)
+    stream, track = lay_line(rng, size, scene), lay_line(rng, size, scene)
     water, earth = (np.tile(mix(rng, palette), (size, size, 1)) for palette in (scene.water, scene.paving))
     below = [(pit, BARE, gravel), (stream, WATER, water), (track, ROAD, earth), (halls, GREENHOUSE, glass)]
     return below, [(pitch, TURF if artificial else GRASSLAND, turf)]
