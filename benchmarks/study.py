@@ -384,17 +384,18 @@ def run_cell(args: argparse.Namespace, work: Path, cell: dict, model_path: Path)
         "seconds": round(seconds),
         "train_miou": train_miou,
         "precision": precision,
-        **provenance(command_of(cell, precision), lc.pick_device(config.device)),
+        **provenance(command_of(cell, precision, args.class_names), lc.pick_device(config.device)),
     }
 
 
-def command_of(cell: dict, precision: str) -> str:
+def command_of(cell: dict, precision: str, class_names: list[str] = CLASSES) -> str:
     """The command that trains and scores this cell alone."""
+    named = {} if class_names == CLASSES else {"class_names": ",".join(class_names)}
     budget = {} if cell["points"] == "all" else {"points": cell["points"]}
     tiles = {name: cell[name] for name in ("size", "every")}
     length = {} if cell["variant"] == "forest" else {"epochs": cell["epochs"], "precision": precision}
     what = {"split": cell["split"], "variants": cell["variant"], "seeds": cell["seed"]}
-    return command("study.py", data="DATA", **what, **budget, **tiles, **length)
+    return command("study.py", data="DATA", **what, **budget, **tiles, **length, **named)
 
 
 def command(program: str, **flags) -> str:

@@ -128,6 +128,7 @@ def test_a_study_writes_each_cell_once(tmp_path):
     assert all(0 <= float(row["miou"]) <= 1 for row in first)
     assert all(row["train_tiles"] == row["val_tiles"] == "4" for row in first)
     assert {row["weights"] for row in first} == {"none", "ImageNet"}
+    assert all(row["command"].endswith(" --class-names low,middle,high") for row in first)
     assert (tmp_path / "work/models/val-plain-10-0-1-32-1.pth").is_file()
     assert run() == first
     assert said.count("in study.csv already") == len(first) + 1, "dense masks are asked for at either budget"
