@@ -326,7 +326,7 @@ def raster_writer(
 ) -> Iterator[Callable[[int, np.ndarray], None]]:
     """Yields write(top, rows (h, W) uint8) for a raster of the scene's size in which 255 is nodata.
 
-    With a georeference it becomes a cloud-optimised GeoTIFF, by way of a tiled one in a temporary folder;
+    With a georeference it becomes a cloud-optimised GeoTIFF, by way of a plain one in a temporary folder;
     else a PNG, which is held at one byte per pixel until all rows are there. names, palette (C, 3) uint8:
     of its classes; tags: of the GeoTIFF. Raises InputError if there is no room for the GeoTIFF.
     """
@@ -341,11 +341,10 @@ def raster_writer(
     import rasterio
 
     place = {"height": scene.height, "width": scene.width, "crs": scene.crs, "transform": scene.transform}
-    form = {"count": 1, "dtype": "uint8", "nodata": lc.IGNORE_INDEX, "compress": "deflate"}
-    form |= {"tiled": True, "blockxsize": 512, "blockysize": 512, "bigtiff": "if_safer"}
+    form = {"count": 1, "dtype": "uint8", "nodata": lc.IGNORE_INDEX, "bigtiff": "if_safer"}
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
-        tiled = Path(folder) / "tiled.tif"
-        with rasterio.open(tiled, "w", "GTiff", **place, **form) as dataset:
+        plain = Path(folder) / "plain.tif"
+        with rasterio.open(plain, "w", "GTiff", **place, **form) as dataset:
             dataset.set_band_description(1, description)
             dataset.update_tags(**(tags or {}))
             dataset.update_tags(1, **{f"CLASS_{index}": name for index, name in enumerate(names)})
@@ -358,18 +357,19 @@ def raster_writer(
 
             yield write
         with there_is_room(path.parent):
-            optimise_for_clouds(tiled, path, "average" if table is None else "mode")
+            optimise_for_clouds(plain, path, "average" if table is None else "mode")
 
 
-def optimise_for_clouds(tiled: Path, path: Path, resampling: str) -> None:
+def optimise_for_clouds(plain: Path, path: Path, resampling: str) -> None:
     """Copies a GeoTIFF of one band to a cloud-optimised one. Raises OSError if its end is missing."""
     import rasterio.shutil
 
-    packed = {"compress": "deflate", "bigtiff": "if_safer", "overview_resampling": resampling}
-    rasterio.shutil.copy(tiled, path, driver="COG", **packed)
-    with rasterio.open(tiled) as ours, rasterio.open(path) as copied:
-        if ours.checksum(1) != copied.checksum(1):  # GDAL keeps to itself what fails as it closes a file
-            raise OSError("its end is missing")
+    packed = {"compress": "deflate", "level": 1, "num_threads": lc.cores_at_hand(), "bigtiff": "if_safer"}
+    rasterio.shutil.copy(plain, path, driver="COG", overview_resampling=resampling, **packed)
+    with rasterio.open(plain) as ours, rasterio.open(path) as copied:
+        end = (max(0, ours.height - 512), ours.height), (0, ours.width)
+        if not np.array_equal(ours.read(1, window=end), copied.read(1, window=end)):
+            raise OSError("its end is missing")  # GDAL keeps to itself what fails as it closes a file
 
 
 @contextlib.contextmanager
