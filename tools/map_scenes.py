@@ -240,61 +240,90 @@ def predict_strips(
     progress: str | None = None,
     **improvement,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray | None]]:
-    """Predicts a scene in windows, whose logits are blended by `lay_windows`; the next rows are read meanwhile.
+    """Predicts a scene in windows whose logits are blended by `lay_windows`, and reads ahead meanwhile.
 
     Yields strips of finished rows from top to bottom, each as the number of its first row, image (h, W,
     bands + 1), class ids (h, W) and, if asked for, confidence (h, W), the probability in percent; all uint8,
-    the last two 255 where there is no data. There the network sees the mean colour. A network whose logits
-    depend on no more than overlap / 4 pixels around gives what it would give for the whole scene at once.
-
-    Memory is that of tile x W x classes float32. batch_size: windows per forward pass. progress names a bar.
-    improvement: views, scales, crf of `predict_window`.
+    the last two 255 where there is no data. A network whose logits depend on no more than overlap / 4
+    pixels around gives what it would give for the whole scene at once. Memory is that of tile x W x classes
+    float32. batch_size: windows per forward pass. progress names a bar. improvement: views, scales, crf of
+    `predict_window`.
     """
     device = next(model.parameters()).device
     tops, downs = lay_windows(scene.height, tile, overlap)
     lefts, acrosses = lay_windows(scene.width, tile, overlap)
     (height, width), span = (downs.shape[1], acrosses.shape[1]), lefts[-1] + acrosses.shape[1]
     downs, acrosses = downs.to(device), acrosses.to(device)
-    how = getattr(model, "normalisation", {"mean": lc.IMAGENET_MEAN, "std": lc.IMAGENET_STD})
-    mean, std = (255 * torch.tensor(how[name], device=device).view(-1, 1, 1) for name in ("mean", "std"))
-
-    @torch.no_grad()
-    def predict(views: Sequence[np.ndarray]) -> Tensor:
-        images = torch.from_numpy(np.stack(views)).to(device).permute(0, 3, 1, 2)
-        with lc.autocast(device, dtype):
-            return predict_window(model, lc.to_device((images - mean) / std, device), **improvement)
-
+    predict = partial(window_logits, model, dtype=dtype, **improvement)
     classes = predict([np.zeros((32, 32, scene.bands), np.uint8)]).shape[1]
     total = torch.zeros(classes, height, span, device=device)
-    pixels = np.empty((0, scene.width, scene.bands + 1), np.uint8)
+    pixels = np.empty((0, span, scene.bands + 1), np.uint8)
+    mean = lc.as_color(normalisation(model)["mean"])
     windows = len(tops) * len(lefts)
     bar = tqdm(total=windows, desc=progress, unit="window", disable=None if progress else True)
-    ends = np.minimum(tops + height, scene.height)
-    fresh_rows = in_background(map(scene.read, [0, *ends[:-1]], ends))
+    fresh_rows = in_background(read_padded(scene, tops + height, span, mean))
     for top, bottom, down, fresh in zip(tops, [*tops[1:], scene.height], downs, fresh_rows, strict=True):
-        fresh[fresh[..., -1] == 0, :-1] = lc.as_color(how["mean"])
         pixels = np.concatenate([pixels, fresh])
-        padding = (0, height - len(pixels)), (0, span - scene.width), (0, 0)
-        padded = np.pad(pixels, padding, mode="edge")  # as the model itself pads
-        seen = [at for at, left in enumerate(lefts) if padded[:, left : left + width, -1].any()]
+        seen = [at for at, left in enumerate(lefts) if pixels[:, left : left + width, -1].any()]
         for batch in (seen[at : at + batch_size] for at in range(0, len(seen), batch_size)):
-            logits = predict([padded[:, left : left + width, :-1] for left in lefts[batch]])
+            logits = predict([pixels[:, left : left + width, :-1] for left in lefts[batch]])
             for left, across, part in zip(lefts[batch], acrosses[batch], logits, strict=True):
                 total[:, :, left : left + width].addcmul_(part, across * down[:, None])
             bar.update(len(batch))
         bar.update(len(lefts) - len(seen))
-        rows = bottom - top
-        finished = total[:, :rows, : scene.width]
-        results = [finished.max(0)[1]]
-        if confidence:
-            results.append((100 * finished.softmax(0).amax(0)).round())
-        class_ids, *percent = (result.byte().cpu().numpy() for result in results)
-        for result in (class_ids, *percent):
-            result[pixels[:rows, :, -1] == 0] = lc.IGNORE_INDEX
-        yield int(top), pixels[:rows], class_ids, *(percent or [None])
-        pixels, unfinished = pixels[rows:], total[:, rows:].clone()
-        total.zero_()[:, : unfinished.shape[1]] = unfinished
+        done, rest = pixels[: bottom - top, : scene.width], total[:, bottom - top :].clone()
+        yield int(top), done, *decide(total[:, : len(done), : scene.width], done[..., -1] > 0, confidence)
+        pixels = pixels[len(done) :]
+        total.zero_()[:, : rest.shape[1]] = rest
     bar.close()
+
+
+def normalisation(model: nn.Module) -> dict[str, Sequence[float]]:
+    return getattr(model, "normalisation", {"mean": lc.IMAGENET_MEAN, "std": lc.IMAGENET_STD})
+
+
+@torch.no_grad()
+def window_logits(
+    model: nn.Module, windows: Sequence[np.ndarray], dtype: torch.dtype, **improvement
+) -> Tensor:
+    """Logits (B, C, H, W) of B windows (H, W, bands) uint8, which are normalised on the device."""
+    device = next(model.parameters()).device
+    how = (torch.tensor(normalisation(model)[name], device=device) for name in ("mean", "std"))
+    mean, std = (255 * values.view(-1, 1, 1) for values in how)
+    images = torch.from_numpy(np.stack(windows)).to(device).permute(0, 3, 1, 2)
+    with lc.autocast(device, dtype):
+        return predict_window(model, (images - mean) / std, **improvement)
+
+
+def decide(logits: Tensor, known: np.ndarray, confidence: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """Class ids (h, W) uint8 of logits (C, h, W) and, if asked for, their probability in percent.
+
+    known: whether there is data, (h, W); without, both are 255.
+    """
+    results = [logits.max(0)[1]]  # on a CPU a quarter of the time of argmax
+    if confidence:
+        results.append((100 * logits.softmax(0).amax(0)).round())
+    class_ids, *percent = (np.where(known, each.byte().cpu(), lc.IGNORE_INDEX) for each in results)
+    return class_ids, *(percent or [None])
+
+
+def read_padded(
+    scene: geo.Scene, ends: Sequence[int], width: int, mean: Sequence[int]
+) -> Iterator[np.ndarray]:
+    """Reads a scene by rows up to each of the ends, (h, width, bands + 1) uint8, alpha last.
+
+    Where there is no data is the mean colour, as beyond a tile in training; beyond the scene its edge goes
+    on, as the model itself pads.
+    """
+    for begin, end in pairwise([0, *ends]):
+        rows = scene.read(begin, min(end, scene.height))
+        rows[rows[..., -1] == 0, :-1] = mean
+        yield np.pad(rows, ((0, end - begin - len(rows)), (0, width - scene.width), (0, 0)), mode="edge")
+
+
+# =====================================================================================================
+# Threads, which let the network wait neither for a file to be read nor for one to be written
+# =====================================================================================================
 
 
 def in_background(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -308,7 +337,7 @@ def in_background(items: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 @contextlib.contextmanager
 def behind(write: Callable[..., None]) -> Iterator[Callable[..., None]]:
-    """Yields a function that lets a thread call `write` once the call before is done, and raises its errors."""
+    """Yields a function by which a thread calls `write`, one call at a time; its errors are raised here."""
     with ThreadPoolExecutor(1) as thread:
         calls = [thread.submit(int)]
 
