@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from xml.etree import ElementTree
@@ -191,6 +192,56 @@ def test_memory_is_bounded_by_the_open_rows(monkeypatch):
         "each row once, in order"
     )
     assert asked[-1][1] == 20_000
+
+
+def test_errors_of_threads_are_raised_where_their_work_is_awaited():
+    def rows():
+        yield from "ab"
+        raise lc.InputError("c")
+
+    taken = []
+    with pytest.raises(lc.InputError, match="c"):
+        taken.extend(map_scenes.in_background(rows()))
+    assert taken == ["a", "b"]
+    written = []
+    with pytest.raises(ZeroDivisionError), map_scenes.behind(lambda x: written.append(1 / x)) as write:
+        for number in (2, 0, 4, 5):
+            write(number)
+    assert written == [0.5], "nothing after the error"
+
+
+def test_rows_are_read_ahead_and_results_written_behind():
+    """Both sides wait for each other to be at work at once, and would wait for ever if one came after."""
+    at_work = threading.Barrier(2, timeout=60)
+
+    def read():
+        yield 1
+        at_work.wait()
+        yield 2
+
+    for number in map_scenes.in_background(read()):
+        if number == 1:
+            at_work.wait()
+    with map_scenes.behind(at_work.wait) as write:
+        write()
+        at_work.wait()
+
+
+@pytest.mark.parametrize("when", [1, 3])
+def test_an_error_as_results_are_written_leaves_nothing(when, tmp_path, monkeypatch):
+    Image.fromarray(picture(300, 300)).save(tmp_path / "scene.png")
+    calls, shade = [], map_scenes.shade
+
+    def fail(*arguments):
+        calls.append(1)
+        if len(calls) == when:
+            raise OSError(28, "No space left on device")
+        return shade(*arguments)
+
+    monkeypatch.setattr(map_scenes, "shade", fail)
+    with pytest.raises(OSError, match="No space"):
+        map_scenes.predict_scene(Colour(), tmp_path / "scene.png", tmp_path, tile=64)
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.png"]
 
 
 # ---- Files
@@ -609,6 +660,22 @@ def test_the_command_maps_a_folder(tmp_path, checkpoint):
     assert (lc.read_mask(tmp_path / "maps/scene_1_classes.png") == expected).mean() > 0.95, (
         "up to the precision"
     )
+
+
+def test_processes_share_the_windows_of_one_scene(tmp_path, checkpoint):
+    Image.fromarray(picture(150, 260)).save(tmp_path / "scene.png")
+    given = ["--input", "scene.png", "--tile", "64", "--device", "cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    for output, start in (("alone", []), ("together", torchrun)):
+        command = [sys.executable, *start, ROOT / "tools/map_scenes.py", *given, "--output", output]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=280, cwd=tmp_path, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("wrote") == 1
+    one, two = (lc.read_mask(tmp_path / output / "scene_classes.png") for output in ("alone", "together"))
+    assert (one == two).mean() > 0.999
 
 
 def test_the_command_takes_several_models_as_one(tmp_path, checkpoint):

@@ -2,7 +2,8 @@
 
     python tools/map_scenes.py --input scenes --output maps                    with best_model.pth
     python tools/map_scenes.py --checkpoint a.pth b.pth --input s.tif --output maps    mean of both
-    torchrun --nproc_per_node=4 tools/map_scenes.py --input scenes --output maps       shares the files
+    torchrun --nproc_per_node=4 tools/map_scenes.py --input scenes --output maps
+                                                    shares the files, of fewer than processes their windows
 
 NAME_classes holds class ids, 255 = no data, in the classes' colours: a GeoTIFF if the image has a
 georeference (pip install rasterio), else a PNG. NAME_overlay.png shows them over the image, NAME_legend.png
@@ -237,6 +238,7 @@ def predict_strips(
     batch_size: int = 4,
     dtype: torch.dtype = torch.float32,
     confidence: bool = False,
+    together: bool = False,
     progress: str | None = None,
     **improvement,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray | None]]:
@@ -246,8 +248,8 @@ def predict_strips(
     bands + 1), class ids (h, W) and, if asked for, confidence (h, W), the probability in percent; all uint8,
     the last two 255 where there is no data. A network whose logits depend on no more than overlap / 4
     pixels around gives what it would give for the whole scene at once. Memory is that of tile x W x classes
-    float32. batch_size: windows per forward pass. progress names a bar. improvement: views, scales, crf of
-    `predict_window`.
+    float32. batch_size: windows per forward pass. together: whether the ranks of torchrun share the windows;
+    all get the same strips. progress names a bar. improvement: views, scales, crf of `predict_window`.
     """
     device = next(model.parameters()).device
     tops, downs = lay_windows(scene.height, tile, overlap)
@@ -265,6 +267,7 @@ def predict_strips(
     for top, bottom, down, fresh in zip(tops, [*tops[1:], scene.height], downs, fresh_rows, strict=True):
         pixels = np.concatenate([pixels, fresh])
         seen = [at for at, left in enumerate(lefts) if pixels[:, left : left + width, -1].any()]
+        seen = seen[lc.rank() :: lc.world_size()] if together else seen
         for batch in (seen[at : at + batch_size] for at in range(0, len(seen), batch_size)):
             logits = predict([pixels[:, left : left + width, :-1] for left in lefts[batch]])
             for left, across, part in zip(lefts[batch], acrosses[batch], logits, strict=True):
@@ -272,7 +275,9 @@ def predict_strips(
             bar.update(len(batch))
         bar.update(len(lefts) - len(seen))
         done, rest = pixels[: bottom - top, : scene.width], total[:, bottom - top :].clone()
-        yield int(top), done, *decide(total[:, : len(done), : scene.width], done[..., -1] > 0, confidence)
+        logits = total[:, : len(done), : scene.width]
+        logits = lc.sum_over_ranks(logits.contiguous()) if together else logits
+        yield int(top), done, *decide(logits, done[..., -1] > 0, confidence)
         pixels = pixels[len(done) :]
         total.zero_()[:, : rest.shape[1]] = rest
     bar.close()
@@ -369,8 +374,8 @@ def predict_scene(
     4096 pixels at most, with its place in an .aux.xml; NAME_legend.png: its legend. With confidence,
     NAME_confidence: the probability of the class in percent.
 
-    options: as for `predict_strips`. Returns the files written. Raises InputError as `geo.open_scene` and
-    `lay_windows` do.
+    options: as for `predict_strips`; of ranks that map it together rank 0 calls this, the others
+    `help_to_predict`. Returns the files written. Raises InputError as `geo.open_scene` and `lay_windows` do.
     """
     palette = lc.class_palette(model.class_colors, model.num_classes)
     names, written = model.class_names, []
@@ -424,6 +429,13 @@ def predict_scene(
         lc.write_history(target("area.csv"), table)
     remove_stale_places(written)
     return written
+
+
+def help_to_predict(model: nn.Module, path: Path, confidence: bool, **options) -> None:
+    """Predicts a rank's share of the windows of a scene that rank 0 maps by `predict_scene`."""
+    with geo.open_scene(path, **model.reading) as scene:
+        for _ in predict_strips(model, scene, **options):
+            pass
 
 
 def map_tags(model: nn.Module, scene: geo.Scene, path: Path) -> dict[str, str]:
@@ -552,7 +564,7 @@ def open_on_trial(paths: Iterable[Path], reading: dict) -> list[str]:
 
 @lc.command_line
 def main(argv: list[str]) -> None:
-    """Ranks of torchrun check the same, share the images, and need tell each other nothing."""
+    """Ranks of torchrun check the same and share the images or, if there are fewer, the windows of each."""
     own_stdout = sys.stdout  # the group mutes all ranks but one, but each says what it wrote
     with lc.process_group():
         config = parse(argv)
@@ -566,8 +578,12 @@ def main(argv: list[str]) -> None:
         model = fold_batch_norm(model, dtype)
         options = {"tile": config.tile, "overlap": config.overlap, "confidence": config.confidence}
         options |= {"views": 8 if config.tta else 1, "scales": config.scales, "crf": config.crf}
-        for path in paths[lc.rank() :: lc.world_size()]:
-            how = {"dtype": dtype, "progress": path.name, **options}
+        together = len(paths) < lc.world_size()
+        for path in paths if together else paths[lc.rank() :: lc.world_size()]:
+            how = {"dtype": dtype, "progress": path.name, "together": together, **options}
+            if together and lc.rank():
+                help_to_predict(model, path, **how)
+                continue
             written = predict_scene(model, path, config.output, **how)
             print("wrote " + ", ".join(map(str, written)), file=own_stdout)
         if is_folder:
