@@ -235,7 +235,7 @@ def predict_strips(
     *,
     tile: int = 512,
     overlap: int | None = None,
-    batch_size: int = 4,
+    batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     confidence: bool = False,
     together: bool = False,
@@ -248,10 +248,12 @@ def predict_strips(
     bands + 1), class ids (h, W) and, if asked for, confidence (h, W), the probability in percent; all uint8,
     the last two 255 where there is no data. A network whose logits depend on no more than overlap / 4
     pixels around gives what it would give for the whole scene at once. Memory is that of tile x W x classes
-    float32. batch_size: windows per forward pass. together: whether the ranks of torchrun share the windows;
-    all get the same strips. progress names a bar. improvement: views, scales, crf of `predict_window`.
+    float32. batch_size: windows per forward pass; None: 8 on a GPU, 1 on a CPU, whose caches hold no more.
+    together: whether the ranks of torchrun share the windows; all get the same strips. progress names a bar.
+    improvement: views, scales, crf of `predict_window`.
     """
     device = next(model.parameters()).device
+    batch_size = batch_size or (1 if device.type == "cpu" else 8)
     tops, downs = lay_windows(scene.height, tile, overlap)
     lefts, acrosses = lay_windows(scene.width, tile, overlap)
     (height, width), span = (downs.shape[1], acrosses.shape[1]), lefts[-1] + acrosses.shape[1]
