@@ -137,7 +137,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
         others = [stack.enter_context(checked_out(args.against))] if args.against else []
         roots = [ROOT, *others]
         ours, *theirs = take_turns(folder / "scene.tif", str(network), args.threads, roots, args.rounds)
-    row = {"peak_mib": round(ours["peak_mib"]), "seconds": round(ours["seconds"], 1)}
+    row = {"peak_mib": round(ours["peak_mib"]), "seconds": round(ours["seconds"])}
     row |= {"processor_seconds": round(ours["processor_seconds"], 1), "rounds": args.rounds}
     for their in theirs:
         row |= {"against": args.against, "against_peak_mib": round(their["peak_mib"])}
