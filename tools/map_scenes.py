@@ -230,18 +230,11 @@ def lay_windows(size: int, tile: int = 512, overlap: int | None = None) -> tuple
 
 
 def predict_strips(
-    model: nn.Module,
-    scene: geo.Scene,
-    *,
-    tile: int = 512,
-    overlap: int | None = None,
-    batch_size: int | None = None,
-    dtype: torch.dtype = torch.float32,
-    confidence: bool = False,
-    together: bool = False,
-    progress: str | None = None,
-    **improvement,
-) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray | None]]:
+    model: nn.Module, scene: geo.Scene, *,
+    tile: int = 512, overlap: int | None = None, batch_size: int | None = None,
+    dtype: torch.dtype = torch.float32, confidence: bool = False, together: bool = False,
+    progress: str | None = None, **improvement,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray | None]]:  # fmt: skip
     """Predicts a scene in windows whose logits are blended by `lay_windows`, and reads ahead meanwhile.
 
     Yields strips of finished rows from top to bottom, each as the number of its first row, image (h, W,
@@ -254,6 +247,7 @@ def predict_strips(
     """
     device = next(model.parameters()).device
     batch_size = batch_size or (1 if device.type == "cpu" else 8)
+    share = slice(lc.rank(), None, lc.world_size()) if together else slice(None)
     tops, downs = lay_windows(scene.height, tile, overlap)
     lefts, acrosses = lay_windows(scene.width, tile, overlap)
     (height, width), span = (downs.shape[1], acrosses.shape[1]), lefts[-1] + acrosses.shape[1]
@@ -263,13 +257,12 @@ def predict_strips(
     total = torch.zeros(classes, height, span, device=device)
     pixels = np.empty((0, span, scene.bands + 1), np.uint8)
     mean = lc.as_color(normalisation(model)["mean"])
-    windows = len(tops) * len(lefts)
-    bar = tqdm(total=windows, desc=progress, unit="window", disable=None if progress else True)
+    how = {"desc": progress, "unit": "window", "disable": None if progress else True}
+    bar = tqdm(total=len(tops) * len(lefts), **how)
     fresh_rows = in_background(read_padded(scene, tops + height, span, mean))
     for top, bottom, down, fresh in zip(tops, [*tops[1:], scene.height], downs, fresh_rows, strict=True):
         pixels = np.concatenate([pixels, fresh])
-        seen = [at for at, left in enumerate(lefts) if pixels[:, left : left + width, -1].any()]
-        seen = seen[lc.rank() :: lc.world_size()] if together else seen
+        seen = [at for at, left in enumerate(lefts) if pixels[:, left : left + width, -1].any()][share]
         for batch in (seen[at : at + batch_size] for at in range(0, len(seen), batch_size)):
             logits = predict([pixels[:, left : left + width, :-1] for left in lefts[batch]])
             for left, across, part in zip(lefts[batch], acrosses[batch], logits, strict=True):
@@ -362,12 +355,7 @@ def behind(write: Callable[..., None]) -> Iterator[Callable[..., None]]:
 
 
 def predict_scene(
-    model: nn.Module,
-    path: str | Path,
-    output_dir: str | Path,
-    *,
-    confidence: bool = False,
-    **options,
+    model: nn.Module, path: str | Path, output_dir: str | Path, *, confidence: bool = False, **options
 ) -> list[Path]:
     """Maps an image of any size with a model of `lc.load_model`. Writes all of its files or none.
 
@@ -404,33 +392,48 @@ def predict_scene(
         if placed:
             write_text(target("classes.qml"), geo.qgis_style(names, palette))
         writers = [rasters.enter_context(writer) for writer in writers]
-        step = math.ceil(max(scene.height, scene.width) / OVERLAY_SIDE)
-        overlay, hectares = [], geo.pixel_hectares(scene)
-        counts, areas = np.zeros(256, np.int64), np.zeros(256)
-
-        def take(top: int, pixels: np.ndarray, *results: np.ndarray | None) -> None:
-            for write, rows in zip(writers, results, strict=False):
-                write(top, rows)
-            by_row = np.stack([np.bincount(row, minlength=256) for row in results[0]])
-            np.add(counts, by_row.sum(0), out=counts)
-            if hectares is not None:
-                np.add(areas, hectares[top : top + len(by_row)] @ by_row, out=areas)
-            thin = slice(-top % step, None, step), slice(None, None, step)
-            overlay.append(shade(pixels[thin], results[0][thin], palette))
-
-        with behind(take) as take_behind:
-            for strip in predict_strips(model, scene, confidence=confidence, **options):
-                take_behind(*strip)
+        strips = predict_strips(model, scene, confidence=confidence, **options)
+        counts, areas, overlay = write_strips(strips, scene, writers, palette)
         quickly = {"compress_level": 1, "compress_type": zlib.Z_RLE}  # a fifth of the time, a tenth larger
-        Image.fromarray(np.concatenate(overlay)).save(target("overlay.png"), **quickly)
+        Image.fromarray(overlay).save(target("overlay.png"), **quickly)
         with lc.fonts_for(names):
             draw_legend(target("legend.png"), names, palette)
         if placed:
-            write_text(target("overlay.png.aux.xml"), geo.placement(scene, step))
-        table = area_table(names, counts, None if hectares is None else areas)
-        lc.write_history(target("area.csv"), table)
+            write_text(target("overlay.png.aux.xml"), geo.placement(scene, overlay_step(scene)))
+        lc.write_history(target("area.csv"), area_table(names, counts, areas))
     remove_stale_places(written)
     return written
+
+
+def overlay_step(scene: geo.Scene) -> int:
+    return math.ceil(max(scene.height, scene.width) / OVERLAY_SIDE)
+
+
+def write_strips(
+    strips: Iterator[tuple], scene: geo.Scene, writers: Sequence[Callable], palette: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Writes strips of `predict_strips` in a thread, class ids and confidence each by a writer of its own.
+
+    Returns pixels and hectares by class id, (256,), the latter None where they are not known, and the
+    thinned overlay (h, w, 3).
+    """
+    step, hectares, overlay = overlay_step(scene), geo.pixel_hectares(scene), []
+    counts, areas = np.zeros(256, np.int64), None if hectares is None else np.zeros(256)
+
+    def take(top: int, pixels: np.ndarray, *results: np.ndarray | None) -> None:
+        for write, rows in zip(writers, results, strict=False):
+            write(top, rows)
+        by_row = np.stack([np.bincount(row, minlength=256) for row in results[0]])
+        np.add(counts, by_row.sum(0), out=counts)
+        if areas is not None:
+            np.add(areas, hectares[top : top + len(by_row)] @ by_row, out=areas)
+        thin = slice(-top % step, None, step), slice(None, None, step)
+        overlay.append(shade(pixels[thin], results[0][thin], palette))
+
+    with behind(take) as take_behind:
+        for strip in strips:
+            take_behind(*strip)
+    return counts, areas, np.concatenate(overlay)
 
 
 def help_to_predict(model: nn.Module, path: Path, confidence: bool, **options) -> None:
