@@ -399,7 +399,7 @@ def legend_xml(names: Sequence[str], palette: np.ndarray, tags: dict[str, str]) 
         cells = "".join(f"<F>{escape(str(cell))}</F>" for cell in (index, name, *color))
         table += f'<Row index="{index}">{cells}</Row>'
     table = f'<GDALRasterAttributeTable tableType="thematic">{table}</GDALRasterAttributeTable>'
-    band = f"<CategoryNames>{categories}</CategoryNames>{table}"
+    band = f"<NoDataValue>{lc.IGNORE_INDEX}</NoDataValue><CategoryNames>{categories}</CategoryNames>{table}"
     return f'<PAMDataset>{metadata}<PAMRasterBand band="1">{band}</PAMRasterBand></PAMDataset>'
 
 
