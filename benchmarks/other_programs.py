@@ -40,10 +40,11 @@ QUIET = {"QT_QPA_PLATFORM": "offscreen", "XDG_RUNTIME_DIR": "/tmp", "GRASS_SKIP_
 COLUMNS = ("size", "upper left, pixel", "system", "no data", "colours", "class names")
 ABSENT = "none"
 READING = """
-- GDAL and QGIS show all; GRASS too, but north-up only. SAGA and OTB show place and nodata, no colours or names.
+- GDAL and QGIS show all; GRASS too, but north-up only. SAGA and OTB show place and nodata, no colours, no
+  names.
 - A rotated map: OTB puts it north-up at the same corner without a word, SAGA and QGIS turn it right. Warp it.
-- After the warp QGIS 3.22 has colours without names: GDAL drops them, and the legend, NAME_classes.qml, belongs
-  to the old file name: copy it to NAME_classes_north.qml. The attribute table, which GRASS reads, is kept.
+- After the warp QGIS 3.22 has colours without names: GDAL drops them, and the legend, NAME_classes.qml, is of
+  the old file name; copied to NAME_classes_north.qml it shows. The attribute table, which GRASS reads, is kept.
 - Where a file declares no nodata value, SAGA takes 0 for one: it hides class 0 of masks, and what is black.
 - GRASS, SAGA and OTB do not read the mask by which a tile says what is empty; there its pixels are black.
 - The world file of an earlier overlay is removed: left beside it, it would have moved the overlay.
