@@ -44,7 +44,7 @@ READING = """
   names.
 - A rotated map: OTB puts it north-up at the same corner without a word, SAGA and QGIS turn it right. Warp it.
 - After the warp QGIS 3.22 has colours without names: GDAL drops them, and the legend, NAME_classes.qml, is of
-  the old file name; copied to NAME_classes_north.qml it shows. The attribute table, which GRASS reads, is kept.
+  the old file name; copied to NAME_classes_north.qml it shows. The attribute table, for GRASS, is kept.
 - Where a file declares no nodata value, SAGA takes 0 for one: it hides class 0 of masks, and what is black.
 - GRASS, SAGA and OTB do not read the mask by which a tile says what is empty; there its pixels are black.
 - The world file of an earlier overlay is removed: left beside it, it would have moved the overlay.
