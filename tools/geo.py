@@ -135,7 +135,7 @@ def dataset_place(dataset: typing.Any) -> tuple:
     if how:
         kind = "ground control points" if dataset.gcps[0] else "a sensor model (RPC)"
         name = Path(dataset.name)
-        cure = f"to keep its place: {how} {name} {name.stem}_placed.tif"
+        cure = "to keep its place: " + command(*how.split(), name, f"{name.stem}_placed.tif")
         warnings.warn(f"{name}: is placed by {kind}, which a map cannot have; {cure}", stacklevel=2)
         return None, None
     return (dataset.crs, dataset.transform) if dataset.crs else (None, None)
@@ -180,18 +180,23 @@ def check_same_ground(path: str | Path, image: str | Path) -> None:
 
             x, y = map(np.array, transform(scene.crs, labels.crs, x, y))
         there = np.array(on_ground(~labels.transform, x, y))
-        off = np.abs(there - (columns, rows)).max()
-        if off < 0.5:
+        if np.abs(there - (columns, rows)).max() < 0.5:
             return
-        x, y = on_ground(scene.transform, columns, rows)
-        warp = f"-te {x.min():.12g} {y.min():.12g} {x.max():.12g} {y.max():.12g}"
-        warp += f" -ts {scene.width} {scene.height} -r near"
-        if both_known:
-            warp += f" -t_srs {scene.crs.to_string()}" if scene.crs.to_epsg() else f" -t_srs {image}"
-    cure = f"gdalwarp {warp} {path} {Path(path).stem}_placed.tif"
-    if is_turned(scene):
-        cure = f"first make the image north-up: gdalwarp {image} {Path(image).stem}_north.tif"
-    raise lc.InputError(f"{path}: does not lie on the ground of {image}; {cure}")
+    raise lc.InputError(f"{path}: does not lie on the ground of {image}; {warp_command(path, image)}")
+
+
+def warp_command(path: str | Path, image: str | Path) -> str:
+    """The command that brings labels to the grid of their image; what they do not cover is unlabelled."""
+    with lc.open_raster(path) as labels:
+        empty = -128 if labels.dtypes[0] == "int8" else lc.IGNORE_INDEX
+        flags = ["--src-nodata", empty, "--dst-nodata", empty] if labels.nodata is None else []
+    placed = f"{Path(image).stem}_placed.tif"
+    return "bring it to the image's grid: " + command("rio", "warp", path, placed, "--like", image, *flags)
+
+
+def command(*words: object) -> str:
+    """A command line to be pasted: a word with a space is quoted."""
+    return " ".join(f'"{word}"' if " " in str(word) else str(word) for word in words)
 
 
 def pixel_hectares(scene: Scene) -> np.ndarray | None:
@@ -265,8 +270,8 @@ def odd_values(path: str | Path, bands: Sequence[int], ranges: Sequence | None) 
 def declaration(path: str | Path, nodata: float) -> str:
     """The command that declares a nodata value."""
     if Path(path).suffix.lower() in (".tif", ".tiff"):
-        return f"rio edit-info --nodata={nodata:g} {path}"
-    return f"gdal_translate -a_nodata {nodata:g} {path} {Path(path).stem}_nodata.tif"
+        return command("rio", "edit-info", f"--nodata={nodata:.17g}", path)
+    return command("gdal_translate", "-a_nodata", f"{nodata:.17g}", path, f"{Path(path).stem}_nodata.tif")
 
 
 def undeclared_nodata(values: np.ndarray) -> float | None:
@@ -307,7 +312,8 @@ def likely_cause(path: str | Path, values: np.ndarray, ranges: Sequence) -> str:
     if shares[best] > share_outside(values, ranges) / 2:
         return "are sensor, units and season those of the training images?"
     cause, flags, *_ = RESCALINGS[best]
-    return f"probably {cause}: gdal_translate {flags} {path} {Path(path).stem}_rescaled.tif"
+    translate = command("gdal_translate", *flags.split(), path, f"{Path(path).stem}_rescaled.tif")
+    return f"probably {cause}: {translate}"
 
 
 # =====================================================================================================
