@@ -166,8 +166,8 @@ def read_raster_codes(dataset) -> np.ndarray:
     codes = np.where(hidden | np.isnan(values), TRANSPARENT, values)
     if (codes % 1).any() or codes.min() < 0 or codes.max() > TRANSPARENT:
         problem = "holds values that are no ids, which are whole numbers from 0"
-        cure = "if one means no data: rio edit-info --nodata VALUE"
-        raise lc.InputError(f"{dataset.name}: {problem}; {cure} {dataset.name}")
+        cure = f'if one means no data: rio edit-info --nodata=VALUE "{dataset.name}"'
+        raise lc.InputError(f"{dataset.name}: {problem}; {cure}")
     return codes.astype(np.int32)
 
 

@@ -287,13 +287,14 @@ def place_images(images: dict[str, Path], crs: typing.Any, how: types.SimpleName
         cure = "give GeoTIFFs, or put world files beside the images; or give labels in pixels"
         with lc.open_raster(lost[0]) as dataset:
             if system := dataset.gcps[1]:
-                placed = f"{lost[0].stem}_placed.tif --dst-crs {system.to_string()}"
-                cure = f"its ground control points give it one: rio warp {lost[0]} {placed}"
+                warp = "rio", "warp", lost[0], f"{lost[0].stem}_placed.tif", "--dst-crs", system.to_string()
+                cure = f"its ground control points give it one: {geo.command(*warp)}"
         raise lc.InputError(f"{lost[0]}{more}: has no georeference, which labels in {how.path} need; {cure}")
     if unnamed := [images[stem] for stem, ground in grounds.items() if ground.crs is None]:
         if crs is None or not crs.is_projected:
             problem = f"names no reference system, and {how.path} has none in metres"
-            cure = f"name that of the image: rio edit-info --crs EPSG:… {unnamed[0]}"
+            edit = geo.command("rio", "edit-info", "--crs", "EPSG:…", unnamed[0])
+            cure = f"name that of the image: {edit}"
             raise lc.InputError(f"{unnamed[0]}: {problem}; {cure}")
         taken = f"{len(unnamed)} images name no reference system and are taken to be in that of the labels"
         how.notes.append(f"{taken}, {crs.to_string()[:40]}")
@@ -410,7 +411,8 @@ def raster_marks(
     with lc.open_raster(path) as dataset:
         if [kind.name for kind in dataset.colorinterp].count("alpha") != dataset.count - 1:
             colors = "for colours there is tools/convert_masks.py"
-            cure = f"{colors}; for one of its bands: rio stack {path} --bidx 1 --output one.tif"
+            stack = geo.command("rio", "stack", path, "--bidx", 1, "--output", "one.tif")
+            cure = f"{colors}; for one of its bands: {stack}"
             raise lc.InputError(f"{path}: has {dataset.count} bands, labels have one; {cure}")
         if named is None and dataset.transform.is_identity:
             cure = "call it as its image, or give it a place"
@@ -437,13 +439,9 @@ def raster_offset(path: Path, dataset: typing.Any, image: Path, named: bool) -> 
             cure = "make them the same size"
             raise lc.InputError(f"{path}: differs in size from {image}; {cure}")
         return (*size, 0, 0) if named else None
-    warp = f"bring it to the image's grid: rio warp {path} {image.stem}_placed.tif --like {image}"
-    if dataset.nodata is None:  # else what lies outside of the labels becomes class 0
-        empty = -128 if dataset.dtypes[0] == "int8" else 255
-        warp += f" --src-nodata {empty} --dst-nodata {empty}"
     if ground.crs and dataset.crs and ground.crs != dataset.crs:
         problem = f"is in {dataset.crs.to_string()}, {image} in {ground.crs.to_string()}"
-        raise lc.InputError(f"{path}: {problem}; {warp}")
+        raise lc.InputError(f"{path}: {problem}; {geo.warp_command(path, image)}")
     sides = [[0, 0], [ground.width, 0], [0, ground.height]]
     corners = apply(~dataset.transform, apply(ground.transform, np.array(sides, float)))
     low, high = np.sort([corners.min(0), corners.max(0)], axis=0)
@@ -455,7 +453,7 @@ def raster_offset(path: Path, dataset: typing.Any, image: Path, named: bool) -> 
     if abs(corners - offset - sides).max() > 0.1:
         upside_down = dataset.transform.e * ground.transform.e < 0
         problem = "is upside down against" if upside_down else "has another grid of pixels than"
-        raise lc.InputError(f"{path}: {problem} {image}; {warp}")
+        raise lc.InputError(f"{path}: {problem} {image}; {geo.warp_command(path, image)}")
     return ground.height, ground.width, int(top), int(left)
 
 
