@@ -3,11 +3,12 @@
 import json
 import sys
 import time
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
 from conftest import ROOT
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from test_annotations import NAMES, UTM, write_tif
@@ -119,7 +120,6 @@ def test_annotations_in_pixels(case, picture):
     assert points == {"a": dict.fromkeys(sorted(wanted), 1)}
 
 
-@pytest.mark.parametrize("name", ["x.json", "x.xml"])
 @settings(max_examples=30, deadline=None)
 @given(
     st.recursive(
@@ -130,13 +130,73 @@ def test_annotations_in_pixels(case, picture):
         ),
     )
 )
-def test_odd_files_are_one_line(name, tmp_path_factory, content):
-    path = tmp_path_factory.mktemp("odd") / name
+def test_odd_files_are_one_line(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("odd") / "x.json"
     path.write_text(json.dumps(content))
     try:
         list(label_formats.read_shapes(path, None, labels.Counter()) or [])
     except lc.InputError as error:
         assert str(path) in str(error) and "\n" not in str(error)
+
+
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    0.5,
+    10**30,
+    float("nan"),
+    "",
+    "x",
+    "nan",
+    "1e999",
+    "é\n",
+    [],
+    {},
+    [[]],
+    [None],
+    [1, "x"],
+]
+
+
+def damaged(name, content, data):
+    """A file of annotations in which one value is another, or lacks."""
+    odd, where = data.draw(st.sampled_from(ODD)), st.integers(0, 999)
+    if name.endswith(".xml"):
+        root = ElementTree.fromstring(content)
+        attributes = [(element.attrib, key) for element in root.iter() for key in element.attrib]
+        owner, key = attributes[data.draw(where) % len(attributes)]
+        owner[key] = str(odd)
+        return ElementTree.tostring(root, encoding="unicode")
+
+    def places(value):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            if isinstance(value[key], (dict, list)):
+                yield from places(value[key])
+
+    found = json.loads(content)
+    owner, key = list(places(found))[data.draw(where) % len(list(places(found)))]
+    if data.draw(st.booleans()):
+        owner[key] = odd
+    else:
+        del owner[key]
+    return json.dumps(found)
+
+
+@pytest.mark.parametrize("case", CASES)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_annotation_is_read_or_one_line(case, picture, data):
+    (name, content), _ = CASES[case]
+    (picture / name).write_text(damaged(name, content, data), encoding="utf-8")
+    try:
+        points, _ = read(picture / name, picture / "tiles")
+    except lc.InputError as error:
+        assert str(picture / name) in str(error)  # `lc.command_line` makes one line of what it says
+    else:
+        assert all(0 <= y < 10 and 0 <= x < 20 for own in points.values() for y, x in own)
 
 
 @pytest.mark.parametrize(
@@ -386,6 +446,26 @@ def test_world_files_place_pictures(tiles):
     (tiles / "tiles/a.pgw").write_text("0.5\n0\n0\n-0.5\n326000.25\n2779999.75\n")
     (tiles / "p.csv").write_text("x,y,class\n326001.25,2779998.25,middle\n")
     assert read(tiles / "p.csv", tiles / "tiles", crs=UTM)[0] == {"a": {(3, 2): 1}}
+
+
+def test_uploads_of_label_studio_are_found_in_its_coco_too(picture):
+    name, content = coco([np.ravel(CORNERS).tolist()])
+    (picture / name).write_text(content.replace("a.png", "/data/upload/1/0123abcd-a.png"))
+    assert set(read(picture / name, picture / "tiles")[0]["a"]) == SQUARE
+
+
+def test_xml_of_another_program_names_what_is_read(picture):
+    (picture / "a.xml").write_text("<annotation><filename>a.png</filename></annotation>")
+    with pytest.raises(lc.InputError, match=r"Pascal VOC .* export CVAT"):
+        read(picture / "a.xml", picture / "tiles")
+
+
+def test_tracks_are_read_where_a_gpx_has_no_waypoints(tiles):
+    points = f'<trkpt lat="{LAT}" lon="{LON}"/><trkpt lat="{LAT}" lon="{LON}"/>'
+    track = f"<trk><name>middle</name><trkseg>{points}</trkseg></trk>"
+    (tiles / "way.gpx").write_text(f'<gpx version="1.1" creator="x">{track}</gpx>')
+    points, _ = read(tiles / "way.gpx", tiles / "tiles", field="name")
+    assert [set(own.values()) for own in points.values()] == [{1}]
 
 
 def test_later_shapes_of_cvat_hide_earlier_ones(picture):

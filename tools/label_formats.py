@@ -5,7 +5,12 @@ https://github.com/cvat-ai/cvat). Label Studio JSON: https://labelstud.io/guide/
 tags; the brush is the run-length code of https://github.com/thi-ng/umbrella, packages/rle-pack, and agrees
 with label-studio-converter 0.0.59. LabelMe 5: https://github.com/wkentaro/labelme. VGG Image Annotator 2:
 https://www.robots.ox.ac.uk/~vgg/software/via. COCO: https://cocodataset.org/#format-data, its runs as
-pycocotools 2.0 writes them.
+pycocotools 2.0 writes them. What labelme 6.3.1, datumaro 1.13.12 (CVAT, COCO), supervision 0.31.2 (COCO),
+pycocotools 2.0.11 and label-studio-sdk 2.1.2 write of polygons and masks is read to the pixel.
+
+Tables: Collect Earth Online's sample data (plotid, sampleid, lon, lat, …, a column for each question), in
+https://github.com/openforis/collect-earth-online, src/clj/collect_earth_online/db/projects.clj; LUCAS as
+harmonised by d'Andrimont et al. 2020, https://doi.org/10.1038/s41597-020-00675-z, and as Eurostat has it.
 """
 
 from __future__ import annotations
@@ -81,13 +86,29 @@ def read_shapes(path: Path, field: str | None, passed_over: Counter) -> Iterator
             root = ElementTree.parse(path).getroot()
         except (OSError, ElementTree.ParseError) as error:
             raise lc.InputError(f"{path}: cannot be read ({error}); export it anew") from error
-        return cvat_shapes(path, root, field, passed_over) if root.tag == "annotations" else None
+        if root.tag == "annotation":
+            cure = "export CVAT for images 1.1, COCO or JSON"
+            raise lc.InputError(f"{path}: is XML as Pascal VOC and the first LabelMe write it; {cure}")
+        if root.tag != "annotations":
+            return None
+        return checked(path, cvat_shapes(path, root, field, passed_over))
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise lc.InputError(f"{path}: cannot be read ({error}); export it anew") from error
     reader = json_reader(content)
-    return reader and reader(path, content, field, passed_over)
+    return checked(path, reader(path, content, field, passed_over)) if reader else None
+
+
+def checked(path: Path, shapes: Iterable[Shape]) -> Iterator[Shape]:
+    """The shapes of a reader. Raises InputError where it meets what no program writes."""
+    with as_exported(str(path), "its program"):
+        for shape in shapes:
+            if not isinstance(shape.text, str | int | float | None):
+                raise lc.InputError(f"{shape.where}: class {shape.text!r} is no text; export it anew")
+            if not all(isinstance(name, str) for name in shape.names):
+                raise lc.InputError(f"{shape.where}: the name of its image is no text; export it anew")
+            yield shape
 
 
 def json_reader(content: typing.Any) -> Callable | None:
@@ -207,7 +228,7 @@ def label_studio_shapes(path: Path, tasks: list, field: str | None, passed_over:
     for task in tasks:
         number = task.get("id")
         with as_exported(f"{path}, task {number}", "Label Studio"):
-            names = label_studio_names(task["data"])
+            names = (label_studio_name(task["data"]),)
             results = [(given, one) for given in task["annotations"] for one in given["result"]]
         for given, result in results:
             where = f"{path}, task {number}, region {result.get('id')}"
@@ -228,12 +249,11 @@ def label_studio_shapes(path: Path, tasks: list, field: str | None, passed_over:
                     yield Shape(where, names, size, kind, parts, labels[0] if labels else "")
 
 
-def label_studio_names(data: dict) -> tuple[str, ...]:
-    """What the image of a task may be called: uploads get eight digits in front."""
+def label_studio_name(data: dict) -> str:
+    """What the image of a task is called, by the link to it."""
     links = [link for link in data.values() if isinstance(link, str) and "." in link]
     link = data["image"] if isinstance(data.get("image"), str) else links[0]
-    name = re.split(r"[\\/]", urllib.parse.unquote(link.split("?d=")[-1]).split("?")[0])[-1]
-    return name, re.sub("^[0-9a-f]{8}-", "", name)
+    return re.split(r"[\\/]", urllib.parse.unquote(link.split("?d=")[-1]).split("?")[0])[-1]
 
 
 def label_studio_region(value: dict, size: tuple[int, int]) -> tuple[str, list]:
@@ -358,7 +378,7 @@ def via_shape(where: str, name: str, outline: dict, attributes: dict, field: str
     return Shape(where, (name,), None, "polygon", [[ring]], text)
 
 
-def via_rows(path: Path, rows: typing.Iterable, field: str | None, passed_over: Counter) -> Iterator[Shape]:
+def via_rows(path: Path, rows: Iterable, field: str | None, passed_over: Counter) -> Iterator[Shape]:
     """The regions of VGG Image Annotator's CSV."""
     for line, row in rows:
         where = f"{path}, line {line}"
@@ -475,6 +495,7 @@ def number(text: str, where: str) -> float:
         found = float(text)
     except ValueError as error:
         cure = "write 3.5, not 3,5" if "," in text else "it must be a number"
+        cure = "write degrees as 15.5, without minutes" if "°" in text else cure
         raise lc.InputError(f"{where} is {text!r}; {cure}") from error
     if not np.isfinite(found):
         raise lc.InputError(f"{where} is {text!r}; it must be a number")
@@ -592,7 +613,8 @@ def table_features(
 
 
 def read_vector(path: Path, how: types.SimpleNamespace, gone: Counter) -> Features:
-    """The features of a vector file: its one layer or --layer, all folders of a KML, waypoints of a GPX.
+    """The features of a vector file: its one layer or --layer, all folders of a KML, waypoints of a GPX, or
+    its tracks if it has none.
 
     Raises InputError for other files, without a reference system, and without a field for the class.
     """
@@ -651,10 +673,15 @@ def choose_layers(path: Path, layers: list, wanted: str | None, gone: Counter) -
         if chosen := [pair for pair in known if pair[1] == wanted]:
             return chosen
         raise lc.InputError(f"{path}: has no layer {wanted!r} with geometries; it has {names}")
-    if suffix == ".gpx":
-        for index, name in known[1:3]:
-            gone[f"{name} (--layer {name} reads them)"] += pyogrio.read_info(path, layer=index)["features"]
-        return known[:1]
+    if suffix == ".gpx":  # waypoints, routes, tracks and the points of both, be there any or not
+        counts = {
+            pair: pyogrio.read_info(path, layer=pair[0], force_feature_count=True)["features"]
+            for pair in known[:3]
+        }
+        chosen, *others = sorted(counts, key=lambda pair: not counts[pair])
+        for pair in others:
+            gone[f"{pair[1]} (--layer {pair[1]} reads them)"] += counts[pair]
+        return [chosen]
     if len(known) == 1 or (known and suffix in (".kml", ".kmz")):
         return known
     cure = "choose one with --layer" if known else "save it with geometries, or as CSV"

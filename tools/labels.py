@@ -82,8 +82,8 @@ def class_names(text: str | None) -> list[str]:
 
 def plain(value: object) -> str:
     """A class as it is compared: "1", 1, 1.0, "001" and "1,0" are one; so are "Water" and "water"."""
-    text = "" if value is None else lc.folded(str(value).strip()).casefold()
-    if re.fullmatch(r"[+-]?\d+([.,]\d*)?(e[+-]\d\d)?", text):
+    text = "" if value is None else lc.plain_name(str(value))
+    if re.fullmatch(r"[+-]?\d+([.,]\d*)?(e[+-]?\d{1,2})?", text):
         number = decimal.Decimal(text.replace(",", "."))
         text = f"{number:.0f}" if number == number.to_integral_value() else text
     return "0" if text == "-0" else text
@@ -99,10 +99,8 @@ def known_classes(names: Sequence[str], table: Path | None = None) -> dict[str, 
     if not table and not any(re.fullmatch(r"-?\d+", name) for name in known):
         known |= {str(index): index for index in range(len(names))}
     given: dict[str, int | None] = {}
-    for line, row in formats.read_table(table)[1] if table else ():
+    for line, row in lc.csv_rows(table, ("from", "to")) if table else ():
         where = f"{table}, line {line}"
-        if not row.keys() >= {"from", "to"}:
-            raise lc.InputError(f"{table}, line 1: lacks a column; it must be a CSV of from,to")
         target = plain(row["to"])
         if target and target not in named:
             cure = "correct it, or name it in --class-names"
@@ -185,12 +183,17 @@ def shape_pixels(kind: str, parts: list, height: int, width: int, border: bool =
 
 
 def image_finder(images: dict[str, Path]) -> Callable[[str], str | None]:
-    """`lc.find_image` that remembers; an image may have been labelled on a copy in another format."""
+    """`lc.find_image` that remembers; an image may have been labelled on a copy in another format.
+
+    Label Studio puts eight digits before the names of uploads, also where it writes COCO.
+    """
 
     @cache
     def find(text: str) -> str | None:
-        bare = re.sub(r"\.[^./\\]*$", "", text.strip())
-        return lc.find_image(text.strip(), images) or lc.find_image(bare, images)
+        name = re.split(r"[\\/]", text.strip())[-1]
+        names = name, re.sub("^[0-9a-f]{8}-", "", name)
+        tries = [one for name in names for one in (name, re.sub(r"\.[^.]*$", "", name))]
+        return next(filter(None, (lc.find_image(one, images) for one in tries)), None)
 
     return find
 
@@ -236,7 +239,8 @@ def table_marks(
     columns, rows = formats.read_table(path)
     if "region_shape_attributes" in columns:
         how.used.add("field")
-        return pixel_marks(formats.via_rows(path, rows, how.field, gone), images, gone)
+        shapes = formats.checked(path, formats.via_rows(path, rows, how.field, gone))
+        return pixel_marks(shapes, images, gone)
     field = formats.choose_field(path, columns, how.field)
     place = formats.place_columns(path, columns, how.crs)
     for name in (field, *place):
