@@ -21,8 +21,6 @@ geopandas = pytest.importorskip("geopandas")
 
 import shapely
 from click.testing import CliRunner
-from rasterio.control import GroundControlPoint
-from rasterio.crs import CRS
 from rasterio.rio.main import main_group
 from rasterio.transform import Affine, from_origin
 
@@ -83,23 +81,6 @@ def test_labels_on_another_grid_are_warped_and_teach_nothing_where_there_are_non
     assert set(found["a"].values()) == {1, 2}
     assert ((x > -0.01) & (x < 64.01) & (y > -0.01) & (y < 64.01)).all()
     assert all(class_id == 1 + (at > 32) for class_id, at in zip(found["a"].values(), x, strict=True))
-
-
-def test_control_points_give_an_image_its_place(tmp_path, monkeypatch):
-    field = tmp_path / "field.gpkg"
-    geopandas.GeoDataFrame(
-        {"class": ["left"]}, geometry=[shapely.Point(500_010.5, 5_599_990.5)], crs=32633
-    ).to_file(field)
-    scene = image(tmp_path / "a.tif", transform=Affine.identity(), crs=None)
-    corners = [(0, 0), (0, 64), (64, 0), (64, 64)]
-    points = [GroundControlPoint(row, column, 500_000 + column, 5_600_000 - row) for row, column in corners]
-    with rasterio.open(scene, "r+") as dataset:
-        dataset.gcps = points, CRS.from_epsg(32633)
-    with pytest.raises(lc.InputError) as error:
-        labels.read_points(field, {"a": scene}, NAMES)
-    run_cure(error.value, monkeypatch, tmp_path / "placed")
-    found, _ = labels.read_points(field, {"a": tmp_path / "placed/a_placed.tif"}, NAMES)
-    assert found == {"a": {(9, 10): 1}}
 
 
 def test_an_image_with_a_world_file_is_told_its_reference_system(tmp_path, monkeypatch):
