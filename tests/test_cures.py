@@ -124,3 +124,11 @@ def test_masks_warped_by_the_cure_are_cut(tmp_path, monkeypatch, capsys):
     assert sum((tile == 1).sum() for tile in tiles) == 64 * 32 and not any(
         (tile == 0).any() for tile in tiles
     )
+
+
+def test_a_map_without_a_place_declares_what_is_no_data(tmp_path):
+    """Else SAGA takes class 0 for it."""
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "a.png.aux.xml").write_text(geo.legend_xml(["water"], np.zeros((1, 3), np.uint8), {}))
+    with lc.open_raster(tmp_path / "a.png") as dataset:
+        assert dataset.nodata == 255
