@@ -84,7 +84,7 @@ def new_batches(points: int = 20) -> Batches:
         targets[:, :points] = torch.randint(0, 5, (2, points))
         return torch.rand(2, 3, 64, 64), targets.view(2, 64, 64)
 
-    return Batches(batch() for _ in range(3))
+    return Batches(batch() for _ in range(2))
 
 
 def new_model(backbone: str = "mobilenet_v3_large") -> torch.nn.Module:
