@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # each of pytest-xdist's processes keeps to a core of its own
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +69,7 @@ def flags(data: Path, **settings) -> list[str]:
         "num_points": 20,
         "backbone": "mobilenet_v3_large",
         "weights": "none",
-        "epochs": 2,
+        "epochs": 1,
         "batch_size": 2,
         "crop_size": 64,
         "device": "cpu",
@@ -78,8 +79,37 @@ def flags(data: Path, **settings) -> list[str]:
     return [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Pictures are empty files: two thirds of a short run's time go into drawing them."""
+    for name in ("draw_history", "draw_predictions"):
+        monkeypatch.setattr(f"landcover_segmentation.{name}", lambda path, *_, **__: Path(path).touch())
+
+
+@pytest.fixture(scope="session")
+def a_finished_run(tmp_path_factory) -> Path:
+    """A folder with the data and the results of one run, for all tests of this process to copy."""
+    import landcover_segmentation as lc
+
+    folder = tmp_path_factory.mktemp("finished")
+    write_tiles(folder / "data/train", 5)
+    write_tiles(folder / "data/val", 2, seed=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # a run to resume has the same paths: relative ones are those of any copy
+        assert lc.main(flags(Path("data"))) == 0
+    return folder
+
+
+@pytest.fixture
+def finished(a_finished_run, tmp_path, monkeypatch) -> Path:
+    """A data set of a test's own, and beside it `out` of the run that `flags(finished)` asks for."""
+    shutil.copytree(a_finished_run, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return Path("data")
+
+
 def run_script(*arguments: str, **options) -> subprocess.CompletedProcess:
     """Starts the program as a user would."""
     return subprocess.run(
-        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=280, **options
+        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=900, **options
     )

@@ -1,7 +1,5 @@
 """Rules 1 to 3 of the design: points are fixed, the budget is exact, augmentation moves none."""
 
-import subprocess
-import sys
 import unicodedata
 
 import albumentations as A
@@ -10,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from albumentations.pytorch import ToTensorV2
-from conftest import ROOT, write_tiles
+from conftest import write_tiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -43,20 +41,6 @@ def test_points_depend_on_name_and_seed_alone(tmp_path):
 
     other_seed = lc.LandCoverDataset(tmp_path / "images", tmp_path / "masks", 10, seed=4)
     assert not torch.equal(other_seed[0][1], after[0][1])
-
-
-def test_points_are_the_same_in_another_process(tmp_path):
-    write_tiles(tmp_path, 1)
-    code = (
-        "import landcover_segmentation as lc, sys\n"
-        "ds = lc.LandCoverDataset(sys.argv[1] + '/images', sys.argv[1] + '/masks', 10)\n"
-        "print((ds[0][1] != 255).nonzero().tolist())"
-    )
-    there = subprocess.run(
-        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=ROOT, check=True
-    )
-    here = lc.LandCoverDataset(tmp_path / "images", tmp_path / "masks", 10)[0][1]
-    assert there.stdout.strip() == str((here != 255).nonzero().tolist())
 
 
 def test_points_stay_the_same_over_the_epochs(tmp_path):
