@@ -98,40 +98,43 @@ def test_a_variant_says_all_that_decides_its_score(monkeypatch):
     assert left == {"bands", "num_workers", "output_dir", "resume"}, "settings that decide no score"
 
 
-def test_a_study_writes_each_cell_once(tmp_path):
+def test_a_study_writes_each_cell_once(tmp_path, monkeypatch, capsys):
     for split in ("train", "val"):
         write_tiles(tmp_path / split, 4, 64)
     (tmp_path / "work/claims").mkdir(parents=True)
     (tmp_path / "work/claims/val-plain-10-0-1-32-1").touch()  # of a process that was killed
 
-    said = ""
+    variants = ["forest", "plain", "dense", "plain_none", "plain@wrong20"]
 
-    def run() -> list[dict]:
-        nonlocal said
-        command = [sys.executable, ROOT / "benchmarks/study.py", "--data", tmp_path]
-        command += ["--csv", tmp_path / "study.csv", "--work", tmp_path / "work"]
-        command += ["--variants", "forest", "plain", "dense", "plain_none", "plain@wrong20"]
-        command += ["--class-names", "low,middle,high", "--points", "10", "20"]
-        command += ["--seeds", "0", "--epochs", "1", "--size", "32", "--every", "1"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-        assert done.returncode == 0, done.stderr
-        said = done.stdout
+    def arguments(variants: list[str], *points: str) -> list[str]:
+        given = ["--data", tmp_path, "--csv", tmp_path / "study.csv", "--work", tmp_path / "work"]
+        given += ["--variants", *variants, "--points", *points, "--class-names", "low,middle,high"]
+        given += ["--seeds", "0", "--epochs", "1", "--size", "32", "--every", "1"]
+        return [str(part) for part in given]
+
+    def rows() -> list[dict]:
         return list(csv.DictReader((tmp_path / "study.csv").read_text().splitlines()))
 
-    first = run()
-    cells = [(row["variant"], row["points"]) for row in first]
-    few = [("plain_none", "10"), ("plain@wrong20", "10")]
-    more = [(variant, "20") for variant in ("forest", "plain", "plain_none", "plain@wrong20")]
-    assert cells == [("forest", "10"), ("plain", "10"), ("dense", "all"), *few, *more]
+    command = [sys.executable, ROOT / "benchmarks/study.py", *arguments(variants, "10")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    first = rows()
+    budgets = ["10", "10", "all", "10", "10"]
+    assert [(row["variant"], row["points"]) for row in first] == list(zip(variants, budgets, strict=True))
     assert [name for name in first[0] if name.startswith("iou_")] == ["iou_low", "iou_middle", "iou_high"]
-    assert all((row["train_miou"] == "") == (row["variant"] == "forest") for row in first)
-    assert all(0 <= float(row["miou"]) <= 1 for row in first)
-    assert all(row["train_tiles"] == row["val_tiles"] == "4" for row in first)
     assert {row["weights"] for row in first} == {"none", "ImageNet"}
     assert all(row["command"].endswith(" --class-names low,middle,high") for row in first)
     assert (tmp_path / "work/models/val-plain-10-0-1-32-1.pth").is_file()
-    assert run() == first
-    assert said.count("in study.csv already") == len(first) + 1, "dense masks are asked for at either budget"
+
+    monkeypatch.setattr(sys, "argv", ["study.py", *arguments(variants[:3], "10", "20")])
+    study.main()
+    assert rows()[:5] == first
+    assert [(row["variant"], row["points"]) for row in rows()[5:]] == [("forest", "20"), ("plain", "20")]
+    assert all((row["train_miou"] == "") == (row["variant"] == "forest") for row in rows())
+    assert all(0 <= float(row["miou"]) <= 1 for row in rows())
+    assert all(row["train_tiles"] == row["val_tiles"] == "4" for row in rows())
+    said = capsys.readouterr().out
+    assert said.count("in study.csv already") == 3 + 1, "dense masks are asked for at either budget"
 
 
 def test_a_row_goes_under_the_header_that_a_csv_has(tmp_path, monkeypatch, capsys):
@@ -508,10 +511,16 @@ def test_pictures_show_tiles_chosen_by_rule(results, tmp_path, monkeypatch):
     assert "pictures" in report.stale_figures()
 
 
-def test_the_first_run_is_the_program_as_it_is(tmp_path, data, monkeypatch):
-    command = [sys.executable, str(ROOT / "landcover_segmentation.py"), *flags(data, epochs=1)]
-    assert command[:2] == first_run.FIRST
-    monkeypatch.setattr(first_run, "FIRST", command)
+def test_the_first_run_is_the_program_as_it_is(tmp_path, data, no_pictures, monkeypatch):
+    program = [sys.executable, str(ROOT / "landcover_segmentation.py")]
+    assert program == first_run.FIRST
+    monkeypatch.setattr(first_run, "FIRST", [*program, *flags(data)])
+
+    def run_here(command: list[str], cwd: Path, check: bool) -> None:
+        assert (command[:2], cwd, check) == (program, ROOT, True)
+        assert lc.main(command[2:]) == 0
+
+    monkeypatch.setattr(first_run, "subprocess", argparse.Namespace(run=run_here))
     path = tmp_path / "first_run.csv"
     monkeypatch.setattr(sys, "argv", ["first_run.py", "--csv", str(path), "--seeds", "3", "4"])
     first_run.main()
