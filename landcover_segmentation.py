@@ -39,6 +39,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, fields
+from decimal import Decimal
 from functools import cache, partial, wraps
 from pathlib import Path
 
@@ -208,7 +209,8 @@ def readable(path: PathLike) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, …, rasterio its own
-        raise InputError(f"{path}: cannot be read ({error}); replace or remove it") from error
+        cause = error.__cause__ or error  # rasterio's own words only point there
+        raise InputError(f"{path}: cannot be read ({cause}); replace or remove it") from error
 
 
 @contextlib.contextmanager
@@ -309,7 +311,8 @@ def raster_bands(dataset, bands: Sequence[int], alphas: Sequence[int], window=No
         warnings.simplefilter("ignore", NodataShadowWarning)  # nodata counts beside an alpha band
         pixels = dataset.read([1, 2, 3, 4] if first == "cyan" else bands, window=window)
         masks = np.full_like(pixels, 255, np.uint8)
-        if MaskFlags.alpha not in dataset.mask_flag_enums[bands[0] - 1]:
+        flags = {flag for band in bands for flag in dataset.mask_flag_enums[band - 1]}
+        if flags != {MaskFlags.all_valid} and MaskFlags.alpha not in flags:
             masks = dataset.read_masks(bands, window=window)
         seen = [dataset.read(band, window=window) > 0 for band in alphas]
     # One band of a pixel may well be 0, or 255 in 8 bits; no other nodata value is one of light.
@@ -400,7 +403,7 @@ def range_of(values: np.ndarray, path: PathLike) -> list[float]:
         others, share = values[values != value], (values == value).mean()
         low, high = np.percentile(others, (2, 98)) if len(others) else (value, value)
         if share > 0.01 and len(others) and (sign * (others - float(value))).min() > 2 * (high - low):
-            declare = f"rio edit-info --nodata={value:g} {path}"
+            declare = f"rio edit-info --nodata={value:.17g} {path}"
             cure = f"if it means no data, declare it in each file, as by {declare}"
             fills = f"the value {value:g} fills {share:.0%} of the pixels, far from all others"
             warnings.warn(f"{Path(path).parent}: {fills}; {cure}", stacklevel=2)
@@ -451,9 +454,10 @@ def read_mask(path: PathLike) -> np.ndarray:
 
 def raster_mask(dataset, window=None) -> np.ndarray:
     """Class ids as of `read_mask`, of a rasterio dataset or of a window of it."""
+    bands = [band for band, kind in enumerate(dataset.colorinterp, 1) if kind.name != "alpha"]
     with readable(dataset.name):
-        values = dataset.read(window=window)
-        hidden = dataset.read_masks(window=window) == 0
+        values = dataset.read(bands, window=window)
+        hidden = dataset.read_masks(bands, window=window) == 0
     values = np.where(hidden | np.isnan(values), IGNORE_INDEX, values.astype(float))  # 255 is no int8
     return as_class_ids(values[0] if len(values) == 1 else values, dataset.name)
 
@@ -484,7 +488,10 @@ def check_same_ground(image: Path, mask: Path) -> None:
     if not (one := place_of(image)) or not (other := place_of(mask)):
         return
     if one[0] != other[0] or not one[1].almost_equals(other[1], 0.01 * abs(one[1].a or one[1].b)):
-        cure = "warp one onto the other's grid (gdalwarp), or correct its place"
+        how = "--src-nodata 255 --dst-nodata 255"
+        cure = (
+            f"correct its place, or lay it on the image's grid: rio warp {mask} OUT.tif --like {image} {how}"
+        )
         raise InputError(f"{mask}: lies on other ground than {image}; {cure}")
 
 
@@ -609,8 +616,8 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
                     where = f"{path}, line {reader.line_num}"
                     raise InputError(f"{where}: has not {len(head)} fields; {cure}")
                 found = {name: text.strip() for name, text in row.items()}
-                for axis in found.keys() & {"x", "y"} if mark == ";" else ():
-                    found[axis] = found[axis].replace(",", ".")
+                if mark == ";":
+                    found = {name: re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", text) for name, text in found.items()}
                 if any(found.values()):
                     yield reader.line_num + skipped, found
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -641,8 +648,12 @@ def find_class(text: str, class_names: Sequence[str], where: str) -> int:
 
 
 def plain_name(text: str) -> str:
-    """The name of a class as it is compared."""
-    return re.sub(r"^(\d+)\.0+$", r"\1", folded(text).strip().casefold())
+    """The name of a class as it is compared: in any case; 1, 1.0, 001, "1,0" and 1e0 are one."""
+    name = folded(text).strip().casefold()
+    if re.fullmatch(r"[+-]?\d+([.,]\d*)?(e[+-]?\d{1,2})?", name):
+        number = Decimal(name.replace(",", "."))
+        name = f"{number:.0f}" if number == number.to_integral_value() else name
+    return "0" if name == "-0" else name
 
 
 def numbered_classes(num_classes: int) -> list[str]:
@@ -904,6 +915,10 @@ class LandCoverDataset(Dataset):
     ):  # fmt: skip
         if not callable(sampling):
             check_choice("POINT_SAMPLING", sampling, SAMPLERS)
+        if not len(mean) == len(std) == len(bands):
+            raise InputError(
+                f"{len(bands)} bands need as many of mean and std: take those of band_statistics"
+            )
         if num_points is not None and num_points < 1:
             raise InputError(f"NUM_POINTS = {num_points!r}: must be a positive number, or None for all")
         self.points, self.passed_over = None, Counter()

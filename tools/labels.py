@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import decimal
 import re
 import sys
 import tempfile
@@ -81,12 +80,8 @@ def class_names(text: str | None) -> list[str]:
 
 
 def plain(value: object) -> str:
-    """A class as it is compared: "1", 1, 1.0, "001" and "1,0" are one; so are "Water" and "water"."""
-    text = "" if value is None else lc.plain_name(str(value))
-    if re.fullmatch(r"[+-]?\d+([.,]\d*)?(e[+-]?\d{1,2})?", text):
-        number = decimal.Decimal(text.replace(",", "."))
-        text = f"{number:.0f}" if number == number.to_integral_value() else text
-    return "0" if text == "-0" else text
+    """A class as it is compared, of whatever type a table holds it."""
+    return "" if value is None else lc.plain_name(str(value))
 
 
 def known_classes(names: Sequence[str], table: Path | None = None) -> dict[str, int | None]:
