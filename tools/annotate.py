@@ -802,7 +802,7 @@ def set_classes(config: argparse.Namespace) -> None:
         need = f"give one for each of the {len(names)} classes"
         raise lc.InputError(f"--class-colors: {need}, as '#rrggbb' or by name")
     config.class_names, config.class_colors = names, colors
-    config.palette = lc.class_palette(colors, len(names))
+    config.palette = lc.class_palette(colors or lc.choose_colors(names), len(names))
     config.colors = ["#" + bytes(color).hex() for color in config.palette]
 
 
