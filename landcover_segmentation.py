@@ -113,6 +113,7 @@ RESUME: bool = False  # go on from last_checkpoint.pth in OUTPUT_DIR, if there i
 IGNORE_INDEX = 255
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".jp2", ".vrt", ".img")
 MASK_SUFFIXES = (".png", ".tif", ".tiff")
+WORLD_SUFFIXES = (".pgw", ".pngw", ".jgw", ".jpgw", ".jpegw", ".wld")  # where a picture lies
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, for RGB in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RGB_BANDS = (1, 2, 3)
@@ -476,22 +477,28 @@ def as_class_ids(values: np.ndarray, path: PathLike) -> np.ndarray:
 
 
 def place_of(path: PathLike) -> tuple | None:
-    """Where a raster lies, if it says so: its reference system, transform and (left, bottom, right, top)."""
-    if Path(path).suffix.lower() in (".png", ".jpg", ".jpeg"):
+    """Where an image lies, if it says so: reference system, transform and (left, bottom, right, top)."""
+    beside = [Path(path).with_suffix(suffix) for suffix in WORLD_SUFFIXES] + [Path(f"{path}.aux.xml")]
+    picture = Path(path).suffix.lower() in (".png", ".jpg", ".jpeg")
+    if picture and not any(file.exists() for file in beside):
         return None
-    with open_raster(path) as dataset:
-        return (dataset.crs, dataset.transform, dataset.bounds) if dataset.crs else None
+    with contextlib.suppress(InputError if picture else ()), open_raster(path) as dataset:
+        (left, right), (bottom, top) = map(sorted, (dataset.bounds[::2], dataset.bounds[1::2]))
+        place = dataset.crs, dataset.transform, (left, bottom, right, top)
+        return None if dataset.transform.is_identity else place
+    return None  # a picture, and rasterio is not installed
 
 
 def check_same_ground(image: Path, mask: Path) -> None:
     """Raises InputError if an image and a mask each say where they lie, and it is not the same place."""
     if not (one := place_of(image)) or not (other := place_of(mask)):
         return
-    if one[0] != other[0] or not one[1].almost_equals(other[1], 0.01 * abs(one[1].a or one[1].b)):
-        how = "--src-nodata 255 --dst-nodata 255"
-        cure = (
-            f"correct its place, or lay it on the image's grid: rio warp {mask} OUT.tif --like {image} {how}"
-        )
+    same = one[1].almost_equals(other[1], 0.01 * abs(one[1].a or one[1].b))
+    if not same or (one[0] and other[0] and one[0] != other[0]):
+        with open_raster(mask) as labels:
+            empty = -128 if labels.dtypes[0] == "int8" else IGNORE_INDEX
+            how = "" if labels.nodata is not None else f" --src-nodata {empty} --dst-nodata {empty}"
+        cure = f'correct its place, or lay it on the image: rio warp "{mask}" OUT.tif --like "{image}"{how}'
         raise InputError(f"{mask}: lies on other ground than {image}; {cure}")
 
 
@@ -537,7 +544,7 @@ def read_points(
     points, passed_over = {stem: {} for stem in images}, Counter()
     first: dict[tuple, str] = {}
     for where, stem, x, y, text in csv_points(Path(path), images):
-        if text.casefold() in NO_CLASS and text not in class_names:
+        if text.casefold() in NO_CLASS and text.casefold() not in map(plain_name, class_names):
             passed_over["points without a class"] += 1
             continue
         class_id = find_class(text, class_names, f"{path}, {where}")
@@ -558,6 +565,7 @@ def format_counts(counts: Counter) -> str:
 def csv_points(path: Path, images: dict[str, Path]) -> Iterator[tuple[str, str, int, int, str]]:
     """Yields line, image, x, y and class of each row of a CSV."""
     sizes: dict[str, tuple[int, int]] = {}
+    folders: dict[str, list[str]] = {}
     find = cache(partial(find_image, images=images))
     for line, row in csv_rows(path, ("image", "x", "y", "class")):
         where, stem = f"{path}, line {line}", find(row["image"])
@@ -565,6 +573,10 @@ def csv_points(path: Path, images: dict[str, Path]) -> Iterator[tuple[str, str, 
             folder = next(iter(images.values())).parent
             problem = f"there is no image {row['image']!r} in {folder}"
             raise InputError(f"{where}: {problem}; add it or remove its rows")
+        folder = re.split(r"[\\/]", row["image"])[:-1]
+        if folder and folders.setdefault(stem, folder) != folder:
+            both = f"{'/'.join(folders[stem])} and {'/'.join(folder)}"
+            warnings.warn(f"{path}: points of {stem} in {both} are laid on one image", stacklevel=2)
         x, y = (pixel(row[axis], f"{where}: {axis}") for axis in "xy")
         if stem not in sizes:
             sizes[stem] = image_facts(images[stem])[:2]
@@ -1057,6 +1069,12 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
         at = torch.from_numpy(np.argwhere(learnt).astype(np.int32))
         learnt_at[path.name] = at if few else None
         places += [place] if (place := place_of(path)) else []
+        if not is_picture(path):
+            with open_raster(path) as raster:
+                hides = set(alpha_bands(raster, ())) & set(dataset.reading["bands"])
+            notes[f"have an alpha as band {', '.join(map(str, hides))}, which BANDS reads as data"] += bool(
+                hides
+            )
         if nodata := impossible_nodata(path):
             cure = "what is empty is taken for data; declare what fills it: rio edit-info --nodata=0 FILE"
             notes[f"declare nodata {nodata}, which their type cannot hold: {cure}"] += 1
@@ -2082,10 +2100,12 @@ def draw_history(
         scores.plot(epochs, column(f"{judge.each}_{name}"), **how)
     scores.plot(epochs, column(f"val_{judge.key}"), color="black", linewidth=2, marker=".", label=judge.label)
     if "val_low" in history[0]:
-        how = {"color": "black", "alpha": 0.1, "linewidth": 0, "label": "95% interval"}
+        accuracy = column("val_point_accuracy")
+        scores.plot(epochs, accuracy, color="grey", linestyle="dashed", label="accuracy")
+        how = {"color": "grey", "alpha": 0.2, "linewidth": 0, "label": "its 95% interval"}
         scores.fill_between(epochs, column("val_low"), column("val_high"), **how)
     losses.set(xlabel="epoch", ylabel="cross-entropy (nats)")
-    scores.set(xlabel="epoch", ylabel=f"{judge.each_label} on the validation tiles", ylim=(0, 1))
+    scores.set(xlabel="epoch", ylabel=f"{judge.each_label} on the validation tiles", ylim=(-0.02, 1.02))
     for axes in (losses, scores):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
@@ -2115,9 +2135,11 @@ def draw_predictions(
     for axes, heading in zip(grid[0], headings, strict=True):
         axes.set_title(heading, fontsize=10)
     for row, (name, index) in zip(grid, shown, strict=True):
-        image, points, truth = datasets[name].read(index)
+        image, points, truth = datasets[name].read_with_alpha(index)
         points = points if name == "train" else np.full_like(points, IGNORE_INDEX)
-        draw_tile(row, image, points, truth, predict_class_ids(model, image), palette)
+        prediction = predict_class_ids(model, image[..., :-1])
+        prediction[image[..., -1] == 0] = IGNORE_INDEX
+        draw_tile(row, image[..., :-1], points, truth, prediction, palette)
         stem = datasets[name].tiles[index][0].stem.encode(errors="replace").decode()  # no font has the rest
         row[0].set_ylabel(f"{name}: {stem}", fontsize=8, parse_math=False)
     named = zip(model.class_names, palette / 255, strict=True)
@@ -2268,7 +2290,8 @@ def parse_setting(text: str, kind: type) -> object:
     except ValueError as error:
         if str in others:
             return text
-        raise argparse.ArgumentTypeError(f"{text!r} must be {in_words(kind)}") from error
+        example = ", written 1,2,3" if entry else ""
+        raise argparse.ArgumentTypeError(f"{text!r} must be {in_words(kind)}{example}") from error
 
 
 def in_words(kind: type) -> str:
@@ -2300,7 +2323,10 @@ def parse_settings(argv: list[str] | None = None) -> argparse.Namespace:
         how = {"action": argparse.BooleanOptionalAction} if kind is bool else how
         how |= {"default": value, "help": f"{comments[name]} (default: {shown})".replace("%", "%%")}
         parser.add_argument(f"--{name.lower().replace('_', '-')}", **how)
-    return parser.parse_args(argv)
+    config = parser.parse_args(argv)
+    if config.class_names != CLASS_NAMES and config.class_colors == CLASS_COLORS:
+        config.class_colors = None  # those of other classes
+    return config
 
 
 def settle_settings(config: argparse.Namespace) -> argparse.Namespace:
@@ -2534,8 +2560,9 @@ def data_notes(run: Run, train: DatasetReport, val: DatasetReport) -> Iterator[s
     if shared := len(train.image_digests & val.image_digests):
         flatters = "are both learnt from and scored on, which flatters the score"
         yield f"{shared} image(s) {flatters}: take others for one of the two"
-    elif shared := sum(any(overlap(own, other) for other in train.places) for own in val.places):
-        yield f"{shared} val tile(s) lie on ground of train tiles, which flatters the score: part them"
+    ground = sum(any(overlap(own, other) for other in train.places) for own in val.places)
+    if ground > shared:
+        yield f"{ground} val tile(s) lie on ground of train tiles, which flatters the score: part them"
     for split, data in (("training", run.train_set), ("validation", run.val_set)):
         if data.passed_over.total():
             yield f"left out of {split}: {format_counts(data.passed_over)} ({data.tiles[0][1]})"
@@ -2694,7 +2721,8 @@ def train_and_score(config: argparse.Namespace) -> int:
     given, config = config.backbone, settle_settings(config)
     if given == "auto" and config.backbone == "efficientnet_lite0":
         print("no GPU: BACKBONE = 'auto' takes a small network; --backbone resnet50 takes the ResNet50")
-    tiles, _ = (make_dataset(config, split).tiles for split in ("train", "val"))
+    unknown = dict.fromkeys(("mean", "std"), (1.0,) * len(config.bands))  # until the tiles are looked at
+    tiles, _ = (make_dataset(config, split, **unknown).tiles for split in ("train", "val"))
     images = [image for image, _ in tiles]
     ranges = band_ranges(images, config.bands)
     how = band_statistics(images, {"bands": config.bands, "ranges": ranges})

@@ -1,12 +1,16 @@
 """Images and masks as the field delivers them are read for what they are, or refused in one line."""
 
+import shlex
+
 import numpy as np
 import pytest
 import rasterio
 import torch
 from conftest import flags
 from PIL import Image, TiffImagePlugin
+from rasterio import Affine
 from rasterio.enums import ColorInterp
+from rasterio.rio import main as rio
 from rasterio.transform import from_origin
 
 import landcover_segmentation as lc
@@ -237,3 +241,66 @@ def test_colours_of_alike_and_unknown_names_are_told_apart():
     assert len(set(colors)) == 6
     assert colors[0] == "#3b78d8", "the first of a kind has the colour itself"
     assert not {*colors[2:4]} & {*lc.EXPECTED_COLORS}, "a word within another means nothing"
+
+
+@pytest.mark.parametrize("bands", ["2,1", "4,3,2,1"])
+def test_a_run_takes_any_number_of_bands(bands, data, capsys):
+    for image in data.glob("*/images/*.png"):
+        rgb = lc.read_image(image).transpose(2, 0, 1)
+        write_raster(image.with_suffix(".tif"), np.concatenate([rgb, noise(1, 64, 64)]))
+        image.unlink()
+    assert lc.main(flags(data, bands=bands, epochs=1)) == 0, capsys.readouterr().err
+    model = lc.load_model(data.parent / "out/best_model.pth", "cpu")
+    assert len(model.normalisation["mean"]) == len(model.reading["bands"]) == (len(bands) + 1) // 2
+
+
+def test_south_up_rasters_and_pictures_with_world_files_have_a_place(tmp_path):
+    write_raster(tmp_path / "north.tif", noise(3, 64, 64))
+    form = {"count": 3, "height": 64, "width": 64, "dtype": "uint8", "crs": "EPSG:32633"}
+    upside_down = Affine(1, 0, 500_008, 0, 1, 5_600_000 - 64)
+    with rasterio.open(tmp_path / "south.tif", "w", "GTiff", transform=upside_down, **form) as file:
+        file.write(noise(3, 64, 64))
+    for name, x in (("picture", 500_000.5), ("beside", 500_064.5)):
+        save(tmp_path / f"{name}.png", noise(64, 64, 3))
+        (tmp_path / f"{name}.pgw").write_text(f"1\n0\n0\n-1\n{x}\n5599999.5\n")
+    save(tmp_path / "nowhere.png", noise(64, 64, 3))
+    north, south = (lc.place_of(tmp_path / f"{name}.tif") for name in ("north", "south"))
+    picture, beside = (lc.place_of(tmp_path / f"{name}.png") for name in ("picture", "beside"))
+    assert lc.overlap(north, south)
+    assert lc.overlap(picture, picture)
+    assert not lc.overlap(picture, beside)
+    assert lc.place_of(tmp_path / "nowhere.png") is None
+    with pytest.raises(lc.InputError, match="other ground"):
+        lc.check_same_ground(tmp_path / "beside.png", tmp_path / "north.tif")
+
+
+@pytest.mark.parametrize("nodata", [None, 0])
+def test_the_cure_for_other_ground_teaches_no_class(nodata, tmp_path):
+    """What the image has and the labels do not cover comes out unlabelled, not as class 0."""
+    write_raster(tmp_path / "image.tif", noise(3, 64, 64), x=500_000)
+    write_raster(tmp_path / "mask.tif", STRIPES + 1, x=500_004, nodata=nodata)
+    with pytest.raises(lc.InputError, match="other ground") as refused:
+        lc.check_same_ground(tmp_path / "image.tif", tmp_path / "mask.tif")
+    command = str(refused.value).split("image: ")[1].replace("OUT.tif", str(tmp_path / "out.tif"))
+    assert rio.main_group.main(shlex.split(command)[1:], standalone_mode=False) is None
+    lc.check_same_ground(tmp_path / "image.tif", tmp_path / "out.tif")
+    warped = lc.read_mask(tmp_path / "out.tif")
+    assert set(np.unique(warped)) == {1, 2, 255}
+    assert (warped[:, :4] == 255).all()
+
+
+def test_points_of_two_folders_on_one_image_are_told(tmp_path):
+    save(tmp_path / "images/0.png", noise(64, 64, 3))
+    (tmp_path / "points.csv").write_text("image,x,y,class\nsite1/0.png,1,1,0\nsite2/0.png,2,2,1\n")
+    with pytest.warns(UserWarning, match="site1 and site2"):
+        lc.read_points(tmp_path / "points.csv", lc.list_images(tmp_path / "images"), ["a", "b"])
+
+
+def test_a_class_may_be_called_none(tmp_path):
+    save(tmp_path / "images/0.png", noise(64, 64, 3))
+    (tmp_path / "points.csv").write_text("image,x,y,class\n0,1,1,None\n0,2,2,water\n")
+    points, passed_over = lc.read_points(
+        tmp_path / "points.csv", lc.list_images(tmp_path / "images"), ["none", "water"]
+    )
+    assert points["0"] == {(1, 1): 0, (2, 2): 1}
+    assert not passed_over.total()
