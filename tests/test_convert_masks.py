@@ -226,3 +226,19 @@ def test_a_broken_mask_is_named_and_nothing_is_written(run, tmp_path):
     (tmp_path / "in/b.png").write_bytes(b"no picture")
     assert "b.png" in run({"a.png": GREY}, "--ids", "0", code=2)
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_mask_with_a_place_keeps_it(tmp_path):
+    """Else masks on other ground than their images pass as soon as they are converted."""
+    rasterio = pytest.importorskip("rasterio")
+    codes = np.array([[5, 5, 7], [7, 0, 5]], np.uint8)
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(2, 0, 500_000, 0, -2, 5_600_000)}
+    (tmp_path / "in").mkdir()
+    with rasterio.open(
+        tmp_path / "in/a.tif", "w", "GTiff", 3, 2, 1, dtype="uint8", nodata=0, **place
+    ) as dataset:
+        dataset.write(codes, 1)
+    assert cm.main(["--input", f"{tmp_path}/in", "--output", f"{tmp_path}/out", "--ids", "5,7"]) == 0
+    with rasterio.open(tmp_path / "out/a.tif") as dataset:
+        assert {"crs": dataset.crs, "transform": dataset.transform} == place
+    assert lc.read_mask(tmp_path / "out/a.tif").tolist() == [[0, 0, 1], [1, 255, 0]]

@@ -14,11 +14,13 @@ numbered as they appear. Where ids are given, grey pictures are read as ids; eve
 colours. What the palette does not know becomes 255, and the program says how much of it there was.
 --tolerance takes colours damaged by JPEG to the nearest of the palette within that distance in RGB.
 --rename OLD=NEW takes the files whose name ends in OLD, and pairs them with their image.
+A mask that has a place (GeoTIFF, world file; pip install rasterio) keeps it, as NAME.tif.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import importlib.util
 import json
@@ -32,6 +34,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import geo
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
@@ -109,7 +112,8 @@ def make_palette(rows: list[dict], source: str) -> Palette:
         if color and not re.fullmatch("#[0-9a-fA-F]{6}", color):
             raise lc.InputError(f"{where}: color {color!r} is not like #1e6b34")
         if code and not (re.fullmatch("[0-9]{1,8}", code) and int(code) < TRANSPARENT):
-            raise lc.InputError(f"{where}: id {code!r} is not a whole number from 0")
+            cure = "leave nodata and nan out; a value that means no data: rio edit-info --nodata=VALUE FILE"
+            raise lc.InputError(f"{where}: id {code!r} is not a whole number from 0; {cure}")
         if not color and not code:
             raise lc.InputError(f"{where}: has neither color nor id; the columns are name,color,id")
         if name and name not in palette.names:
@@ -224,7 +228,7 @@ def convert(config: argparse.Namespace, palette: Palette) -> None:
             codes, is_ids = read_codes(path, palette)
             classes, tolerance = (palette.by_id, 0) if is_ids else (palette.by_color, config.tolerance)
             class_ids, strange, near = class_ids_of(codes, classes, tolerance)
-            Image.fromarray(class_ids).save(Path(partial) / f"{stem.removesuffix(old)}{new}.png")
+            save_mask(Path(partial), f"{stem.removesuffix(old)}{new}", class_ids, path)
             pixels += np.bincount(class_ids.ravel(), minlength=256)
             for code, count in strange.items():
                 unknown[str(code) if is_ids else f"#{code:06x}"] += count
@@ -232,6 +236,24 @@ def convert(config: argparse.Namespace, palette: Palette) -> None:
         for path in Path(partial).iterdir():
             path.replace(config.output / path.name)
     report(config.output, len(masks), palette, pixels, unknown, mended)
+
+
+def save_mask(folder: Path, name: str, class_ids: np.ndarray, source: Path) -> None:
+    """Writes NAME.png, or NAME.tif where the source has a place, by which readers know its image's ground."""
+    crs = transform = None
+    if importlib.util.find_spec("rasterio"):
+        with contextlib.suppress(lc.InputError), geo.open_unscaled(source, (1,)) as scene:
+            crs, transform = scene.crs, scene.transform
+    if transform is None:
+        Image.fromarray(class_ids).save(folder / f"{name}.png")
+        return
+    import rasterio
+
+    height, width = class_ids.shape
+    form = {"height": height, "width": width, "count": 1, "dtype": "uint8", "compress": "deflate"}
+    form |= {"crs": crs, "transform": transform, "nodata": lc.IGNORE_INDEX}
+    with rasterio.open(folder / f"{name}.tif", "w", "GTiff", **form) as dataset:
+        dataset.write(class_ids, 1)
 
 
 def report(
@@ -282,7 +304,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = lc.FlagParser(description=__doc__)
     flag = parser.add_argument
     flag("--input", metavar="DIR", type=Path, required=True, help="folder of masks")
-    flag("--output", metavar="DIR", type=Path, required=True, help="folder for NAME.png")
+    flag("--output", metavar="DIR", type=Path, required=True, help="folder for NAME.png or .tif")
     flag("--palette", metavar="NAME|FILE", help=f"{', '.join(PALETTES)}, or a CSV file")
     flag("--colors", metavar="LIST", help="the colour of each class, like '#3c1098,#8429f6'")
     flag("--ids", metavar="LIST", help="the id of each class in the masks, like 1,2,5")
