@@ -274,3 +274,12 @@ def test_mistakes_are_one_line(data, tmp_path, capsys):
     ):
         assert wanted in complaint_of(capsys, *given)
         assert not (data / "out.csv").exists()
+
+
+def test_images_of_one_name_in_two_folders_are_told(data, capsys):
+    rows = ["site1/tile_0.png,1,1,low", "site1/tile_0.png,2,2,low", "site2/tile_0.png,3,3,middle"]
+    (data / "two.csv").write_text("\n".join(["image,x,y,class", *rows]) + "\n")
+    given = data / "two.csv", data / "train/images", data / "out.csv", "--class-names", ",".join(NAMES)
+    assert run(*given) == 0
+    told = capsys.readouterr().err
+    assert told.count("warning") == 1 and "labels of tile_0.png in site1 and in site2" in told

@@ -31,6 +31,7 @@ import sys
 import tempfile
 import types
 import typing
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
@@ -180,12 +181,22 @@ def shape_pixels(kind: str, parts: list, height: int, width: int, border: bool =
 def image_finder(images: dict[str, Path]) -> Callable[[str], str | None]:
     """`lc.find_image` that remembers; an image may have been labelled on a copy in another format.
 
-    Label Studio puts eight digits before the names of uploads, also where it writes COCO.
+    Label Studio puts eight digits before the names of uploads, also where it writes COCO. Images of one name
+    in two folders are told: their labels come to lie on one image.
     """
+    folders: dict[str, list[str]] = {}
 
     @cache
     def find(text: str) -> str | None:
-        name = re.split(r"[\\/]", text.strip())[-1]
+        *folder, name = re.split(r"[\\/]", text.strip())
+        stem = find_name(name)
+        if stem and folder and (first := folders.setdefault(stem, folder)) != folder:
+            problem = f"labels of {name} in {'/'.join(first)} and in {'/'.join(folder)} are laid on one image"
+            cure = "if those are two images, take the rows of one folder at a time"
+            warnings.warn(f"{problem}, {images[stem]}; {cure}", stacklevel=2)
+        return stem
+
+    def find_name(name: str) -> str | None:
         names = name, re.sub("^[0-9a-f]{8}-", "", name)
         tries = [one for name in names for one in (name, re.sub(r"\.[^.]*$", "", name))]
         return next(filter(None, (lc.find_image(one, images) for one in tries)), None)
