@@ -499,6 +499,20 @@ def test_infrared_as_the_fourth_of_four_bands_is_data(nodata, tmp_path):
     assert (rows[30:, :, 3] == (0 if nodata else 255)).all()
 
 
+def test_an_alpha_in_the_place_of_infrared_is_told(tmp_path):
+    """A network that learnt from infrared in band 4 meets a scene of red, green, blue and alpha."""
+    rasterio = pytest.importorskip("rasterio")
+    pixels = np.random.default_rng(0).integers(20, 200, (4, 32, 40)).astype(np.uint8)
+    form = {"dtype": "uint8", "photometric": "RGB", "alpha": "yes"}
+    for name, last in (("infrared.tif", pixels[3]), ("alpha.tif", np.where(pixels[3] > 40, 255, 0))):
+        with rasterio.open(tmp_path / name, "w", "GTiff", 40, 32, 4, **form) as file:
+            file.write(np.stack([*pixels[:3], last.astype(np.uint8)]))
+    assert not list(geo.odd_values(tmp_path / "infrared.tif", (1, 2, 3, 4), None))
+    assert not list(geo.odd_values(tmp_path / "alpha.tif", (1, 2, 3), None))
+    (told,) = geo.odd_values(tmp_path / "alpha.tif", (1, 2, 3, 4), None)
+    assert "alpha.tif: band 4 is an alpha" in told and "give the scene with" in told
+
+
 def test_bands_that_need_rasterio_say_so(tmp_path, monkeypatch):
     path = save_tif(tmp_path / "scene.tif", picture(40, 50)[..., [0, 1, 2, 0]])
     monkeypatch.setitem(sys.modules, "rasterio", None)

@@ -248,11 +248,15 @@ RESCALINGS = (
 
 
 def odd_values(path: str | Path, bands: Sequence[int], ranges: Sequence | None) -> Iterator[str]:
-    """Looks at sixteen rows of a scene: is there nodata that nobody declared, and has the network learnt from
-    such values? Yields what to tell, each with the likely cause and the cure.
+    """Looks at sixteen rows of a scene: is there nodata that nobody declared, has the network learnt from
+    such values, and is a band that it reads as data an alpha? Yields what to tell, each with the likely
+    cause and the cure.
 
     ranges: the (lowest, highest) value of each band in training, as for `lc.read_tile`.
     """
+    for band in alphas_read(path, bands):
+        problem = f"band {band} is an alpha: two values that tell where data are, not what is there"
+        yield f"{path}: {problem}, but the network reads it as data; give the scene with the band it learnt"
     with open_unscaled(path, bands) as scene:
         rows = np.unique(np.linspace(0, scene.height - 1, 16).astype(int))
         pixels = np.concatenate([scene.read(row, row + 1)[0] for row in rows.tolist()])
@@ -265,6 +269,14 @@ def odd_values(path: str | Path, bands: Sequence[int], ranges: Sequence | None) 
     if ranges is not None and len(values) and share_outside(values, ranges) > 0.5:
         problem = f"{share_outside(values, ranges):.0%} of its values lie outside of those trained on"
         yield f"{path}: {problem}, {format_ranges(ranges)}; {likely_cause(path, values, ranges)}"
+
+
+def alphas_read(path: str | Path, bands: Sequence[int]) -> list[int]:
+    """The bands of a scene that are read as data though they are declared an alpha, and look like one."""
+    if lc.is_picture(path):
+        return []
+    with lc.open_raster(path) as dataset:
+        return [band for band in lc.alpha_bands(dataset, ()) if band in bands]
 
 
 def declaration(path: str | Path, nodata: float) -> str:
