@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import shlex
 import sys
 import tempfile
 import typing
@@ -295,6 +296,21 @@ def report(config: argparse.Namespace, tiles: dict, val: set, left_out: Counter)
             cure = "label more of it elsewhere, or try another --block or --seed"
             cure = "label some" if len(lacking) == 2 else cure
             warnings.warn(f"{' and '.join(lacking)} has no label of {name}: {cure}", stacklevel=2)
+        elif numbers[1] < 10:
+            cure = "label more of it elsewhere, or try a smaller --block or another --seed"
+            print(f"note: val has {numbers[1]} labelled pixel(s) of {name}, whose score says little: {cure}")
+    print(f"train on them: {training_command(config)}")
+
+
+def training_command(config: argparse.Namespace) -> str:
+    """What to type to train on these tiles, where the constants of the module name others."""
+    kinds = [(side, kind) for side in SIDES for kind in ("image", "mask")]
+    folders = [f"--{side}-{kind}-dir={config.output / side / kind}s" for side, kind in kinds]
+    words = ["python", "landcover_segmentation.py", *folders]
+    if list(config.class_names) != list(lc.CLASS_NAMES):
+        words += [f"--num-classes={len(config.class_names)}", f"--class-names={','.join(config.class_names)}"]
+        words += ["--class-colors=None"]
+    return shlex.join([*words, "--num-points=None"] if config.points else words)
 
 
 # =====================================================================================================

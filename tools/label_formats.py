@@ -613,8 +613,8 @@ def table_features(
 
 
 def read_vector(path: Path, how: types.SimpleNamespace, gone: Counter) -> Features:
-    """The features of a vector file: its one layer or --layer, all folders of a KML, waypoints of a GPX, or
-    its tracks if it has none.
+    """The features of a vector file: its one layer, --layer or, with `all`, every one; all folders of a KML,
+    waypoints of a GPX, or its tracks if it has none.
 
     Raises InputError for other files, without a reference system, and without a field for the class.
     """
@@ -650,10 +650,13 @@ def read_vector(path: Path, how: types.SimpleNamespace, gone: Counter) -> Featur
     if from_folders:
         how.cure = f"; or name a field with --field: {shown(fields)}"
     for name, table in tables:
-        inside_of = f", folder {name}" if folders else ""
+        inside_of = f", {'folder' if folders else 'layer'} {name}" if folders or len(tables) > 1 else ""
         wheres += [f"{path}{inside_of}, feature {fid}" for fid in table.index]
         column = table[field] if field in table else pandas.Series([None] * len(table))
         texts += [name] * len(table) if from_folders else [text_of(value) for value in column]
+    systems = [table.crs for _, table in tables]
+    if None not in systems and not how.crs:  # layers may differ
+        tables = [(name, table.to_crs(systems[0])) for name, table in tables]
     geometry = pandas.concat([table.geometry for _, table in tables], ignore_index=True)
     if how.crs:
         geometry = geometry.set_crs(reference_system(how.crs), allow_override=True)
@@ -672,6 +675,8 @@ def choose_layers(path: Path, layers: list, wanted: str | None, gone: Counter) -
     if wanted:
         if chosen := [pair for pair in known if pair[1] == wanted]:
             return chosen
+        if known and wanted == "all":
+            return known
         raise lc.InputError(f"{path}: has no layer {wanted!r} with geometries; it has {names}")
     if suffix == ".gpx":  # waypoints, routes, tracks and the points of both, be there any or not
         counts = {
@@ -684,7 +689,7 @@ def choose_layers(path: Path, layers: list, wanted: str | None, gone: Counter) -
         return [chosen]
     if len(known) == 1 or (known and suffix in (".kml", ".kmz")):
         return known
-    cure = "choose one with --layer" if known else "save it with geometries, or as CSV"
+    cure = "choose one with --layer, or --layer all" if known else "save it with geometries, or as CSV"
     raise lc.InputError(f"{path}: holds {len(known)} layers ({names}); {cure}")
 
 

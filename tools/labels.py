@@ -593,7 +593,8 @@ def place_marks(
     if unknown:
         most = ", ".join(f"{text!r} ({number:,})" for text, number in unknown.most_common(12))
         more = f" and {len(unknown) - 12} more" if len(unknown) > 12 else ""
-        cure = f"translate them by --classes, a CSV of from,to; an empty to leaves labels out{how.cure}"
+        cure = "name your classes with --class-names, or translate words by --classes, a CSV of from,to"
+        cure += f"; an empty to leaves labels out{how.cure}"
         ids = sum(class_id is not None and name == str(class_id) for name, class_id in known.items())
         names = formats.shown(name for name, one in known.items() if one is not None and name != str(one))
         neither = f"neither 0 to {ids - 1} nor" if ids else "not"
@@ -745,13 +746,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     flag = parser.add_argument
     # fmt: off
     flag("--labels", metavar="PATH", type=Path, required=True, help="a file of labels, or a folder of them")
-    flag("--images", metavar="DIR", type=Path, required=True, help="the images that they lie on")
+    flag("--images", metavar="PATH", type=Path, required=True,
+         help="the images that they lie on: a folder, or one file")
     flag("--output", metavar="PATH", type=Path, default=Path("points.csv"),
          help="NAME.csv, or a folder for masks (default: %(default)s)")
     flag("--class-names", metavar="LIST",
          help="in order of id, like water,forest (default: CLASS_NAMES of the module)")
     flag("--field", metavar="NAME", help="the field that holds the class (default: class)")
-    flag("--layer", metavar="NAME", help="the layer of a file with several")
+    flag("--layer", metavar="NAME", help="the layer of a file with several; all: every one of them")
     flag("--classes", metavar="FILE", type=Path, help="a CSV of from,to: other words and codes for classes")
     flag("--crs", metavar="CRS",
          help="reference system of the labels, like EPSG:32633, where they name none or a wrong one")
@@ -771,7 +773,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     args = parse(argv)
     check_no_label_lost(args.output)
-    images = lc.list_images(args.images)
+    one = args.images.is_file() and args.images.suffix.lower() in lc.IMAGE_SUFFIXES
+    images = {args.images.stem: args.images} if one else lc.list_images(args.images)
     how = reading(**{name: getattr(args, name) for name in ("field", "layer", "crs", "points_per_polygon")})
     labels, gone = read_labels(args.labels, images, known_classes(args.class_names, args.classes), how)
     gone["images without a label"] += len(images) - len(labels)
