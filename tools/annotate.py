@@ -518,7 +518,7 @@ def start_training(config: argparse.Namespace, request: dict) -> dict:
     """Trains the whole network on the clicks so far, in a process of its own; one at a time."""
     with config.writing:
         if config.reference or not training_command(config):
-            raise Refused(400, "label pixels on a few tiles first: there is too little to train on")
+            raise Refused(400, "label pixels on three tiles or more first: there is too little to train on")
         if config.training["running"]:
             raise Refused(409, "the network is being trained already")
         config.training = {"running": True, "says": "Training begins"}
