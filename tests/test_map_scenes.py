@@ -1,5 +1,6 @@
 """Maps of scenes of any size: no seams, bounded memory, georeference, areas, and nothing half-written."""
 
+import contextlib
 import copy
 import csv
 import hashlib
@@ -9,9 +10,11 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 from xml.etree import ElementTree
@@ -242,6 +245,34 @@ def test_an_error_as_results_are_written_leaves_nothing(when, tmp_path, monkeypa
     with pytest.raises(OSError, match="No space"):
         map_scenes.predict_scene(Colour(), tmp_path / "scene.png", tmp_path, tile=64)
     assert [path.name for path in tmp_path.iterdir()] == ["scene.png"]
+
+
+@pytest.mark.parametrize("culprit", ["network", "writer"])
+def test_no_row_is_read_any_more_after_an_error(culprit):
+    """The file is closed then; GDAL does not survive that in the midst of reading."""
+
+    class Fails(Colour):
+        def forward(self, images):
+            if culprit == "network":
+                raise RuntimeError("culprit")
+            return super().forward(images)
+
+    def write(top, rows):
+        raise RuntimeError("culprit")
+
+    reading = []
+
+    def read(top, bottom):
+        reading.append(top)
+        time.sleep(0.3)
+        reading.pop()
+        return np.full((bottom - top, 70, 4), 255, np.uint8)
+
+    scene = geo.Scene(2_000, 70, read)
+    strips = map_scenes.predict_strips(Fails(), scene, tile=64)
+    with pytest.raises(RuntimeError, match="culprit"):
+        map_scenes.write_strips(strips, scene, [write], np.zeros((3, 3), np.uint8))
+    assert not reading
 
 
 # ---- Files
@@ -690,6 +721,24 @@ def test_processes_share_the_windows_of_one_scene(tmp_path, checkpoint):
         assert done.stdout.count("wrote") == 1
     one, two = (lc.read_mask(tmp_path / output / "scene_classes.png") for output in ("alone", "together"))
     assert (one == two).mean() > 0.999
+
+
+def test_among_processes_ctrl_c_ends_each(monkeypatch, capsys):
+    """Training lets it wait until all have heard of it, and asks them; here nobody asks."""
+    before = signal.getsignal(signal.SIGINT)
+
+    @contextlib.contextmanager
+    def group():
+        signal.signal(signal.SIGINT, lambda *_: None)
+        yield
+
+    monkeypatch.setattr(lc, "process_group", group)
+    monkeypatch.setattr(lc, "world_size", lambda: 2)
+    monkeypatch.setattr(map_scenes, "parse", lambda argv: signal.raise_signal(signal.SIGINT))
+    try:
+        assert map_scenes.main([]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_command_takes_several_models_as_one(tmp_path, checkpoint):

@@ -20,10 +20,11 @@ import copy
 import csv
 import hashlib
 import math
+import signal
 import sys
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -259,23 +260,24 @@ def predict_strips(
     mean = lc.as_color(normalisation(model)["mean"])
     how = {"desc": progress, "unit": "window", "disable": None if progress else True}
     bar = tqdm(total=len(tops) * len(lefts), **how)
-    fresh_rows = in_background(read_padded(scene, tops + height, span, mean))
-    for top, bottom, down, fresh in zip(tops, [*tops[1:], scene.height], downs, fresh_rows, strict=True):
-        pixels = np.concatenate([pixels, fresh])
-        seen = [at for at, left in enumerate(lefts) if pixels[:, left : left + width, -1].any()][share]
-        batches = [seen[at : at + batch_size] for at in range(0, len(seen), batch_size)]
-        windows = ([pixels[:, left : left + width, :-1] for left in lefts[batch]] for batch in batches)
-        for batch, logits in zip(batches, side_by_side(predict, windows, device), strict=True):
-            for left, across, part in zip(lefts[batch], acrosses[batch], logits, strict=True):
-                total[:, :, left : left + width].addcmul_(part, across * down[:, None])
-            bar.update(len(batch))
-        bar.update(len(lefts) - len(seen))
-        done, rest = pixels[: bottom - top, : scene.width], total[:, bottom - top :].clone()
-        logits = total[:, : len(done), : scene.width]
-        logits = lc.sum_over_ranks(logits.contiguous()) if together else logits
-        yield int(top), done, *decide(logits, done[..., -1] > 0, confidence)
-        pixels = pixels[len(done) :]
-        total.zero_()[:, : rest.shape[1]] = rest
+    rows_ahead = contextlib.closing(in_background(read_padded(scene, tops + height, span, mean)))
+    with rows_ahead as fresh_rows:  # after an error, too, no row is read when the scene is closed
+        for top, bottom, down, fresh in zip(tops, [*tops[1:], scene.height], downs, fresh_rows, strict=True):
+            pixels = np.concatenate([pixels, fresh])
+            seen = [at for at, left in enumerate(lefts) if pixels[:, left : left + width, -1].any()][share]
+            batches = [seen[at : at + batch_size] for at in range(0, len(seen), batch_size)]
+            windows = ([pixels[:, left : left + width, :-1] for left in lefts[batch]] for batch in batches)
+            for batch, logits in zip(batches, side_by_side(predict, windows, device), strict=True):
+                for left, across, part in zip(lefts[batch], acrosses[batch], logits, strict=True):
+                    total[:, :, left : left + width].addcmul_(part, across * down[:, None])
+                bar.update(len(batch))
+            bar.update(len(lefts) - len(seen))
+            done, rest = pixels[: bottom - top, : scene.width], total[:, bottom - top :].clone()
+            logits = total[:, : len(done), : scene.width]
+            logits = lc.sum_over_ranks(logits.contiguous()) if together else logits
+            yield int(top), done, *decide(logits, done[..., -1] > 0, confidence)
+            pixels = pixels[len(done) :]
+            total.zero_()[:, : rest.shape[1]] = rest
     bar.close()
 
 
@@ -425,7 +427,7 @@ def overlay_step(scene: geo.Scene) -> int:
 
 
 def write_strips(
-    strips: Iterator[tuple], scene: geo.Scene, writers: Sequence[Callable], palette: np.ndarray
+    strips: Generator[tuple], scene: geo.Scene, writers: Sequence[Callable], palette: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Writes strips of `predict_strips` in a thread, class ids and confidence each by a writer of its own.
 
@@ -445,7 +447,7 @@ def write_strips(
         thin = slice(-top % step, None, step), slice(None, None, step)
         overlay.append(shade(pixels[thin], results[0][thin], palette))
 
-    with behind(take) as take_behind:
+    with contextlib.closing(strips), behind(take) as take_behind:
         for strip in strips:
             take_behind(*strip)
     return counts, areas, np.concatenate(overlay)
@@ -587,6 +589,8 @@ def main(argv: list[str]) -> None:
     """Ranks of torchrun check the same and share the images or, if there are fewer, the windows of each."""
     own_stdout = sys.stdout  # the group mutes all ranks but one, but each says what it wrote
     with lc.process_group():
+        if lc.world_size() > 1:  # nothing here asks the others whether Ctrl-C has reached them
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         config = parse(argv)
         is_folder = config.input.is_dir()
         paths = list(lc.list_images(config.input).values()) if is_folder else [config.input]
