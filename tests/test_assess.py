@@ -1144,3 +1144,19 @@ def test_score_is_that_of_the_masks(tmp_path, capsys):
     points = [{"image": "tile_0.png", "x": x, "y": 5, "class": "water"} for x in range(20)]
     assert run("score", **flags, labels=write_rows(tmp_path / "points.csv", points)) == 0
     assert "point accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bands", [[1], [1, 2, 3, 4]])
+def test_a_model_of_other_bands_is_scored(tmp_path, capsys, bands):
+    write_tiles(tmp_path, 2)
+    for image in list((tmp_path / "images").iterdir()):
+        pixels = lc.read_image(image)[..., [0, 1, 2, 0]].transpose(2, 0, 1)
+        image.unlink()
+        form = {"count": 4, "dtype": "uint8", "crs": "EPSG:32640", "transform": from_origin(0, 0, 1, 1)}
+        with rasterio.open(image.with_suffix(".tif"), "w", "GTiff", 64, 64, **form) as file:
+            file.write(pixels)
+    path, model = tmp_path / "m.pth", lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", None, bands=bands)
+    model.normalisation = {"mean": [0.5] * len(bands), "std": [0.2] * len(bands)}
+    lc.save_checkpoint(path, model, NAMES)
+    flags = {"checkpoint": path, "images": tmp_path / "images", "labels": tmp_path / "masks"}
+    assert run("score", **flags, device="cpu") == 0, capsys.readouterr().err

@@ -576,7 +576,8 @@ def score(args: argparse.Namespace) -> None:
     model = lc.load_model(args.checkpoint, args.device)
     pixels = lc.load_checkpoint(args.checkpoint).get("labelled_pixels")
     classes = {"num_classes": model.num_classes, "class_names": model.class_names}
-    tiles = lc.LandCoverDataset(args.images, args.labels, **classes, **model.reading)
+    reading = model.reading | model.normalisation
+    tiles = lc.LandCoverDataset(args.images, args.labels, **classes, **reading)
     found = lc.check_dataset(tiles, model.num_classes, "tiles")
     known = {lc.folded(image.stem) for image, _ in tiles.tiles}
     same = [name for name in pixels or () if lc.folded(Path(name).stem) in known]
