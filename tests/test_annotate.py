@@ -999,10 +999,57 @@ def test_deep_images_are_shown_as_training_scales_them_and_nothing_is_asked_wher
     assert put(config, "tile_0.tif", WIDTH - 1, 0, None, "low")[0] == 200
 
 
+@pytest.mark.parametrize("bands, with_model", [([1], True), ([1, 2, 3, 4], True), ([1, 2, 3, 4], False)])
+def test_tiles_of_other_bands_are_shown_and_mapped(serve, tiles, monkeypatch, bands, with_model):
+    rasterio = pytest.importorskip("rasterio")
+    for path in list(tiles.iterdir()):
+        values = np.array(Image.open(path)).transpose(2, 0, 1)[[0, 1, 2, 0]]
+        path.unlink()
+        form = {"count": 4, "dtype": "uint8", "height": HEIGHT, "width": WIDTH}
+        with rasterio.open(path.with_suffix(".tif"), "w", "GTiff", **form) as file:
+            file.write(values)
+    network = lambda classes, *_: build(classes, "mobilenet_v3_large", None, bands=bands)  # noqa: E731
+    build, path = lc.DeepLabV3Segmentation, tiles.parent / "m.pth"
+    model = network(3)
+    model.normalisation = {"mean": [0.5] * len(bands), "std": [0.2] * len(bands)}
+    lc.save_checkpoint(path, model, ["low", "middle", "high"])
+    if not with_model:
+        monkeypatch.setattr(lc, "BANDS", bands)
+        monkeypatch.setattr(lc, "DeepLabV3Segmentation", network)
+    config = serve(*(["--checkpoint", path] if with_model else []))
+    status, body = send(config, "GET", "/image?image=tile_0.tif")
+    shown = np.array(Image.open(io.BytesIO(body)))
+    expected = lc.read_image(tiles / "tile_0.tif", bands=[1, 1, 1] if bands == [1] else [1, 2, 3])
+    assert status == 200 and (shown[..., :3] == expected).all() and (shown[..., 3] == 255).all()
+    assert len(ask(config, "suggestions", "tile_0.tif")) == WANTED
+    assert send(config, "GET", "/map?image=tile_0.tif")[0] == (200 if with_model else 404)
+    for x, label in ((4, "low"), (55, "high")):
+        assert put(config, "tile_0.tif", x, 20, None, label)[0] == 200
+    assert ask(config, "live", "tile_0.tif")["learnt"] == 2
+
+
+def test_a_label_outside_of_its_tile_is_named_by_the_live_map(serve):
+    config = serve()
+    config.points.write_text("image,x,y,class\ntile_1.png,4,20,low\ntile_2.png,55,200,high\n")
+    status, body = send(config, "GET", "/live?image=tile_0.png")
+    assert status == 422 and "point 55,200 lies outside tile_2.png" in json.loads(body)["error"]
+
+
+def test_a_model_of_an_earlier_sitting_with_other_classes_is_no_yardstick(serve, model, monkeypatch):
+    config = serve()
+    shutil.copyfile(model, config.points.with_suffix(".pth"))
+    scored = lambda *_: argparse.Namespace(label="mean recall", value=0.5)  # noqa: E731
+    monkeypatch.setattr(annotate, "held_out_score", scored)
+    monkeypatch.setattr(lc, "load_model", lambda path, load=lc.load_model: load(path, "cpu"))
+    assert "before" not in annotate.take_over(config, model, [])
+    assert config.reading is config.model.reading, "the tiles are read as it was taught to"
+
+
 @pytest.mark.parametrize(
     "change, named",
     [
         (["--images", "{data}/nowhere"], "nowhere"),
+        (["--checkpoint", "{data}/two.pth"], "--class-names: the model of --checkpoint has 2 classes"),
         (["--images", "{data}/empty"], "holds no image"),
         (["--points", "{data}/empty"], "--points"),
         (["--points", "{data}/nowhere/points.csv"], "--points"),
@@ -1020,6 +1067,9 @@ def test_deep_images_are_shown_as_training_scales_them_and_nothing_is_asked_wher
 )
 def test_bad_input_is_one_line(tiles, tmp_path, capsys, change, named):
     (tmp_path / "empty").mkdir()
+    if "{data}/two.pth" in change:
+        two = lc.DeepLabV3Segmentation(2, "mobilenet_v3_large", None)
+        lc.save_checkpoint(tmp_path / "two.pth", two, ["a", "b"])
     (tmp_path / "foreign.csv").write_text("image,x,y,class\ntile_0.png,1,2,desert\n")
     (tmp_path / "twice.csv").write_text("image,x,y,class\ntile_0.png,1,2,low\ntile_0,1,2,high\n")
     given = [

@@ -98,7 +98,7 @@ def least_sure(
         window = tuple(slice(at, at + WINDOW) for at in corner)
         view, far = image[window].copy(), np.ones(known[window].shape, bool)
         far[tuple(slice(max(0, at - REACH), at + REACH) for at in centre - corner)] = False
-        view[far, 3] = 0
+        view[far, -1] = 0
         for position, uncertainty in zip(
             *least_sure(model, view, known[window], 1, class_scores), strict=True
         ):
@@ -468,7 +468,7 @@ def suggest(args: argparse.Namespace) -> None:
         lc.prepare_output(folder)
     rows = []
     for stem, path in tqdm(images.items(), "suggesting", unit="image", disable=None):
-        image = read_tile(path, model.reading)
+        image = read_tile(path, model.reading, model.normalisation["mean"])
         if points is None:
             known = read_known(masks.get(lc.folded(stem)), image.shape[:2])
         else:
@@ -479,7 +479,8 @@ def suggest(args: argparse.Namespace) -> None:
             for (y, x), uncertainty in zip(positions.tolist(), uncertainties, strict=True)
         ]
         if args.pictures:
-            draw_suggestions(args.pictures / f"{stem}.png", image[..., :3], positions)
+            shown = image[..., [0, 1, 2] if image.shape[-1] > 3 else [0, 0, 0]]
+            draw_suggestions(args.pictures / f"{stem}.png", shown, positions)
     with (
         lc.atomic_write(args.output) as partial_path,
         partial_path.open("w", newline="", encoding="utf-8") as file,

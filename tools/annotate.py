@@ -213,7 +213,7 @@ def show_tile(config: argparse.Namespace, request: dict) -> dict:
 
 
 def send_image(config: argparse.Namespace, request: dict) -> bytes:
-    """The tile, or every step-th pixel of a part of it, as a PNG of what training sees.
+    """The tile, or every step-th pixel of a part of it, as a PNG of what training sees, three bands of it.
 
     Browsers show no TIFF, and turn photographs as EXIF says. The part is left,top,right,bottom; what it
     has outside of the tile is cut off.
@@ -230,7 +230,9 @@ def send_image(config: argparse.Namespace, request: dict) -> bytes:
         raise Refused(400, f"there is no such part of {name}")
     if (right - left) * (bottom - top) > LARGE * step**2:
         raise Refused(400, f"{name} is too large to be sent at once; ask for a part, or a larger step")
-    return to_png(read_part(config, name, left, top, right, bottom, step))
+    pixels = read_part(config, name, left, top, right, bottom, step)
+    shown = pixels[..., [0, 1, 2, -1] if pixels.shape[-1] > 3 else [0, 0, 0, -1]]
+    return to_png(np.ascontiguousarray(shown))
 
 
 def to_png(pixels: np.ndarray) -> bytes:
@@ -240,7 +242,7 @@ def to_png(pixels: np.ndarray) -> bytes:
 
 
 def read_part(config, name: str, left: int, top: int, right: int, bottom: int, step: int = 1) -> np.ndarray:
-    """Every step-th pixel of a part of an image, (h, w, 4) uint8, alpha 0 = no data.
+    """Every step-th pixel of a part of an image, (h, w, bands + 1) uint8, alpha 0 = no data.
 
     Of a large raster only that part is read, some rows at a time.
     """
@@ -297,13 +299,15 @@ def live_map(config: argparse.Namespace, name: str) -> tuple[np.ndarray | None, 
     ids = {label: number for number, label in enumerate(config.class_names)}
     points = [point for point in read_points(config) if point.label and point.pixel[0] in config.tiles]
     labels = {point.pixel: ids[point.label] for point in points if not is_large(config, point.pixel[0])}
+    for tile in {pixel[0] for pixel in labels}:
+        labels_of(config, tile, points)  # raises InputError for a point outside of it
     if len(set(labels.values())) < 2:
         return None, 0, len(labels)
     return *config.live.draw(name, labels), len(labels)
 
 
 def color_map(config: argparse.Namespace, name: str, class_ids: np.ndarray) -> bytes:
-    alpha = config.read(config.tiles[name])[..., 3]
+    alpha = config.read(config.tiles[name])[..., -1]
     return to_png(np.dstack([lc.colorize(class_ids, config.palette), alpha]))
 
 
@@ -332,7 +336,7 @@ def accept_region(config: argparse.Namespace, request: dict) -> dict:
     class_ids = model_map(config, name) if request.get("mode") == "model" else live_map(config, name)[0]
     if class_ids is None:
         raise Refused(400, "there is no map yet: two classes need a click")
-    has_data = config.read(config.tiles[name])[..., 3] > 0
+    has_data = config.read(config.tiles[name])[..., -1] > 0
     if not has_data[y, x]:
         raise Refused(400, f"{name} has no data at {x},{y}")
     here = np.uint8(has_data & (class_ids == class_ids[y, x]))
@@ -360,12 +364,17 @@ def accept_region(config: argparse.Namespace, request: dict) -> dict:
 
 def frozen_network(config: argparse.Namespace) -> lc.DeepLabV3Segmentation:
     """The model of --checkpoint, else what the module starts from on a CPU."""
-    return config.model or lc.DeepLabV3Segmentation(len(config.class_names), "efficientnet_lite0", "auto")
+    if config.model:
+        return config.model
+    how = "efficientnet_lite0", "auto", "deeplabv3", config.bands
+    network = lc.DeepLabV3Segmentation(len(config.class_names), *how)
+    network.normalisation = config.normalisation
+    return network
 
 
 def draw_map(config: argparse.Namespace, name: str) -> np.ndarray:
     """The class ids (H, W) uint8 that the model sees in a tile."""
-    return al.predict(config.model, config.read(config.tiles[name])[..., :3]).argmax(1)[0].byte().numpy()
+    return al.predict(config.model, config.read(config.tiles[name])[..., :-1]).argmax(1)[0].byte().numpy()
 
 
 def suggest_pixels(config: argparse.Namespace, request: dict) -> list[tuple[int, int]]:
@@ -403,7 +412,7 @@ def choose_pixels(
     if config.model:
         positions, _ = al.least_sure(config.model, image, known, lacking, config.class_scores)
     else:
-        positions = al.spread_out(image[..., 3] > 0, known, lacking, lc.named_rng(name))
+        positions = al.spread_out(image[..., -1] > 0, known, lacking, lc.named_rng(name))
     return [(x * step, y * step) for y, x in positions.tolist()]
 
 
@@ -421,7 +430,7 @@ def set_label(config: argparse.Namespace, request: dict) -> dict:
         now = ""
     if not all(label in [None, "", *config.class_names] for label in (was, now)):
         raise Refused(400, "there is no such class; reload the page")
-    if now and not config.reference and not read_part(config, name, x, y, x + 1, y + 1)[0, 0, 3]:
+    if now and not config.reference and not read_part(config, name, x, y, x + 1, y + 1)[0, 0, -1]:
         raise Refused(400, f"{name} has no data at {x},{y}: nothing could be learnt from a label there")
     with config.writing:
         points = read_points(config)
@@ -560,6 +569,8 @@ def take_over(config: argparse.Namespace, path: Path, words: list[str]) -> str:
     """
     kept = config.points.with_suffix(".pth")
     earlier = config.model or (lc.load_model(kept) if kept.exists() else None)
+    if earlier and not config.model and earlier.class_names != config.class_names:
+        earlier = None  # of an earlier sitting with other classes
     now = held_out_score(lc.load_model(path), words)
     before = held_out_score(earlier, words) if earlier else None
     compared = f"{now.label} {now.value:.3f}" + (f", before {before.value:.3f}" if before else "")
@@ -583,8 +594,15 @@ def held_out_score(model: lc.DeepLabV3Segmentation, words: list[str]) -> lc.Scor
 
 
 def use_model(config: argparse.Namespace, path: Path | None, model: lc.DeepLabV3Segmentation | None) -> None:
-    """From now on this model draws the map, asks, and sees for the live map; None: ImageNet's sees."""
+    """From now on this model draws the map, asks, and sees for the live map; None: ImageNet's sees.
+
+    Tiles are then read as it was taught to: it may scale deep images by other ranges than one before.
+    """
     config.model, config.chosen = model, {}
+    if model:
+        config.reading, config.normalisation = model.reading, model.normalisation
+    read = functools.partial(al.read_tile, reading=config.reading, mean=config.normalisation["mean"])
+    config.read = functools.lru_cache(maxsize=4)(read)  # what it gives is not to be changed
     config.class_scores = path and al.scores_of_classes(path)
     config.predict_map = functools.lru_cache(maxsize=8)(functools.partial(draw_map, config))
     config.live = live_model.LiveModel(
@@ -744,9 +762,10 @@ def prepare(config: argparse.Namespace) -> None:
         config.file_names |= {lc.folded(name): path.name for name in (path.stem, path.name)}
     config.model = lc.load_model(config.checkpoint) if config.checkpoint else None
     if config.model:
-        reading = config.model.reading
+        reading, config.normalisation = config.model.reading, config.model.normalisation
     else:
         reading = {"bands": lc.BANDS, "ranges": lc.band_ranges(images.values(), lc.BANDS)}
+        config.normalisation = lc.band_statistics(images.values(), reading)
     config.reading, config.bands = reading, list(reading["bands"])
     config.sizes, config.metres = {}, {}
     for name, path in config.tiles.items():
@@ -754,8 +773,6 @@ def prepare(config: argparse.Namespace) -> None:
             config.sizes[name] = scene.height, scene.width
             hectares = geo.pixel_hectares(scene)
         config.metres[name] = None if hectares is None else 100 * float(hectares[len(hectares) // 2]) ** 0.5
-    read = functools.partial(al.read_tile, reading=reading)
-    config.read = functools.lru_cache(maxsize=4)(read)  # what it gives is not to be changed
     set_classes(config)
     check_writable(config.points)
     take_reference(config, read_points(config))
@@ -798,6 +815,9 @@ def set_classes(config: argparse.Namespace) -> None:
         colors = colors or lc.CLASS_COLORS
     if not 2 <= len(set(names)) == len(names) < 255 or not all(names):
         raise lc.InputError("--class-names: give 2 to 254 names that differ from each other")
+    if config.model and len(names) != config.model.num_classes:
+        need = f"the model of --checkpoint has {config.model.num_classes} classes"
+        raise lc.InputError(f"--class-names: {need}; give as many names, or leave it out")
     if colors and (len(colors) != len(names) or not all(map(is_color_like, colors))):
         need = f"give one for each of the {len(names)} classes"
         raise lc.InputError(f"--class-colors: {need}, as '#rrggbb' or by name")
