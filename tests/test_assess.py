@@ -557,6 +557,15 @@ def test_labels_are_not_overwritten(tmp_path, capsys):
     assert run("sample", map=path, output=output) == 2
     assert "holds labels" in capsys.readouterr().err
     assert "land" in output.read_text()
+    output.unlink()
+    assert run("sample", map=path, output=output) == run("sample", map=path, output=output) == 0
+    geopandas = pytest.importorskip("geopandas")
+    beside = output.with_suffix(".gpkg")
+    points = geopandas.read_file(beside)
+    points.loc[3, "class"] = "land"
+    points.to_file(beside, driver="GPKG", layer="reference")
+    assert run("sample", map=path, output=output) == 2
+    assert "reference.gpkg: holds labels" in capsys.readouterr().err
 
 
 # =====================================================================================================

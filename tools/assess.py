@@ -150,6 +150,7 @@ def write_sample(args: argparse.Namespace) -> None:
     if args.output.suffix.lower() != ".csv":
         raise lc.InputError(f"--output {args.output}: must be a file NAME.csv")
     labels.check_no_label_lost(args.output)
+    check_no_label_lost(args.output.with_suffix(".gpkg"))
     region = read_region(args.map)
     rows, written = draw_sample(args, region), [args.output]
     lc.prepare_output(args.output.parent)
@@ -161,6 +162,21 @@ def write_sample(args: argparse.Namespace) -> None:
     print("wrote " + ", ".join(map(str, written)))
     found = Counter(row["stratum"] for row in rows)
     print(f"{len(rows):,} points, {args.design}: {lc.format_counts(found)}")
+
+
+def check_no_label_lost(path: Path) -> None:
+    """Raises InputError if a GeoPackage that is to be written holds labels, as given in QGIS."""
+    if not path.exists():
+        return
+    formats.need_packages(path)
+    import pyogrio
+
+    with lc.readable(path):
+        for layer, _ in pyogrio.list_layers(path):
+            table = pyogrio.read_dataframe(path, layer=layer, read_geometry=False)
+            if any(map(formats.text_of, table.get("class", ()))):
+                problem = "holds labels, which would be lost"
+                raise lc.InputError(f"{path}: {problem}; name another file with --output")
 
 
 def write_geopackage(path: Path, rows: list[dict], region: Region) -> None:
