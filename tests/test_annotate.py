@@ -394,7 +394,7 @@ def untrained(monkeypatch):
     """A live map without ImageNet's weights, which need not be here."""
     build = lc.DeepLabV3Segmentation
 
-    def random_network(num_classes, backbone, weights):
+    def random_network(num_classes, backbone, weights, *more):
         torch.manual_seed(0)
         return build(num_classes, backbone, None)
 
