@@ -505,7 +505,8 @@ def check_same_ground(image: Path, mask: Path) -> None:
 def overlap(one: tuple, other: tuple) -> bool:
     """Whether two places, of `place_of`, share ground; those of other reference systems are not compared."""
     (left, bottom, right, top), (west, south, east, north) = one[2], other[2]
-    meet = min(right, east) > max(left, west) and min(top, north) > max(bottom, south)
+    least = 0.5 * abs(one[1].a or one[1].b)  # of a pixel: neighbours meet but for rounding
+    meet = min(right, east) - max(left, west) > least and min(top, north) - max(bottom, south) > least
     return meet and one[0] == other[0]
 
 
@@ -927,10 +928,6 @@ class LandCoverDataset(Dataset):
     ):  # fmt: skip
         if not callable(sampling):
             check_choice("POINT_SAMPLING", sampling, SAMPLERS)
-        if not len(mean) == len(std) == len(bands):
-            raise InputError(
-                f"{len(bands)} bands need as many of mean and std: take those of band_statistics"
-            )
         if num_points is not None and num_points < 1:
             raise InputError(f"NUM_POINTS = {num_points!r}: must be a positive number, or None for all")
         self.points, self.passed_over = None, Counter()
@@ -987,7 +984,9 @@ class LandCoverDataset(Dataset):
 
     def decode(self, image_path: Path, mask_path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Reads a tile from disk, checks it and draws its points; as `read_with_alpha`."""
-        image = read_tile(image_path, **self.reading)
+        image, count = read_tile(image_path, **self.reading), len(self.reading["bands"])
+        if any(len(values) != count for values in self.normalisation.values()):
+            raise InputError(f"{count} bands need as many of mean and std: those of band_statistics")
         if self.points is None:
             check_same_ground(image_path, mask_path)
             mask = read_mask(mask_path)
@@ -2025,7 +2024,7 @@ SAFE_COLORS = ["#cc79a7", "#000000", "#56b4e9", "#e69f00", "#009e73", "#f0e442",
 def choose_colors(class_names: Sequence[str]) -> list[str]:
     """A colour for each class, #rrggbb: what its name makes one expect, else one that is not taken.
 
-    Of several classes with the same kind of name, each is paler than the one before.
+    Of up to three classes with the same kind of name, each is paler than the one before.
     """
     from matplotlib.colors import hsv_to_rgb, to_hex, to_rgb
 
@@ -2034,7 +2033,7 @@ def choose_colors(class_names: Sequence[str]) -> list[str]:
         kinds = (
             color for color, words in EXPECTED_COLORS.items() if re.search(words, folded(name).casefold())
         )
-        if color := next(kinds, None):
+        if (color := next(kinds, None)) and uses[color] < 3:
             expected[name] = to_hex(1 - 0.6 ** uses[color] * (1 - np.array(to_rgb(color))))
             uses[color] += 1
     index = np.arange(256)  # hues a golden section apart never come round; the next has another strength
@@ -2721,8 +2720,7 @@ def train_and_score(config: argparse.Namespace) -> int:
     given, config = config.backbone, settle_settings(config)
     if given == "auto" and config.backbone == "efficientnet_lite0":
         print("no GPU: BACKBONE = 'auto' takes a small network; --backbone resnet50 takes the ResNet50")
-    unknown = dict.fromkeys(("mean", "std"), (1.0,) * len(config.bands))  # until the tiles are looked at
-    tiles, _ = (make_dataset(config, split, **unknown).tiles for split in ("train", "val"))
+    tiles, _ = (make_dataset(config, split).tiles for split in ("train", "val"))
     images = [image for image, _ in tiles]
     ranges = band_ranges(images, config.bands)
     how = band_statistics(images, {"bands": config.bands, "ranges": ranges})

@@ -241,6 +241,7 @@ def test_colours_of_alike_and_unknown_names_are_told_apart():
     assert len(set(colors)) == 6
     assert colors[0] == "#3b78d8", "the first of a kind has the colour itself"
     assert not {*colors[2:4]} & {*lc.EXPECTED_COLORS}, "a word within another means nothing"
+    assert len(set(lc.choose_colors([f"crop {index}" for index in range(12)]))) == 12
 
 
 @pytest.mark.parametrize("bands", ["2,1", "4,3,2,1"])
