@@ -1070,7 +1070,8 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
         places += [place] if (place := place_of(path)) else []
         if not is_picture(path):
             with open_raster(path) as raster:
-                hides = set(alpha_bands(raster, ())) & set(dataset.reading["bands"])
+                read = choose_bands(path, dataset.reading["bands"], raster.dtypes)
+                hides = set(alpha_bands(raster, ())) & set(read)
             notes[f"have an alpha as band {', '.join(map(str, hides))}, which BANDS reads as data"] += bool(
                 hides
             )
