@@ -298,6 +298,15 @@ def alpha_bands(dataset, bands: Sequence[int]) -> list[int]:
     return found
 
 
+def alphas_read(path: PathLike, bands: Sequence[int]) -> list[int]:
+    """The bands of an image that are read as data though they are declared an alpha, and look like one."""
+    if is_picture(path):
+        return []
+    with open_raster(path) as dataset:
+        read = choose_bands(path, bands, dataset.dtypes)
+        return [band for band in alpha_bands(dataset, ()) if band in read]
+
+
 def raster_bands(dataset, bands: Sequence[int], alphas: Sequence[int], window=None) -> np.ndarray:
     """The bands of a rasterio dataset, or of a window of it, and alpha: (h, W, bands + 1), as they are.
 
@@ -495,11 +504,16 @@ def check_same_ground(image: Path, mask: Path) -> None:
         return
     same = one[1].almost_equals(other[1], 0.01 * abs(one[1].a or one[1].b))
     if not same or (one[0] and other[0] and one[0] != other[0]):
-        with open_raster(mask) as labels:
-            empty = -128 if labels.dtypes[0] == "int8" else IGNORE_INDEX
-            how = "" if labels.nodata is not None else f" --src-nodata {empty} --dst-nodata {empty}"
+        how = " ".join(["", *unlabelled_flags(mask)])
         cure = f'correct its place, or lay it on the image: rio warp "{mask}" OUT.tif --like "{image}"{how}'
         raise InputError(f"{mask}: lies on other ground than {image}; {cure}")
+
+
+def unlabelled_flags(labels: PathLike) -> list[str]:
+    """The flags by which `rio warp` leaves unlabelled what labels do not cover: else it is class 0."""
+    with open_raster(labels) as dataset:
+        empty = "-128" if dataset.dtypes[0] == "int8" else str(IGNORE_INDEX)
+        return [] if dataset.nodata is not None else ["--src-nodata", empty, "--dst-nodata", empty]
 
 
 def overlap(one: tuple, other: tuple) -> bool:
@@ -1068,13 +1082,8 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
         at = torch.from_numpy(np.argwhere(learnt).astype(np.int32))
         learnt_at[path.name] = at if few else None
         places += [place] if (place := place_of(path)) else []
-        if not is_picture(path):
-            with open_raster(path) as raster:
-                read = choose_bands(path, dataset.reading["bands"], raster.dtypes)
-                hides = set(alpha_bands(raster, ())) & set(read)
-            notes[f"have an alpha as band {', '.join(map(str, hides))}, which BANDS reads as data"] += bool(
-                hides
-            )
+        for band in alphas_read(path, dataset.reading["bands"]):
+            notes[f"have an alpha as band {band}, which BANDS reads as data"] += 1
         if nodata := impossible_nodata(path):
             cure = "what is empty is taken for data; declare what fills it: rio edit-info --nodata=0 FILE"
             notes[f"declare nodata {nodata}, which their type cannot hold: {cure}"] += 1
@@ -2100,8 +2109,7 @@ def draw_history(
         scores.plot(epochs, column(f"{judge.each}_{name}"), **how)
     scores.plot(epochs, column(f"val_{judge.key}"), color="black", linewidth=2, marker=".", label=judge.label)
     if "val_low" in history[0]:
-        accuracy = column("val_point_accuracy")
-        scores.plot(epochs, accuracy, color="grey", linestyle="dashed", label="accuracy")
+        scores.plot(epochs, column("val_point_accuracy"), color="grey", linestyle="dashed", label="accuracy")
         how = {"color": "grey", "alpha": 0.2, "linewidth": 0, "label": "its 95% interval"}
         scores.fill_between(epochs, column("val_low"), column("val_high"), **how)
     losses.set(xlabel="epoch", ylabel="cross-entropy (nats)")
@@ -2364,8 +2372,7 @@ def check_settings(config: argparse.Namespace) -> None:
     rate = config.learning_rate
     demand(rate == "auto" or not isinstance(rate, str), "LEARNING_RATE", "must be 'auto' or a number")
     each = f"give one per class (NUM_CLASSES is {count})"
-    bands = config.bands
-    good = bands and min(bands) > 0 and len(set(bands)) == len(bands)
+    good = config.bands and min(config.bands) > 0 and len(set(config.bands)) == len(config.bands)
     demand(good, "BANDS", "name them, all different, counted from 1, as in 3,2,1")
     good = names is None or len(names) == len(set(names)) == count
     demand(good, "CLASS_NAMES", f"{each}, all different, or None")
@@ -2449,8 +2456,7 @@ class Run:
         weights = None if checkpoint or rank() else config.weights  # the other ranks get those of rank 0
         network = config.num_classes, config.backbone, weights, config.architecture, config.bands
         self.model = DeepLabV3Segmentation(*network).to(device, memory_format=torch.channels_last)
-        self.model.reading = train_set.reading
-        self.model.normalisation = train_set.normalisation
+        self.model.reading, self.model.normalisation = train_set.reading, train_set.normalisation
         self.student = spread_over_ranks(self.model)
         how = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), **how, fused=True)
@@ -2613,8 +2619,7 @@ def save_teacher(run: Run, name: str, **more) -> None:
     """Saves the teacher as it stands, with the settings that made it. Only rank 0 does."""
     if rank() == 0:
         labels = run.config.class_names, run.config.class_colors
-        more |= {"config": vars(run.config), "seed": run.config.seed}
-        more |= {"labelled_pixels": run.labelled_pixels}
+        more |= {"config": vars(run.config), "seed": run.config.seed, "labelled_pixels": run.labelled_pixels}
         save_checkpoint(run.path(name), run.unlabelled.teacher, *labels, **more)
 
 

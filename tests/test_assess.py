@@ -1169,3 +1169,19 @@ def test_a_model_of_other_bands_is_scored(tmp_path, capsys, bands):
     lc.save_checkpoint(path, model, NAMES)
     flags = {"checkpoint": path, "images": tmp_path / "images", "labels": tmp_path / "masks"}
     assert run("score", **flags, device="cpu") == 0, capsys.readouterr().err
+
+
+def test_a_stratum_drawn_whole_and_hardly_labelled_is_not_known_by_one_point(tmp_path, capsys):
+    ids = np.zeros((100, 100), np.uint8)
+    ids[0, :40] = 1
+    path, output = write_map(tmp_path / "some_classes.tif", ids), tmp_path / "reference.csv"
+    assert run("sample", map=path, output=output, size=150) == 0
+    rows = read_rows(output)
+    rare = [row for row in rows if row["stratum"] == NAMES[1]]
+    assert len(rare) == 40, "all of its pixels are drawn"
+    for row in rows:
+        row["class"] = "" if row in rare[1:] else row["stratum"]
+    write_rows(output, rows)
+    capsys.readouterr()
+    assert run("report", map=path, reference=output, output=tmp_path / "report") == 2
+    assert f"too few points with a class in {NAMES[1]}" in capsys.readouterr().err

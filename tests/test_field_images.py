@@ -305,3 +305,12 @@ def test_a_class_may_be_called_none(tmp_path):
     )
     assert points["0"] == {(1, 1): 0, (2, 2): 1}
     assert not passed_over.total()
+
+
+@pytest.mark.parametrize(("count", "read"), [(2, []), (4, [4])])
+def test_an_alpha_counts_as_read_only_where_its_band_is(count, read, tmp_path):
+    """Grey fills red, green and blue: its second band, an alpha, is read by none of them."""
+    bands = np.concatenate([noise(count - 1, 64, 64), 255 * STRIPES[None]])
+    write_raster(tmp_path / "tile.tif", bands, alpha=count)
+    asked = lc.RGB_BANDS if count == 2 else (1, 2, 3, 4)
+    assert lc.alphas_read(tmp_path / "tile.tif", asked) == read

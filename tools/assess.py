@@ -350,12 +350,13 @@ def find_design(args: argparse.Namespace, points: Reference) -> str:
 
 
 def find_strata(
-    points: Reference, classes: dict[str, float], design: str, path: Path
+    points: Reference, classes: dict[str, float], pixels: int, design: str, path: Path
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The stratum of each point, (n,), each stratum's share of the region, (H,), and notes.
 
     classes: the share of each of the map's classes. These are the strata, unless the file tells others with
-    their shares. Points drawn without strata are put into them afterwards, if each gets two or more.
+    their shares. Points drawn without strata are put into them afterwards, if each gets two or more. pixels:
+    of the region; a stratum whose share is that of a single one is known by one point.
     """
     told, strata, names = classes, points.mapped, points.field("stratum")
     if design == "stratified" and any(points.field("stratum_share")):
@@ -367,11 +368,7 @@ def find_strata(
             cure = "add a column stratum_share: their share of the region"
             raise lc.InputError(f"{path}: has strata that are not the classes of the map; {cure}")
     shares, numbers = np.array(list(told.values())), np.bincount(strata, minlength=len(told))
-    chances = [formats.number(text or "0", path) for text in points.field("inclusion_probability")]
-    drawn_whole = (
-        np.bincount(strata, np.array(chances) >= 1, len(told)) == 1
-    )  # all its pixels were, and one has a class
-    few = (shares > 0) & (numbers < 2) & ~drawn_whole
+    few = (shares > 0) & (numbers < np.where(shares * pixels < 1.5, 1, 2))
     lacking = ", ".join(np.array(list(told))[few])
     if few.any() and design != "stratified":
         note = f"fewer than two points on {lacking}: all are taken as drawn, not put into strata afterwards"
@@ -436,7 +433,8 @@ def assess(args: argparse.Namespace) -> dict:
             notes.append(f"found in fewer than 20 clusters: {', '.join(few)}; {held}")
     else:
         classes = dict(zip(names, areas / areas.sum(), strict=True))
-        strata, weights, more = find_strata(points, classes, design, args.reference)
+        pixels = int(region.counts.sum())
+        strata, weights, more = find_strata(points, classes, pixels, design, args.reference)
         counts = tally(strata, *cells, len(names))
         shares = np.einsum("h,hij->ij", weights / counts.sum((1, 2)), counts)
         given = {name: (counts, weights, *yx) for name, yx in ratios.items()}

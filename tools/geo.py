@@ -187,11 +187,10 @@ def check_same_ground(path: str | Path, image: str | Path) -> None:
 
 def warp_command(path: str | Path, image: str | Path) -> str:
     """The command that brings labels to the grid of their image; what they do not cover is unlabelled."""
-    with lc.open_raster(path) as labels:
-        empty = -128 if labels.dtypes[0] == "int8" else lc.IGNORE_INDEX
-        flags = ["--src-nodata", empty, "--dst-nodata", empty] if labels.nodata is None else []
-    placed = f"{Path(image).stem}_placed.tif"
-    return "bring it to the image's grid: " + command("rio", "warp", path, placed, "--like", image, *flags)
+    flags = ["--like", image, *lc.unlabelled_flags(path)]
+    return "bring it to the image's grid: " + command(
+        "rio", "warp", path, f"{Path(image).stem}_placed.tif", *flags
+    )
 
 
 def command(*words: object) -> str:
@@ -254,7 +253,7 @@ def odd_values(path: str | Path, bands: Sequence[int], ranges: Sequence | None) 
 
     ranges: the (lowest, highest) value of each band in training, as for `lc.read_tile`.
     """
-    for band in alphas_read(path, bands):
+    for band in lc.alphas_read(path, bands):
         problem = f"band {band} is an alpha: two values that tell where data are, not what is there"
         yield f"{path}: {problem}, but the network reads it as data; give the scene with the band it learnt"
     with open_unscaled(path, bands) as scene:
@@ -269,14 +268,6 @@ def odd_values(path: str | Path, bands: Sequence[int], ranges: Sequence | None) 
     if ranges is not None and len(values) and share_outside(values, ranges) > 0.5:
         problem = f"{share_outside(values, ranges):.0%} of its values lie outside of those trained on"
         yield f"{path}: {problem}, {format_ranges(ranges)}; {likely_cause(path, values, ranges)}"
-
-
-def alphas_read(path: str | Path, bands: Sequence[int]) -> list[int]:
-    """The bands of a scene that are read as data though they are declared an alpha, and look like one."""
-    if lc.is_picture(path):
-        return []
-    with lc.open_raster(path) as dataset:
-        return [band for band in lc.alpha_bands(dataset, ()) if band in bands]
 
 
 def declaration(path: str | Path, nodata: float) -> str:
