@@ -42,8 +42,8 @@ def run_first(seed: int) -> dict:
         "miou": round(metrics["miou"], 4),
         "miou_of_last_epoch": round(metrics["miou_of_last_epoch"], 4),
         **{f"iou_{name}": "" if value is None else round(value, 4) for name, value in iou},
-        "seconds": round(metrics["seconds"]),
-        "all_seconds": round(seconds),
+        "seconds": round(metrics["seconds"], 1),
+        "all_seconds": round(seconds, 1),
         "epochs": config["epochs"],
         "backbone": config["backbone"],
         "precision": metrics["precision"],
@@ -61,7 +61,7 @@ def main() -> None:
     for seed in args.seeds:
         row, device = run_first(seed), lc.pick_device("auto")
         append(args.csv, row | provenance(command("first_run.py", seeds=seed), device))
-        print(f"seed {seed}: mIoU {row['miou']:.3f} in {row['seconds']} s of training", flush=True)
+        print(f"seed {seed}: mIoU {row['miou']:.3f} in {row['seconds']:.0f} s of training", flush=True)
 
 
 if __name__ == "__main__":
