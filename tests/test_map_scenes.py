@@ -928,9 +928,8 @@ def test_folded_batch_norm_predicts_the_same(name):
     before = copy.deepcopy(model.state_dict())
     images = torch.rand(1, 3, 64, 64)
     folded = map_scenes.fold_batch_norm(model)
-    left, there = (sum(type(m) is nn.BatchNorm2d for m in net.modules()) for net in (folded, model))
-    all_fold = backbone in ("resnet50", "mobilenet_v3_large", "resnet34")
-    assert left == 0 if all_fold else left <= there
+    left = sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert left == 0 or backbone == "mit_b0"  # which has none behind a convolution
     with torch.inference_mode():
         expected = model(images)
         assert torch.allclose(folded(images), expected, atol=1e-4 * expected.abs().max().item())

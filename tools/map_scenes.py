@@ -100,13 +100,12 @@ def fold_batch_norm(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.
     not convert them.
     """
     model = copy.deepcopy(model).eval()
-    for module in model.modules():
-        children = list(module.named_children())
-        for (_, before), (name, after) in pairwise(children):
-            if isinstance(before, nn.Conv2d) and type(after) is nn.BatchNorm2d:
+    for module in list(model.modules()):
+        for (_, before), (name, after) in pairwise(list(module.named_children())):
+            if isinstance(before, nn.Conv2d) and isinstance(after, nn.BatchNorm2d):
                 norm = after.running_mean, after.running_var, after.eps, after.weight, after.bias
                 before.weight, before.bias = fuse_conv_bn_weights(before.weight, before.bias, *norm)
-                setattr(module, name, nn.Identity())
+                setattr(module, name, getattr(after, "act", nn.Identity()))  # timm's norms hold theirs
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             module.to(dtype, memory_format=torch.channels_last)
