@@ -41,6 +41,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, fields
 from decimal import Decimal
 from functools import cache, partial, wraps
+from itertools import pairwise
 from pathlib import Path
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for news
@@ -241,12 +242,22 @@ def open_raster(path: PathLike):
         return rasterio.open(path)
 
 
+@contextlib.contextmanager
+def open_image(path: PathLike) -> Iterator:
+    """Opens an image: a PNG or JPEG of 8 bits as Pillow's picture, whatever else as rasterio's dataset."""
+    if Path(path).suffix.lower() in (".png", ".jpg", ".jpeg"):
+        with open_picture(path) as picture:
+            if not is_deep(picture):
+                yield picture
+                return
+    with open_raster(path) as dataset:
+        yield dataset
+
+
 def is_picture(path: PathLike) -> bool:
     """Whether Pillow reads an image: a PNG or JPEG of 8 bits."""
-    if Path(path).suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        return False
-    with open_picture(path) as picture:
-        return not is_deep(picture)
+    with open_image(path) as image:
+        return isinstance(image, Image.Image)
 
 
 def is_deep(picture: Image.Image) -> bool:
@@ -256,13 +267,11 @@ def is_deep(picture: Image.Image) -> bool:
 
 def image_facts(path: PathLike) -> tuple[int, int, str, bool]:
     """Height, width, kind ("mode L", "4 band(s), uint16") and whether deeper than 8 bits, by the header."""
-    if is_picture(path):
-        with open_picture(path) as picture:
-            turned = picture.getexif().get(0x0112, 1) >= 5  # the camera was held upright: see read_bands
-            size = picture.size if turned else picture.size[::-1]
-            return *size, f"mode {picture.mode}", False
-    with open_raster(path) as dataset:
-        return raster_facts(dataset)
+    with open_image(path) as image:
+        if not isinstance(image, Image.Image):
+            return raster_facts(image)
+        turned = image.getexif().get(0x0112, 1) >= 5  # the camera was held upright: see read_bands
+        return *(image.size if turned else image.size[::-1]), f"mode {image.mode}", False
 
 
 def raster_facts(dataset) -> tuple[int, int, str, bool]:
@@ -300,11 +309,11 @@ def alpha_bands(dataset, bands: Sequence[int]) -> list[int]:
 
 def alphas_read(path: PathLike, bands: Sequence[int]) -> list[int]:
     """The bands of an image that are read as data though they are declared an alpha, and look like one."""
-    if is_picture(path):
-        return []
-    with open_raster(path) as dataset:
-        read = choose_bands(path, bands, dataset.dtypes)
-        return [band for band in alpha_bands(dataset, ()) if band in read]
+    with open_image(path) as image:
+        if isinstance(image, Image.Image):
+            return []
+        read = choose_bands(path, bands, image.dtypes)
+        return [band for band in alpha_bands(image, ()) if band in read]
 
 
 def raster_bands(dataset, bands: Sequence[int], alphas: Sequence[int], window=None) -> np.ndarray:
@@ -342,12 +351,11 @@ def read_bands(path: PathLike, bands: Sequence[int] = RGB_BANDS) -> np.ndarray:
 
     A picture is turned as its EXIF says: as every viewer shows it, and as it was labelled.
     """
-    if not is_picture(path):
-        with open_raster(path) as dataset:
-            return raster_bands(dataset, bands, alpha_bands(dataset, bands))
-    bands = choose_bands(path, bands, ["uint8"] * 3)
-    with open_picture(path) as picture:
-        pixels = np.array(ImageOps.exif_transpose(picture).convert("RGBA"))
+    with open_image(path) as image:
+        if not isinstance(image, Image.Image):
+            return raster_bands(image, bands, alpha_bands(image, bands))
+        bands = choose_bands(path, bands, ["uint8"] * 3)
+        pixels = np.array(ImageOps.exif_transpose(image).convert("RGBA"))
     return pixels if tuple(bands) == RGB_BANDS else pixels[..., [*(band - 1 for band in bands), 3]]
 
 
@@ -585,8 +593,7 @@ def csv_points(path: Path, images: dict[str, Path]) -> Iterator[tuple[str, str, 
     for line, row in csv_rows(path, ("image", "x", "y", "class")):
         where, stem = f"{path}, line {line}", find(row["image"])
         if stem is None:
-            folder = next(iter(images.values())).parent
-            problem = f"there is no image {row['image']!r} in {folder}"
+            problem = f"there is no image {row['image']!r} in {next(iter(images.values())).parent}"
             raise InputError(f"{where}: {problem}; add it or remove its rows")
         folder = re.split(r"[\\/]", row["image"])[:-1]
         if folder and folders.setdefault(stem, folder) != folder:
@@ -744,8 +751,8 @@ def sample_stratified_points(mask: np.ndarray, num_points: int, rng: Rng | None 
     """
     rng, ids = rng or np.random.default_rng(0), np.uint8(mask).ravel()
     order = ids.argsort(kind="stable")  # the pixels of each class, one class after the other
-    pools = np.split(order, np.bincount(ids, minlength=256).cumsum())[:IGNORE_INDEX]
-    pools = [pool for pool in pools if len(pool)]
+    ends = np.bincount(ids)[:IGNORE_INDEX].cumsum()
+    pools = [order[start:end] for start, end in pairwise([0, *ends]) if start < end]
     if num_points < len(pools):
         pools = [pools[index] for index in rng.permutation(len(pools))[:num_points]]
     pools.sort(key=len)  # rarest first, so that what it leaves is shared by all that follow
@@ -1079,8 +1086,7 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
             notes["lie mostly outside of the range of the training images"] += outside
         counts += np.bincount(points[learnt], minlength=num_classes)
         few = learnt.mean() < SPARSE_SHARE
-        at = torch.from_numpy(np.argwhere(learnt).astype(np.int32))
-        learnt_at[path.name] = at if few else None
+        learnt_at[path.name] = torch.from_numpy(np.argwhere(learnt).astype(np.int32)) if few else None
         places += [place] if (place := place_of(path)) else []
         for band in alphas_read(path, dataset.reading["bands"]):
             notes[f"have an alpha as band {band}, which BANDS reads as data"] += 1
@@ -1693,11 +1699,9 @@ class PointScores(Scores):
     @staticmethod
     def describe(scores: dict) -> str:
         low, high = scores["confidence_interval_95"].values()
+        found = f"mean recall {scores['mean_recall']:.4f}, point accuracy {scores['point_accuracy']:.4f}"
         sample = f"{scores['points']:,} points on {scores['tiles']} tiles"
-        sample = f"(95% interval {low:.3f} to {high:.3f}, {sample})"
-        return (
-            f"mean recall {scores['mean_recall']:.4f}, point accuracy {scores['point_accuracy']:.4f} {sample}"
-        )
+        return f"{found} (95% interval {low:.3f} to {high:.3f}, {sample})"
 
 
 def point_accuracy(tallies: Tensor) -> tuple[float, float, float]:
@@ -2040,9 +2044,8 @@ def choose_colors(class_names: Sequence[str]) -> list[str]:
 
     expected, uses = {}, Counter()
     for name in class_names:
-        kinds = (
-            color for color, words in EXPECTED_COLORS.items() if re.search(words, folded(name).casefold())
-        )
+        text = folded(name).casefold()
+        kinds = (color for color, words in EXPECTED_COLORS.items() if re.search(words, text))
         if (color := next(kinds, None)) and uses[color] < 3:
             expected[name] = to_hex(1 - 0.6 ** uses[color] * (1 - np.array(to_rgb(color))))
             uses[color] += 1
@@ -2079,9 +2082,8 @@ def fonts_for(texts: Iterable[str]) -> Iterator[None]:
             families.append(font.name)
             missing -= known
     if missing:
-        letters = "".join(map(chr, sorted(missing)[:9]))
-        cure = "apt install fonts-noto-cjk fonts-noto-core"
-        warnings.warn(f"no installed font draws {letters}: {cure}", stacklevel=3)
+        lack = f"no installed font draws {''.join(map(chr, sorted(missing)[:9]))}"
+        warnings.warn(f"{lack}: apt install fonts-noto-cjk fonts-noto-core", stacklevel=3)
     with rc_context({"font.family": families}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         yield
@@ -2509,13 +2511,13 @@ def restore_run(run: Run, checkpoint: dict) -> None:
     for name, value in vars(run.config).items():
         before = checkpoint["config"][name]
         if value != before and name not in ("resume", "output_dir", "num_workers", "device"):
-            was = f"the run to resume had {before!r}"
-            raise InputError(f"{name.upper()} = {value!r}: {was}; put it back, or {anew}")
+            was = f"{name.upper()} = {value!r}: the run to resume had {before!r}"
+            raise InputError(f"{was}; put it back, or {anew}")
     folders = run.config.train_image_dir, run.config.val_image_dir
     for folder, before, now in zip(folders, checkpoint["data"], run.digests, strict=True):
         if before != now:
-            changed = "tiles or labels have changed since the run began"
-            raise InputError(f"{folder}: {changed}; put them back, or {anew}")
+            changed = f"{folder}: tiles or labels have changed since the run began"
+            raise InputError(f"{changed}; put them back, or {anew}")
     for key, part in (run.states() | {"model_state_dict": run.unlabelled.teacher}).items():
         part.load_state_dict(checkpoint[key])
     for model in (run.model, run.unlabelled.teacher):
@@ -2524,8 +2526,7 @@ def restore_run(run: Run, checkpoint: dict) -> None:
     run.history.extend(checkpoint["history"])
     best = load_checkpoint(run.path("best_model.pth"))
     if best.get(run.judge.key, -1) < run.best_score():
-        other = "is not of the run to resume"
-        raise InputError(f"{run.path('best_model.pth')}: {other}; put it back, or {anew}")
+        raise InputError(f"{run.path('best_model.pth')}: is not of the run to resume; put it back, or {anew}")
 
 
 def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
@@ -2669,9 +2670,8 @@ def write_results(run: Run) -> None:
         draw_predictions(run.path(PICTURES[1]), model, {"train": run.train_set, "val": run.val_set}, title)
     print(f"{result} in epoch {best['epoch']}, {weights}")
     width, absent = max(map(len, names)), set()
-    for name, value, row in zip(
-        names, scores[f"{judge.each}_per_class"], scores["confusion_matrix"], strict=True
-    ):
+    rows = zip(names, scores[f"{judge.each}_per_class"], scores["confusion_matrix"], strict=True)
+    for name, value, row in rows:
         absent |= set() if sum(row) else {name}
         print(f"  {name:{width}}  {judge.each_label} {'absent' if value is None else f'{value:.4f}'}")
     for advice in diagnose(run.history, absent, judge):
