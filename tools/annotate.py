@@ -247,7 +247,7 @@ def read_part(config, name: str, left: int, top: int, right: int, bottom: int, s
     Of a large raster only that part is read, some rows at a time.
     """
     path = config.tiles[name]
-    if not is_large(config, name) or lc.is_picture(path):
+    if not is_large(config, name) or geo.is_picture(path):
         return config.read(path)[top:bottom:step, left:right:step]
     rows = max(1, LARGE // 4 // (right - left) // step) * step
     with lc.open_raster(path) as dataset:

@@ -52,7 +52,7 @@ Reader = typing.Callable[[int, int], np.ndarray]  # (top, bottom) -> class ids (
 @contextlib.contextmanager
 def open_mask(path: Path) -> typing.Iterator[tuple[tuple[int, int], Reader]]:
     """The shape and the reader of a mask: a TIFF by rasterio, by rows; anything else whole."""
-    if lc.is_picture(path):
+    if geo.is_picture(path):
         mask = lc.read_mask(path)
         yield mask.shape, lambda top, bottom: mask[top:bottom]
         return
@@ -87,7 +87,7 @@ def sparse_rows(points: lc.Points, width: int) -> Reader:
 
 def bands_of(path: Path) -> tuple[int, ...]:
     """The bands of a scene but alpha, counted from 1; three of grey scenes and of what Pillow reads."""
-    if lc.is_picture(path):
+    if geo.is_picture(path):
         return lc.RGB_BANDS
     with lc.open_raster(path) as dataset:
         alphas = lc.alpha_bands(dataset, ())

@@ -30,6 +30,12 @@ EXIF_ORIENTATION = 274
 # =====================================================================================================
 
 
+def is_picture(path: str | Path) -> bool:
+    """Whether Pillow reads an image: a PNG or JPEG of 8 bits."""
+    with lc.open_image(path) as image:
+        return isinstance(image, Image.Image)
+
+
 @dataclass
 class Scene:
     """An image that is read from top to bottom.
@@ -72,7 +78,7 @@ def open_unscaled(path: str | Path, bands: Sequence[int] = lc.RGB_BANDS) -> Iter
     rasterio reads by rows. Pillow holds a picture whole, at 4 bytes per pixel; its place, in a world file
     or an .aux.xml, is read by rasterio all the same.
     """
-    if lc.is_picture(path):
+    if is_picture(path):
         height, width, kind, _ = lc.image_facts(path)
         lc.choose_bands(path, bands, ["uint8"] * 3)
         place = picture_place(path)
