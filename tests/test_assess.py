@@ -324,13 +324,21 @@ def test_ratios_are_covered_too():
 
 @pytest.mark.parametrize("rare", [TRUTH_GIVEN_MAP, FEW_ERRORS], ids=["many errors", "few errors"])
 def test_areas_are_covered_by_clusters(rare):
-    """Fifty tiles of ten points, which are alike (correlation 0.1)."""
-    rng, joint = np.random.default_rng(0), (MAPPED[:, None] * rare).ravel()
-    tiles = rng.standard_gamma(np.broadcast_to(9 * joint, (SAMPLES, 50, 25)))
-    cells = rng.multinomial(10, tiles / tiles.sum(-1, keepdims=True)).reshape(SAMPLES, 50, 5, 5)
-    for at, true in enumerate(MAPPED @ rare):
-        _, _, low, high = estimators.cluster_ratio(cells, *estimators.measures(5)["area share", at])
-        assert 93 <= 100 * ((low <= true) & (true <= high)).mean() <= 97, at
+    """Tiles of ten points, which are alike (correlation 0.1); of a class in too few there is no interval."""
+    rng, truth, given = np.random.default_rng(0), MAPPED @ rare, {}
+    for tiles in (50, 400):
+        means = rng.standard_gamma(np.broadcast_to(9 * truth, (SAMPLES, tiles, 5)))
+        cells = rng.multinomial(10, means / means.sum(-1, keepdims=True))[:, :, None]
+        for at, true in enumerate(truth):
+            one_class = np.eye(5)[[at]], np.ones((1, 5))
+            _, _, low, high = estimators.cluster_ratio(cells, *one_class)
+            shown = ~np.isnan(low)
+            given[tiles, at] = shown.mean()
+            if given[tiles, at] > 0.5:
+                assert 93 <= 100 * ((low <= true) & (true <= high))[shown].mean() <= 97, (tiles, at)
+    assert given[400, 4] > 0.5, "the class of 1% has one, given enough tiles"
+    if rare is FEW_ERRORS:
+        assert given[50, 4] < 0.01, "from five or so tiles it would be wrong too often"
 
 
 def landscape(size: int, blob: float) -> tuple[np.ndarray, np.ndarray]:
@@ -368,14 +376,17 @@ def test_areas_are_covered_by_grids(blob, most):
 
 
 def test_clusters_by_hand():
-    """Three tiles: 3 of 4, 1 of 4 and 2 of 2 points are of the class."""
+    """Three tiles: 3 of 4, 1 of 4 and 2 of 2 points are of the class; and ten times as many."""
     counts = np.zeros((3, 2, 2))
     counts[:, 0] = [[3, 1], [1, 3], [2, 0]]
-    estimate, error, low, high = estimators.cluster_ratio(counts, *estimators.measures(2)["area share", 0])
+    share = estimators.measures(2)["area share", 0]
+    estimate, error, *limits = estimators.cluster_ratio(counts, *share)
     assert estimate == pytest.approx(0.6)
     residuals = np.array([3 - 2.4, 1 - 2.4, 2 - 1.2])
     assert error == pytest.approx(np.sqrt(3 / 2 * (residuals**2).sum()) / 10)
-    tallies = torch.tensor([[3, 4], [1, 4], [2, 2]])
+    assert np.isnan(limits).all(), "three tiles tell too little for an interval"
+    estimate, _, low, high = estimators.cluster_ratio(np.tile(counts, (10, 1, 1)), *share)
+    tallies = torch.tensor([[3, 4], [1, 4], [2, 2]]).repeat(10, 1)
     assert (estimate, low, high) == pytest.approx(lc.point_accuracy(tallies)), "as in training"
 
 
@@ -969,8 +980,13 @@ def test_maps_of_other_classes_are_no_region(tmp_path, capsys):
     ("flags", "words"),
     [
         ({"half_width": 0}, "--half-width 0.0: must lie between 0 and 1"),
-        ({"size": 3}, "two points in each of 3 classes are the least"),
-        ({"users_accuracy": "0.9,0.9"}, "give 3 numbers between 0 and 1"),
+        ({"half_width": 0.9}, "--half-width 0.9: makes a sample of 1; 6 are the least"),
+        ({"size": 3}, "--size 3: makes a sample of 3; 6 are the least"),
+        ({"half_width": 0.1, "users_accuracy": "0.9,0.9"}, "give 3 numbers between 0 and 1"),
+        ({"users_accuracy": "0.9,0.9,0.9"}, "--users-accuracy: serves --half-width and"),
+        ({"design": "simple", "allocation": "equal"}, "--allocation equal: there are no strata"),
+        ({"seed": -1}, "--seed -1: must be 0 or more"),
+        ({"size": 90, "half_width": 0.1}, "not allowed with argument --size"),
         ({"half_width": 0.1, "of": "lava"}, "class 'lava' is neither"),
     ],
 )
@@ -980,17 +996,20 @@ def test_samples_that_cannot_be_drawn(tmp_path, capsys, flags, words):
     assert words in capsys.readouterr().err and not (tmp_path / "points.csv").exists()
 
 
-def test_classes_in_few_clusters_are_told(labelled):
+def test_what_few_clusters_tell_has_no_interval(labelled):
     files, _ = labelled
     rows = read_rows(files["reference"])
     for at, row in enumerate(rows):
         row |= {"tile": f"t{at % 30}", "stratum": ""}
     rows = [row for row in rows if row["class"] != "forest" or row["tile"] == "t3"]
     write_rows(files["reference"], rows)
-    assert any(
-        "found in fewer than 20 clusters: forest" in note
-        for note in report_of(files, cluster="tile")["notes"]
-    )
+    result = report_of(files, cluster="tile")
+    areas = areas_in(result)
+    assert (areas["forest"]["low"], areas["forest"]["high"]) == (None, None)
+    assert areas["forest"]["standard_error"] > 0 and areas["land"]["low"] < areas["land"]["high"]
+    assert "no interval of the area of forest: fewer than 20 clusters" in " ".join(result["notes"])
+    page = (files["output"] / "report.md").read_text(encoding="utf-8")
+    assert next(line for line in page.splitlines() if line.startswith("| forest")).endswith("| none |")
 
 
 # ---- Points that a model learnt from

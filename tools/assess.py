@@ -29,11 +29,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import estimators
 import geo
 import label_formats as formats
 import labels
 import numpy as np
-from estimators import FLOOR, Z95, allocate, cluster_ratio, interval, measures, ratio, sample_size, tally
 from regions import Region, ground_of, learnt_from, read_region, visit_rows
 
 import landcover_segmentation as lc
@@ -44,8 +44,8 @@ ESTIMATE = ("estimate", "standard_error", "low", "high")
 METHODS = {
     "stratified": "drawn at random in strata (Olofsson et al. 2014; Stehman 2014)",
     "simple": "drawn at random, put into strata by the map's classes afterwards (Card 1982)",
-    "systematic": "on a grid, taken for points at random: errors are smaller where neighbours are alike, and "
-    "larger where the ground repeats in step with the grid",
+    "systematic": "on a grid, taken for points at random: intervals are too wide where patches of land are "
+    "about as wide as its step or wider, and too narrow where the ground repeats in step with it",
     "cluster": "in clusters drawn at random, by the ratio of cluster totals (Cochran 1977)",
 }
 
@@ -97,7 +97,9 @@ def draw_sample(args: argparse.Namespace, region: Region) -> list[dict]:
     totals = np.array([areas @ own for _, _, own in strata])
     shares = totals / totals.sum()
     pixels = np.array([own.sum() for _, _, own in strata])
-    numbers = [size] if len(strata) == 1 else allocate(size, shares, args.allocation, deviations, pixels)
+    numbers = [size]
+    if len(strata) > 1:
+        numbers = estimators.allocate(size, shares, args.allocation or "floor", deviations, pixels)
     for (name, class_id, own), share, total, number in zip(strata, shares, totals, numbers, strict=True):
         if args.design == "systematic":
             step = math.sqrt(max(1, total / number))
@@ -118,7 +120,7 @@ def draw_sample(args: argparse.Namespace, region: Region) -> list[dict]:
                 pixel = region.maps[index].name, column, int(row - region.starts[index]), ""
                 rows.append(dict(zip(COLUMNS, pixel + told, strict=True)))
     if not rows:
-        lc.complain(f"--size {size}: the grid met no pixel with data; ask for more points")
+        lc.complain(f"{size_flag(args)}: the grid met no pixel with data; ask for more points")
     return [rows[at] for at in rng.permutation(len(rows))]
 
 
@@ -139,14 +141,33 @@ def wanted_size(args: argparse.Namespace, region: Region, present: np.ndarray) -
     if args.half_width is not None:
         if not 0 < args.half_width < 1:
             lc.complain(f"--half-width {args.half_width}: must lie between 0 and 1, like 0.03")
-        size = sample_size(hectares / hectares.sum(), shares, args.half_width, pixels)
+        size = estimators.sample_size(hectares / hectares.sum(), shares, args.half_width, pixels)
     if size < 2 * len(present):
-        lc.complain(f"--size {size}: two points in each of {len(present)} classes are the least")
+        least = f"{2 * len(present)} are the least, two in each class of the map"
+        lc.complain(f"{size_flag(args)}: makes a sample of {size}; {least}")
     return min(size, pixels), np.sqrt(shares * (1 - shares))
+
+
+def size_flag(args: argparse.Namespace) -> str:
+    """What the person gave for the number of points, for messages."""
+    return f"--size {args.size}" if args.half_width is None else f"--half-width {args.half_width}"
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises InputError for what `sample` was told and would not heed."""
+    if args.seed < 0:
+        lc.complain(f"--seed {args.seed}: must be 0 or more")
+    if args.allocation and args.design != "stratified":
+        lc.complain(f"--allocation {args.allocation}: there are no strata with --design {args.design}")
+    guessing = args.half_width is not None or args.allocation == "neyman"
+    for name, value in (("--of", args.of), ("--users-accuracy", args.users_accuracy)):
+        if value and not guessing:
+            lc.complain(f"{name}: serves --half-width and --allocation neyman; give one of them, too")
 
 
 def write_sample(args: argparse.Namespace) -> None:
     """Writes the CSV for annotate.py and, where the maps have a place, a GeoPackage for QGIS."""
+    check_flags(args)
     if args.output.suffix.lower() != ".csv":
         raise lc.InputError(f"--output {args.output}: must be a file NAME.csv")
     labels.check_no_label_lost(args.output)
@@ -421,34 +442,35 @@ def assess(args: argparse.Namespace) -> dict:
     if missing := drawn - len(points.found):
         left_out = f"{missing:,} of {drawn:,} points have no class and are left out"
         notes.append(f"{left_out}, as if chance had chosen them")
-    cells, ratios = (points.mapped, points.found), measures(len(names))
+    cells, ratios, results = (points.mapped, points.found), estimators.measures(len(names)), {}
     if design == "cluster":
         clusters, stands_for = find_clusters(points, args.cluster, args.reference)
-        counts = tally(clusters, *cells, len(names), stands_for / stands_for.mean())
+        counts = estimators.tally(clusters, *cells, len(names), stands_for / stands_for.mean())
         shares = counts.sum(0) / counts.sum()
-        results = {name: cluster_ratio(counts, *yx) for name, yx in ratios.items()}
-        holding = (counts.sum(1) > 0).sum(0)
-        if few := [name for name, number in zip(names, holding.tolist(), strict=True) if number < 20]:
-            held = "intervals of their areas held the truth in 81 to 99 of 100 samples in simulations"
-            notes.append(f"found in fewer than 20 clusters: {', '.join(few)}; {held}")
+        results = {name: estimators.cluster_ratio(counts, *yx) for name, yx in ratios.items()}
+        if few := [name for at, name in enumerate(names) if np.isnan(results["area share", at][2])]:
+            why = f"fewer than {estimators.CLUSTERS} clusters hold it, or fewer other classes; draw more"
+            notes.append(f"no interval of the area of {', '.join(few)}: {why}")
     else:
         classes = dict(zip(names, areas / areas.sum(), strict=True))
         pixels = int(region.counts.sum())
         strata, weights, more = find_strata(points, classes, pixels, design, args.reference)
-        counts = tally(strata, *cells, len(names))
+        counts = estimators.tally(strata, *cells, len(names))
         shares = np.einsum("h,hij->ij", weights / counts.sum((1, 2)), counts)
-        given = {name: (counts, weights, *yx) for name, yx in ratios.items()}
-        results = {name: (*ratio(*values), *interval(*values)) for name, values in given.items()}
+        for name, yx in ratios.items():
+            given = counts, weights, *yx
+            results[name] = *estimators.ratio(*given), *estimators.interval(*given)
         notes += more
     notes += [f"{name} is nowhere on the map" for name, area in zip(names, areas, strict=True) if not area]
     lacking = [name for index, name in enumerate(names) if index not in points.found]
-    notes += [f"{name} was found at no point: of its area only the upper limit tells" for name in lacking]
+    tells = "nothing is known" if design == "cluster" else "only the upper limit tells"
+    notes += [f"{name} was found at no point: of its area {tells}" for name in lacking]
     return {
         "reference": str(args.reference), "design": design, "points": len(points.found), "drawn": drawn,
         "notes": notes, "maps": [str(each.path) for each in region.maps],
         "made_by": sorted({each.checkpoint for each in region.maps}),
-        "unit": region.unit, "total": areas.sum(), "classes": names, "critical_value": Z95,
-        "counts": tally(np.zeros_like(points.found), *cells, len(names))[0].astype(int).tolist(),
+        "unit": region.unit, "total": areas.sum(), "classes": names, "critical_value": estimators.Z95,
+        "counts": estimators.tally(np.zeros_like(points.found), *cells, len(names))[0].astype(int).tolist(),
         "shares": shares.tolist(), "estimates": as_rows(results, names, areas),
     }  # fmt: skip
 
@@ -470,12 +492,21 @@ def as_rows(results: dict, names: list[str], areas: np.ndarray) -> list[dict]:
 
 # ---- Files
 
-INTERVALS = f"""Intervals are Jeffreys' of each stratum, their reaches squared and added; of clusters,
-Wilson's with Student's quantile. The papers' symmetric ones, estimate ± {Z95} standard errors (there
-1.96), are too narrow for rare classes. In simulations with 300 points or more (benchmarks/coverage.py) the
-intervals of 98 of 100 areas held the truth in 93 to 97 of 100 samples, the worst in 92; symmetric ones in
-54. There is no finite population correction in either.
+READING = f"""## How to read this
+
+Report the adjusted area with its interval. The mapped area counts pixels, with all errors of the map. Were
+such a sample drawn and labelled again and again, about 95 of 100 intervals would hold the true value. They
+tell of chance in the drawing alone, and take every label for right.
+
+Standard errors are without finite population correction. Intervals are not symmetric: the papers' estimate
+± {estimators.Z95} standard errors (there 1.96) is too narrow for a rare class, whose errors may happen to be
+met by no point. {{}} benchmarks/coverage.py tries all this on known maps.
 """
+OF_POINTS = """They are Jeffreys' of a proportion in each stratum, joined by adding the squares of
+their reaches (Zou & Donner 2008), so that a stratum without an error still counts."""
+OF_CLUSTERS = f"""They are Wilson's of a proportion, with Student's quantile and as many points as
+would tell as much were each drawn alone. Where fewer than {estimators.CLUSTERS} clusters hold what is
+estimated, or fewer something else, there is none."""
 
 
 def write_report(args: argparse.Namespace) -> None:
@@ -536,16 +567,18 @@ def markdown(result: dict) -> str:
         cells = [[name, *(f"{value:{form}}" for value in row)] for name, row in rows]
         lines += ["", f"## {title}, the map's classes in rows, the reference's in columns", ""]
         lines += table(["map \\ reference", *names], cells)
-    return "\n".join([*lines, "", INTERVALS])
+    return "\n".join(
+        [*lines, "", READING.format(OF_CLUSTERS if result["design"] == "cluster" else OF_POINTS)]
+    )
 
 
 def area_table(result: dict) -> list[str]:
     head = ["class", f"mapped, {result['unit']}", "adjusted", "standard error", "95% interval"]
-    digits, cells = max(0, 4 - int(np.log10(result["total"]))), []
+    form, cells = f",.{max(0, 4 - int(np.log10(result['total'])))}f", []
     for name, row in rows_of(result, "area").items():
-        numbers = [f"{row[key]:,.{digits}f}" for key in ("mapped", *ESTIMATE)]
-        cells.append([name, *numbers[:3], " to ".join(numbers[3:])])
-    return table(head, [*cells, ["total", *[f"{result['total']:,.{digits}f}"] * 2, "", ""]])
+        numbers = [f"{row[key]:{form}}" for key in ("mapped", "estimate", "standard_error")]
+        cells.append([name, *numbers, limits(row, form)])
+    return table(head, [*cells, ["total", *[f"{result['total']:{form}}"] * 2, "", ""]])
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -555,7 +588,11 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 def in_words(row: dict) -> str:
     if row["estimate"] is None:
         return "absent"
-    return f"{row['estimate']:.3f} ± {row['standard_error']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+    return f"{row['estimate']:.3f} ± {row['standard_error']:.3f} ({limits(row, '.3f')})"
+
+
+def limits(row: dict, form: str) -> str:
+    return "none" if row["low"] is None else f"{row['low']:{form}} to {row['high']:{form}}"
 
 
 def draw_areas(path: Path, result: dict) -> None:
@@ -564,7 +601,7 @@ def draw_areas(path: Path, result: dict) -> None:
 
     rows, names = rows_of(result, "area").values(), result["classes"]
     keys = "mapped", "estimate", "low", "high"
-    mapped, values, low, high = (np.array([row[key] for row in rows]) for key in keys)
+    mapped, values, low, high = (np.array([row[key] for row in rows], float) for key in keys)
     figure = Figure(figsize=(7, 1.4 + 0.6 * len(names)), layout="constrained")
     axes, at = figure.subplots(), np.arange(len(names))
     axes.barh(at - 0.2, mapped, 0.38, color="0.75", label="pixels of the map, counted")
@@ -628,14 +665,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     flag("--output", metavar="FILE", type=Path, default=Path("reference.csv"),
          help="the points, .csv; beside it a .gpkg for QGIS (default: %(default)s)")
     flag("--design", choices=DESIGNS, default="stratified", help="(default: %(default)s, by map class)")
-    flag("--size", metavar="N", type=int, default=500, help="points in all (default: %(default)s)")
-    flag("--half-width", metavar="X", type=float,
-         help="as many points as give ± X of the overall accuracy, or --of a class: like 0.03")
+    number = draws.add_mutually_exclusive_group().add_argument
+    number("--size", metavar="N", type=int, default=500, help="points in all (default: %(default)s)")
+    number("--half-width", metavar="X", type=float,
+           help="as many points as give ± X of the overall accuracy, or --of a class: like 0.03")
     flag("--of", metavar="CLASS", help="the class whose share of the region --half-width is about")
     flag("--users-accuracy", metavar="LIST", type=partial(lc.parse_setting, kind=list[float]),
          help="guessed for each class, in order of id, like 0.9,0.7 (default: 0.8 each)")
-    flag("--allocation", choices=("floor", "equal", "proportional", "neyman"), default="floor",
-         help=f"floor: proportional, {FLOOR} where that is less (default: %(default)s)")
+    flag("--allocation", choices=("floor", "equal", "proportional", "neyman"),
+         help=f"floor: proportional, {estimators.FLOOR} where that is less (default: floor)")
     flag("--seed", metavar="N", type=int, default=0, help="(default: %(default)s)")
     flag = reports.add_argument
     flag("--reference", metavar="FILE", type=Path, required=True,

@@ -20,6 +20,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 Z95 = 1.959964  # the normal quantile; the papers round it to 1.96
 FLOOR = 50  # points of a rare class, of the 50 to 100 that Olofsson et al. 2014 advise
+CLUSTERS = 20  # fewer tell too little: intervals from 10 held the truth in 85 of 100 samples, not in 95
 
 # ==== Estimates ======================================================================================
 
@@ -120,7 +121,8 @@ def cluster_ratio(counts: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.
     counts (..., K, C, C): points by cluster. Ratio of cluster totals (Cochran 1977, Sampling Techniques).
     The interval is Wilson's with Student's quantile of K - 1, and as many points as would tell as much if
     they were independent (Franco et al. 2019, https://pmc.ncbi.nlm.nih.gov/articles/PMC6690503): at most
-    all, and one per cluster where the clusters show no spread.
+    all, and one per cluster where the clusters show no spread. Limits are NaN where fewer than CLUSTERS hold
+    some of y, or fewer some of what else is in x.
     """
     of_y, of_x = ((counts * values).sum((-2, -1)) for values in (y, x))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -131,8 +133,9 @@ def cluster_ratio(counts: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.
     effective = np.where(error > 1e-12, np.minimum(points, told), (of_x > 0).sum(-1).clip(1))
     r = stdtrit(clusters - 1, 0.975) ** 2 / effective
     half = np.sqrt(r * estimate * (1 - estimate) + r**2 / 4)
+    enough = np.minimum((of_y > 0).sum(-1), (of_y < of_x).sum(-1)) >= CLUSTERS
     low, high = ((estimate + r / 2 + side * half) / (1 + r) for side in (-1, 1))
-    return estimate, error, low.clip(0, 1), high.clip(0, 1)
+    return estimate, error, *(np.where(enough, limit.clip(0, 1), np.nan) for limit in (low, high))
 
 
 # ==== Sampling design ================================================================================
