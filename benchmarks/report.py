@@ -645,6 +645,29 @@ def big_scene_table() -> str:
     return markdown(["pixels", "network", "peak memory", "wall time"], body)
 
 
+def coverage_table() -> str:
+    """In how many of 100 samples the intervals of areas held the truth, of benchmarks/coverage.py."""
+
+    def held(found: list[dict], way: str = "") -> list[float]:
+        return [float(row[f"{way}held_percent"]) for row in found if row[f"{way}held_percent"]]
+
+    def least_to_most(values: list[float]) -> str:
+        return f"{min(values):.1f} to {max(values):.1f}" if values else "-"
+
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows("assess/coverage.csv"):
+        name = f"{row['design']}, {row['ground']}" if row["design"] == "systematic" else row["design"]
+        groups.setdefault((name, "150" if row["points"] == "150" else "more"), []).append(row)
+    body = []
+    for name, found in groups.items():
+        own, rare = held(found), [row for row in found if float(row["true_share"]) <= 0.015]
+        inside = f"{sum(93 <= value <= 97 for value in own) / len(own):.0%}"
+        several = own, held(rare), held(found, "symmetric_"), held(found, "rejected_")
+        body.append([*name, str(len(found)), str(len(own)), inside, *map(least_to_most, several)])
+    head = ["design", "points", "areas", "with intervals", "of these held in 93 to 97", "least to most"]
+    return markdown([*head, "classes of 1%", "symmetric", "rejected"], body)
+
+
 SHORT = {  # tables of the report, with nothing that the others have not
     "budgets": lambda: points_table(COMPARED["val"], width=5),
     "added": lambda: overview(ADDED, ADDED_WHERE),
@@ -666,6 +689,7 @@ TABLES = {
     "infrared": infrared_table,
     "tiles": tiles_table,
     "active": active_table,
+    "coverage": coverage_table,
     "labels": labels_table,
     "inference": inference_table,
     "pictures": pictures_table,

@@ -1009,7 +1009,7 @@ def test_what_few_clusters_tell_has_no_interval(labelled):
     assert areas["forest"]["standard_error"] > 0 and areas["land"]["low"] < areas["land"]["high"]
     assert "no interval of the area of forest: fewer than 20 clusters" in " ".join(result["notes"])
     page = (files["output"] / "report.md").read_text(encoding="utf-8")
-    assert next(line for line in page.splitlines() if line.startswith("| forest")).endswith("| none |")
+    assert next(line for line in page.splitlines() if line.startswith("| forest")).endswith("| no interval |")
 
 
 # ---- Points that a model learnt from

@@ -44,8 +44,7 @@ ESTIMATE = ("estimate", "standard_error", "low", "high")
 METHODS = {
     "stratified": "drawn at random in strata (Olofsson et al. 2014; Stehman 2014)",
     "simple": "drawn at random, put into strata by the map's classes afterwards (Card 1982)",
-    "systematic": "on a grid, taken for points at random: intervals are too wide where patches of land are "
-    "about as wide as its step or wider, and too narrow where the ground repeats in step with it",
+    "systematic": "on a grid, taken for points drawn at random",
     "cluster": "in clusters drawn at random, by the ratio of cluster totals (Cochran 1977)",
 }
 
@@ -439,6 +438,11 @@ def assess(args: argparse.Namespace) -> dict:
     points, drawn, notes = read_reference(args, region)
     names, areas, design = region.class_names, region.areas @ region.counts, find_design(args, points)
     notes += check_not_learnt(args.checkpoint or (), points, region)
+    if design == "systematic":
+        notes.append(
+            "one grid does not tell its own error: intervals are too wide where patches of land are as "
+            "wide as its step, and at times too narrow; --design stratified draws points that do"
+        )
     if missing := drawn - len(points.found):
         left_out = f"{missing:,} of {drawn:,} points have no class and are left out"
         notes.append(f"{left_out}, as if chance had chosen them")
@@ -449,8 +453,9 @@ def assess(args: argparse.Namespace) -> dict:
         shares = counts.sum(0) / counts.sum()
         results = {name: estimators.cluster_ratio(counts, *yx) for name, yx in ratios.items()}
         if few := [name for at, name in enumerate(names) if np.isnan(results["area share", at][2])]:
-            why = f"fewer than {estimators.CLUSTERS} clusters hold it, or fewer other classes; draw more"
-            notes.append(f"no interval of the area of {', '.join(few)}: {why}")
+            why = f"fewer than {estimators.CLUSTERS} clusters hold it, or fewer other classes"
+            told = f"no interval of the area of {', '.join(few)}: {why}"
+            notes.append(f"{told}, and it would hold the truth too seldom; draw more clusters")
     else:
         classes = dict(zip(names, areas / areas.sum(), strict=True))
         pixels = int(region.counts.sum())
@@ -592,7 +597,7 @@ def in_words(row: dict) -> str:
 
 
 def limits(row: dict, form: str) -> str:
-    return "none" if row["low"] is None else f"{row['low']:{form}} to {row['high']:{form}}"
+    return "no interval" if row["low"] is None else f"{row['low']:{form}} to {row['high']:{form}}"
 
 
 def draw_areas(path: Path, result: dict) -> None:

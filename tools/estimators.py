@@ -20,7 +20,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 Z95 = 1.959964  # the normal quantile; the papers round it to 1.96
 FLOOR = 50  # points of a rare class, of the 50 to 100 that Olofsson et al. 2014 advise
-CLUSTERS = 20  # fewer tell too little: intervals from 10 held the truth in 85 of 100 samples, not in 95
+CLUSTERS = 20  # intervals that fewer tell of hold the truth too seldom (benchmarks/coverage.py)
 
 # ==== Estimates ======================================================================================
 
