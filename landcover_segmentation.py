@@ -213,7 +213,8 @@ def readable(path: PathLike) -> Iterator[None]:
         raise InputError(f"{path}: no such file") from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, …, rasterio its own
         cause = error.__cause__ or error  # rasterio's own words only point there
-        raise InputError(f"{path}: cannot be read ({cause}); replace or remove it") from error
+        cure = "put that file back there" if "No such file" in str(cause) else "replace or remove it"
+        raise InputError(f"{path}: cannot be read ({cause}); {cure}") from error
 
 
 @contextlib.contextmanager
@@ -236,10 +237,9 @@ def open_raster(path: PathLike):
         import rasterio
     except ImportError as error:
         raise InputError(f"{path}: is no PNG or JPEG of 8 bits: pip install rasterio") from error
-    if not Path(path).exists():
-        raise InputError(f"{path}: no such file")
     with readable(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        Path(path).stat()  # raises FileNotFoundError
         return rasterio.open(path)
 
 
@@ -495,9 +495,9 @@ def place_of(path: PathLike) -> tuple | None:
     if picture and not any(file.exists() for file in beside):
         return None
     with contextlib.suppress(InputError if picture else ()), open_raster(path) as dataset:
-        (left, right), (bottom, top) = map(sorted, (dataset.bounds[::2], dataset.bounds[1::2]))
-        place = dataset.crs, dataset.transform, (left, bottom, right, top)
-        return None if dataset.transform.is_identity else place
+        if not dataset.transform.is_identity:
+            (left, right), (bottom, top) = map(sorted, (dataset.bounds[::2], dataset.bounds[1::2]))
+            return dataset.crs, dataset.transform, (left, bottom, right, top)
     return None  # a picture, and rasterio is not installed
 
 
@@ -534,7 +534,6 @@ def impossible_nodata(path: PathLike) -> str | None:
     with contextlib.suppress(Exception), Image.open(path) as header, open_raster(path) as dataset:
         declared = str(header.tag_v2.get(42113, "nan")).strip("\0 ")
         return declared if dataset.nodata is None and not math.isnan(float(declared)) else None
-    return None
 
 
 def format_ids(mask: np.ndarray) -> str:
@@ -2026,7 +2025,8 @@ EXPECTED_COLORS = {
     "#9ccb5b": r"grass|meadow|pasture|v[eé]g[eé]t|wiese|\bherb|prairie|pasto|pradera|prato|трав|луг|草",
     "#c0392b": r"built|build|urban|\bhouse|\broof|gebäude|siedlung|häus|bâti|edif[ií]c|застро|здани|建",
     "#6b6b6b": r"\broad|street|asphalt|impervious|strass|\broute|\brue\b|carretera|camino|estrada|дорог|路",
-    "#b58b5a": r"bare|barren|unpaved|\bsoil|\bsand|\brock|\bboden|\bsol\b|suelo|\bsolo\b|suolo|почв|裸|沙",
+    "#b58b5a": r"bare|barren|unpaved|\bsoil|\bsand|\brock|\bboden|\bsol\b|suelo|\bsolo\b|suolo|почв|裸|沙"
+    r"|\b(land|terr[ae]|terrain|tierra|earth)\b|земл|土",
 }
 # Told apart also by those who see few colours: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/.
 SAFE_COLORS = ["#cc79a7", "#000000", "#56b4e9", "#e69f00", "#009e73", "#f0e442", "#0072b2", "#d55e00"]

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -21,6 +23,7 @@ geopandas = pytest.importorskip("geopandas")
 
 import shapely
 from click.testing import CliRunner
+from rasterio.control import GroundControlPoint
 from rasterio.rio.main import main_group
 from rasterio.transform import Affine, from_origin
 
@@ -105,6 +108,107 @@ def test_a_nodata_value_is_declared_with_all_its_digits(tmp_path, monkeypatch, k
     assert not list(geo.odd_values(scene, (1, 2, 3), None))
     with geo.open_unscaled(scene) as opened:
         assert (opened.read(0, 64)[..., -1] == 0).mean() == 0.25
+
+
+def gdal(message, monkeypatch, folder):
+    """Runs the command of GDAL that a message names, in a folder of results."""
+    words = shlex.split(re.search(r"(gdalwarp|gdal_translate) .*", str(message))[0])
+    if not shutil.which(words[0]):
+        pytest.skip(f"{words[0]} is not installed (apt install gdal-bin)")
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    subprocess.run(words, check=True, capture_output=True)
+    return folder / words[-1]
+
+
+def uint16(values):
+    return np.uint16(values.round())
+
+
+REFLECTANCE = np.random.default_rng(0).integers(300, 1200, (3, 64, 64)).astype(float)
+RESCALED = {
+    "since 2022": (REFLECTANCE + 1000, REFLECTANCE, uint16, 0),
+    "before 2022": (REFLECTANCE, REFLECTANCE + 1000, uint16, 0),
+    "0..1": (REFLECTANCE / 10_000, REFLECTANCE, np.float32, 0),
+    "0..1, -9999": (REFLECTANCE / 10_000, REFLECTANCE, np.float32, -9999),
+    "0..10000": (REFLECTANCE, REFLECTANCE / 10_000, uint16, 0),
+    "8 bits": (REFLECTANCE // 5, REFLECTANCE // 5 * 257, uint16, 0),
+    "16 bits": (REFLECTANCE // 5 * 257, REFLECTANCE // 5, uint16, 0),
+}
+
+
+@pytest.mark.parametrize("case", RESCALED)
+def test_rescaled_scenes_have_the_values_of_training_and_keep_what_is_empty(case, tmp_path, monkeypatch):
+    given, trained, kind, nodata = RESCALED[case]
+    values = kind(given)
+    values[:, :16] = nodata
+    scene = write(tmp_path / "a.tif", values, nodata=nodata)
+    ranges = [np.percentile(band, (2, 98)).tolist() for band in trained]
+    (told,) = geo.odd_values(scene, (1, 2, 3), ranges)
+    rescaled = gdal(told, monkeypatch, tmp_path / "out")
+    assert not list(geo.odd_values(rescaled, (1, 2, 3), ranges))
+    with geo.open_unscaled(rescaled) as opened:
+        pixels = opened.read(0, 64)
+    assert (pixels[..., -1] == 0).sum() == 16 * 64 == (pixels[:16, :, -1] == 0).sum()
+    off = pixels[16:, :, :3] - trained[:, 16:].transpose(1, 2, 0)
+    assert np.abs(off).max() <= (0.51 if trained.max() > 1 else 1e-4)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize("placed_by", ["points", "points of a local system", "sensor model"])
+def test_images_placed_by_points_or_a_model_get_a_place_and_no_black_corner(
+    placed_by, kind, tmp_path, monkeypatch
+):
+    """Turned by 30 degrees: what the image does not cover holds no data, and is not black land."""
+    bands = np.random.default_rng(0).integers(1, 100, (3, 64, 64)).astype(kind)
+    scene = write(tmp_path / "a.tif", bands, transform=None, crs=None)
+    turned = Affine.translation(15, 50) * Affine.rotation(30) * Affine.scale(1e-5, -1e-5)
+    if placed_by == "points of a local system":
+        turned = PLACE * Affine.rotation(30)
+    with rasterio.open(scene, "r+") as dataset:
+        if placed_by == "sensor model":
+            dataset.rpcs = straight_down()
+        else:
+            corners = [(y, x) for y in (0, 64) for x in (0, 64)]
+            points = [GroundControlPoint(y, x, *geo.on_ground(turned, x, y)) for y, x in corners]
+            dataset.gcps = points, rasterio.CRS.from_user_input(4326 if placed_by == "points" else LOCAL)
+    with pytest.warns(UserWarning, match="to keep its place: ") as told, geo.open_unscaled(scene) as opened:
+        assert opened.transform is None
+    message = str(told[0].message)
+    if "rio warp" in message:
+        run_cure(message, monkeypatch, tmp_path / "out")
+    else:
+        gdal(message, monkeypatch, tmp_path / "out")
+    with geo.open_unscaled(tmp_path / "out/a_placed.tif") as opened:
+        assert opened.transform is not None
+        pixels = opened.read(0, opened.height)
+    assert (pixels[..., :3].max(-1) > 0)[pixels[..., -1] > 0].all()
+    assert placed_by == "sensor model" or 0.2 < (pixels[..., -1] == 0).mean() < 0.6
+
+
+def straight_down():
+    """The sensor model of a camera that looks straight down at 15 degrees east, 50 north."""
+    linear = [0.0] * 20
+    row, column, one = [list(linear) for _ in range(3)]
+    row[2], column[1], one[0] = -1.0, 1.0, 1.0  # the terms are 1, longitude, latitude, …
+    scales = {"lat_off": 50, "lat_scale": 3.2e-4, "long_off": 15, "long_scale": 3.2e-4}
+    scales |= {"height_off": 0, "height_scale": 100, "err_bias": None, "err_rand": None}
+    scales |= {"line_off": 32, "line_scale": 32, "samp_off": 32, "samp_scale": 32}
+    return rasterio.rpc.RPC(
+        line_num_coeff=row, line_den_coeff=one, samp_num_coeff=column, samp_den_coeff=one, **scales
+    )
+
+
+def test_packages_that_messages_name_are_those_of_the_tests():
+    """So each name is one that pip knows, and what it brings has been tried."""
+    sources = [ROOT / "landcover_segmentation.py", *(ROOT / "tools").glob("*.py")]
+    text = "".join(path.read_text(encoding="utf-8") for path in sources)
+    named = set(" ".join(re.findall(r"pip install ([a-z0-9-]+(?: [a-z0-9-]+)*)[\"`);:,]", text)).split())
+    lines = [
+        (ROOT / name).read_text(encoding="utf-8") for name in ("requirements.txt", "tests/requirements.txt")
+    ]
+    tried = set(re.findall(r"^([a-zA-Z0-9-]+)", "\n".join(lines), re.MULTILINE))
+    assert {"rasterio", "geopandas", "onnx", "pyarrow", "segmentation-models-pytorch"} <= named <= tried
 
 
 def test_masks_warped_by_the_cure_are_cut(tmp_path, monkeypatch, capsys):

@@ -236,6 +236,12 @@ def test_colours_are_what_a_reader_expects_of_a_name(names):
     assert lc.choose_colors(names) == list(lc.EXPECTED_COLORS)
 
 
+@pytest.mark.parametrize("name", ["land", "Land (unpaved area)", "土地", "terre", "Terrain", "земля"])
+def test_land_is_the_colour_of_soil(name):
+    assert lc.choose_colors(["water", name]) == ["#3b78d8", "#b58b5a"]
+    assert lc.choose_colors(["wetland", "island"]) == lc.SAFE_COLORS[:2], "a word within another"
+
+
 def test_colours_of_alike_and_unknown_names_are_told_apart():
     colors = lc.choose_colors(["deep water", "shallow water", "bureau", "season", "streetcar", "street"])
     assert len(set(colors)) == 6
@@ -288,6 +294,18 @@ def test_the_cure_for_other_ground_teaches_no_class(nodata, tmp_path):
     warped = lc.read_mask(tmp_path / "out.tif")
     assert set(np.unique(warped)) == {1, 2, 255}
     assert (warped[:, :4] == 255).all()
+
+
+def test_a_mosaic_names_the_image_that_is_gone(tmp_path):
+    from rasterio.shutil import copy
+
+    write_raster(tmp_path / "part.tif", noise(3, 64, 64))
+    copy(tmp_path / "part.tif", tmp_path / "mosaic.vrt", driver="VRT")
+    (tmp_path / "part.tif").rename(tmp_path / "moved.tif")
+    with pytest.raises(lc.InputError, match=r"mosaic\.vrt: .*part\.tif: No such file.*put that file back"):
+        lc.read_image(tmp_path / "mosaic.vrt")
+    (tmp_path / "moved.tif").rename(tmp_path / "part.tif")
+    assert lc.read_image(tmp_path / "mosaic.vrt").shape == (64, 64, 3)
 
 
 def test_points_of_two_folders_on_one_image_are_told(tmp_path):

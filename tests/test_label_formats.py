@@ -74,9 +74,9 @@ def studio(value):
     return "tasks.json", json.dumps([task])
 
 
-def coco(outline):
+def coco(outline, **more):
     image = {"id": 7, "file_name": "a.png", "width": 20, "height": 10}
-    annotation = {"id": 1, "image_id": 7, "category_id": 2, "segmentation": outline}
+    annotation = {"id": 1, "image_id": 7, "category_id": 2, "segmentation": outline, **more}
     content = {"images": [image], "annotations": [annotation], "categories": [{"id": 2, "name": "middle"}]}
     return "coco.json", json.dumps(content)
 
@@ -84,6 +84,26 @@ def coco(outline):
 def via(outline):
     regions = [{"shape_attributes": outline, "region_attributes": {"cover": "middle"}}]
     return "via.json", json.dumps({"a.png1": {"filename": "a.png", "size": 1, "regions": regions}})
+
+
+def via_of(version, attribute="0"):
+    """A rectangle as VGG Image Annotator 2.0.11 exports it, in a project, by COCO, or as 1 and 3 have it."""
+    outline, options = {"name": "rect", "x": 2, "y": 4, "width": 2, "height": 2}, {"0": "middle", "1": "low"}
+    attributes = {"region": {"cover": {"type": "dropdown", "options": options}}, "file": {}}
+    if version == "project":
+        regions = [{"shape_attributes": outline, "region_attributes": {"cover": attribute}}]
+        images = {"a.png1": {"filename": "a.png", "size": 1, "regions": regions, "file_attributes": {}}}
+        content = {"_via_settings": {}, "_via_img_metadata": images, "_via_attributes": attributes}
+        return "via.json", json.dumps(content)
+    if version == "3":
+        given = {"1": {"aname": "cover", "anchor_id": "FILE1_Z0_XY1", "type": 4, "options": options}}
+        parts = {"project": {}, "attribute": given, "view": {"1": {"fid_list": ["1"]}}}
+        parts["file"] = {"1": {"fid": "1", "fname": "a.png", "type": 2, "loc": 1, "src": ""}}
+        region = {"vid": "1", "flg": 0, "z": [], "xy": [2, 2, 4, 2, 2], "av": {"1": attribute}}
+        return "via.json", json.dumps(parts | {"metadata": {"1_x": region}})
+    hash_, quoted = "#" if version == "1" else "", json.dumps(outline).replace('"', '""')
+    head = f"{hash_}filename,file_size,file_attributes,region_count,region_id,region_shape_attributes"
+    return "via.csv", f'{head},region_attributes\na.png,1,"{{}}",1,0,"{quoted}","{{""cover"":""middle""}}"'
 
 
 def labelme(points, kind):
@@ -107,9 +127,23 @@ CASES = {
     "coco polygon": (coco([np.ravel(CORNERS).tolist()]), SQUARE),
     "coco runs": (coco({"size": [10, 20], "counts": [24, 2, 8, 2, 164]}), SQUARE),
     "via": (via({"name": "polygon", "all_points_x": [2, 4, 4, 2], "all_points_y": [4, 4, 6, 6]}), SQUARE),
+    "via 1": (via_of("1"), SQUARE),
+    "via 2 csv": (via_of("2"), SQUARE),
+    "via 2 project": (via_of("project"), SQUARE),
+    "via 3": (via_of("3"), SQUARE),
+    "via point by coco": (coco([[]], keypoints=[7, 3, 2]), {(3, 7)}),
     "labelme": (labelme(CORNERS, "polygon"), SQUARE),
     "labelme rectangle": (labelme([[4, 6], [2, 4]], "rectangle"), SQUARE),
 }
+
+
+def test_numbers_of_options_are_told(picture):
+    """VGG Image Annotator exports the id of an option, which may be a number; only projects say of what."""
+    name, content = via_of("project")
+    images = json.dumps(json.loads(content)["_via_img_metadata"])
+    (picture / name).write_text(images)
+    with pytest.warns(UserWarning, match=r"via\.json: cover holds numbers, .*give the project"):
+        assert set(read(picture / name, picture / "tiles")[0]["a"].values()) == {0}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -163,6 +197,9 @@ ODD = [
 def damaged(name, content, data):
     """A file of annotations in which one value is another, or lacks."""
     odd, where = data.draw(st.sampled_from(ODD)), st.integers(0, 999)
+    if name.endswith(".csv"):
+        cells = content.replace("\n", ",").split(",")
+        return content.replace(cells[data.draw(where) % len(cells)], str(odd), 1)
     if name.endswith(".xml"):
         root = ElementTree.fromstring(content)
         attributes = [(element.attrib, key) for element in root.iter() for key in element.attrib]
@@ -315,6 +352,24 @@ def test_what_classes_cannot_be_folders_may_be_names(tiles):
     assert read(tiles / "p.kml", tiles / "tiles", field="Name")[0] == {"a": {(3, 2): 1}}
 
 
+@pytest.mark.parametrize(
+    ("crs", "left", "right"),
+    [("EPSG:4326", -179.9, 180.1), ("EPSG:4326", 190.3, -169.7), ("EPSG:3857", -20037300.0, 20037716.7)],
+)
+@pytest.mark.parametrize("kind", ["point", "polygon"])
+def test_longitudes_once_round_the_globe_are_one(kind, crs, left, right, tmp_path):
+    """An image of Fiji reaches beyond 180 degrees, where a survey goes on with -179.9."""
+    size = 0.001 if crs == "EPSG:4326" else 10
+    (tmp_path / "tiles").mkdir()
+    image = np.zeros((10, 20, 3), np.uint8)
+    write_tif(tmp_path / "tiles/a.tif", image, crs=crs, left=right - 5.5 * size, top=1.5 * size, size=size)
+    shape = shapely.Point(left, 0)
+    shape = shape if kind == "point" else shapely.box(*shape.buffer(1.2 * size).bounds)
+    geopandas.GeoDataFrame({"class": ["middle"]}, geometry=[shape], crs=crs).to_file(tmp_path / "p.gpkg")
+    points, gone = read(tmp_path / "p.gpkg", tmp_path / "tiles")
+    assert len(points["a"]) == (1 if kind == "point" else 9) and (1, 5) in points["a"] and not gone
+
+
 @pytest.mark.parametrize("suffix", ["fgb", "shp", "parquet"])
 def test_wide_whole_numbers_are_ids(suffix, tiles):
     """A shapefile's field of 19 digits and more comes as floats."""
@@ -424,6 +479,7 @@ def test_images_with_ground_control_points_name_the_warp(tiles, monkeypatch):
             [Point(y, x, 326000 + x / 2, 2780000 - y / 2) for y, x in corners],
             rasterio.CRS.from_string(UTM),
         )
+        image.write(np.ones((3, 10, 20), np.uint8))
     (tiles / "p.csv").write_text(f"lon,lat,class\n{LON},{LAT},middle\n")
     cure_of("p.csv", "tiles")
     (tiles / "a_placed.tif").replace(tiles / "tiles/a.tif")

@@ -975,7 +975,7 @@ def test_ground_control_points_are_named_with_the_cure(tmp_path):
     source = save_tif(tmp_path / "scene.tif", picture(64, 96), crs=None, transform=None)
     with rasterio.open(source, "r+") as scene:
         scene.gcps = (gcps, rasterio.crs.CRS.from_epsg(32633))
-    with pytest.warns(UserWarning, match=r"ground control points.*gdalwarp \S+ scene_placed.tif"):
+    with pytest.warns(UserWarning, match=r"ground control points.*rio warp \S+ scene_placed.tif"):
         map_scenes.predict_scene(Colour(), source, tmp_path, tile=64)
 
 

@@ -137,14 +137,28 @@ def dataset_place(dataset: typing.Any) -> tuple:
     """The crs and transform of a rasterio dataset; (None, None) and, if there is a cure, a word without."""
     if not dataset.transform.is_identity:
         return dataset.crs, dataset.transform
-    how = "gdalwarp" if dataset.gcps[0] else "gdalwarp -rpc" if dataset.rpcs else None
-    if how:
+    if dataset.gcps[0] or dataset.rpcs:
         kind = "ground control points" if dataset.gcps[0] else "a sensor model (RPC)"
-        name = Path(dataset.name)
-        cure = "to keep its place: " + command(*how.split(), name, f"{name.stem}_placed.tif")
-        warnings.warn(f"{name}: is placed by {kind}, which a map cannot have; {cure}", stacklevel=2)
+        cure = f"to keep its place: {placing_command(dataset)}"
+        warnings.warn(f"{dataset.name}: is placed by {kind}, which a map cannot have; {cure}", stacklevel=2)
         return None, None
     return (dataset.crs, dataset.transform) if dataset.crs else (None, None)
+
+
+def placing_command(dataset: typing.Any) -> str:
+    """The command that places an image by its ground control points, else by its sensor model.
+
+    What it does not cover is declared to hold no data: black in 8 bits.
+    """
+    name, system, kind = Path(dataset.name), dataset.gcps[1], np.dtype(dataset.dtypes[0])
+    empty = np.iinfo(kind).min if kind.kind in "iu" else "nan"
+    known = dataset.nodata is not None or "alpha" in [band.name for band in dataset.colorinterp]
+    placed = f"{name.stem}_placed.tif"
+    if dataset.gcps[0] and system and system.to_epsg():
+        flags = [] if known else ["--src-nodata", empty, "--dst-nodata", empty]
+        return command("rio", "warp", name, placed, "--dst-crs", f"EPSG:{system.to_epsg()}", *flags)
+    flags = [] if dataset.gcps[0] else ["-rpc"]
+    return command("gdalwarp", *flags, *([] if known else ["-dstnodata", empty]), name, placed)
 
 
 def world_files(path: str | Path) -> list[Path]:

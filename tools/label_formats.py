@@ -3,10 +3,11 @@
 CVAT for images 1.1: https://docs.cvat.ai/docs/other/xml_format (read there; its runs of a mask also in
 https://github.com/cvat-ai/cvat). Label Studio JSON: https://labelstud.io/guide/export and the pages of its
 tags; the brush is the run-length code of https://github.com/thi-ng/umbrella, packages/rle-pack, and agrees
-with label-studio-converter 0.0.59. LabelMe 5: https://github.com/wkentaro/labelme. VGG Image Annotator 2:
-https://www.robots.ox.ac.uk/~vgg/software/via. COCO: https://cocodataset.org/#format-data, its runs as
-pycocotools 2.0 writes them. What labelme 6.3.1, datumaro 1.13.12 (CVAT, COCO), supervision 0.31.2 (COCO),
-pycocotools 2.0.11 and label-studio-sdk 2.1.2 write of polygons and masks is read to the pixel.
+with label-studio-converter 0.0.59. LabelMe 5: https://github.com/wkentaro/labelme. VGG Image Annotator 1 to
+3, as the exporters in https://github.com/ox-vgg/via write (via.js, 2.0.11 was run; of 3 _via_metadata.js was
+read). COCO: https://cocodataset.org/#format-data, its runs as pycocotools 2.0 writes them. What labelme
+6.3.1, datumaro 1.13.12 (CVAT, COCO), supervision 0.31.2 (COCO), pycocotools 2.0.11 and label-studio-sdk 2.1.2
+write of polygons and masks is read to the pixel.
 
 Tables: Collect Earth Online's sample data (plotid, sampleid, lon, lat, …, a column for each question), in
 https://github.com/openforis/collect-earth-online, src/clj/collect_earth_online/db/projects.clj; LUCAS as
@@ -121,8 +122,12 @@ def json_reader(content: typing.Any) -> Callable | None:
         return labelme_shapes
     if {"images", "annotations"} <= content.keys():
         return coco_shapes
+    if {"file", "view", "metadata", "attribute"} <= content.keys():
+        return via3_shapes
     images = content.get("_via_img_metadata", content)
-    has_regions = [isinstance(image, dict) and "regions" in image for image in dict(images).values()]
+    if not isinstance(images, dict):
+        return via_shapes
+    has_regions = [isinstance(image, dict) and "regions" in image for image in images.values()]
     return via_shapes if all(has_regions) else None
 
 
@@ -341,19 +346,64 @@ def labelme_outline(kind: str, points: np.ndarray, mask: str | None) -> tuple[st
 
 def via_shapes(path: Path, content: dict, field: str | None, passed_over: Counter) -> Iterator[Shape]:
     """The regions of VGG Image Annotator's JSON, project or annotations. field: a region's attribute."""
-    for key, image in content.get("_via_img_metadata", content).items():
+    with as_exported(str(path), "VGG Image Annotator"):
+        images = content.get("_via_img_metadata", content).items()
+        choices = content.get("_via_attributes", {}).get("region", {})
+        options = {key: one.get("options", {}) for key, one in choices.items()}
+    for key, image in images:
         with as_exported(f"{path}, image {key}", "VGG Image Annotator"):
             name, regions = image["filename"], image["regions"]
             regions = list(regions.values() if isinstance(regions, dict) else regions)
         for number, region in enumerate(regions, 1):
-            where = f"{path}, image {name}, region {number}"
-            with as_exported(where, "VGG Image Annotator"):
+            where = f"image {name}, region {number}"
+            with as_exported(f"{path}, {where}", "VGG Image Annotator"):
                 outline, attributes = region["shape_attributes"], region["region_attributes"]
-                yield via_shape(where, name, outline, attributes, field)
+                yield via_shape((path, where), name, outline, attributes, field, options)
 
 
-def via_shape(where: str, name: str, outline: dict, attributes: dict, field: str | None) -> Shape:
-    """A region of VGG Image Annotator; the class is its one attribute, or the one called field or class."""
+def via3_shapes(path: Path, content: dict, field: str | None, passed_over: Counter) -> Iterator[Shape]:
+    """The regions on images in a project of VGG Image Annotator 3. field: the name of an attribute."""
+    with as_exported(str(path), "VGG Image Annotator 3"):
+        names = {key: one["aname"] for key, one in content["attribute"].items()}
+        options = {names[key]: one.get("options", {}) for key, one in content["attribute"].items()}
+        regions = list(content["metadata"].items())
+    for key, region in regions:
+        where = f"region {key}"
+        with as_exported(f"{path}, {where}", "VGG Image Annotator 3"):
+            kind, *numbers = region["xy"] or [0]
+            (file,) = content["view"][region["vid"]]["fid_list"] if kind in VIA3 else [None]
+            if file is None or region.get("z") or content["file"][str(file)]["type"] != 2:
+                passed_over["entries of VGG Image Annotator 3 that are no region of an image"] += 1
+                continue
+            name, given = VIA3[kind]
+            outline = dict(zip(given, numbers, strict=True)) if given else {}
+            if not given:
+                outline = {"all_points_x": numbers[::2], "all_points_y": numbers[1::2]}
+            attributes = {names[one]: text for one, text in region["av"].items()}
+            image = content["file"][str(file)]["fname"]
+            yield via_shape((path, where), image, outline | {"name": name}, attributes, field, options)
+
+
+VIA3 = {  # the number of a shape -> its name in version 2, and what its numbers are there
+    1: ("point", ("cx", "cy")),
+    2: ("rect", ("x", "y", "width", "height")),
+    3: ("circle", ("cx", "cy", "r")),
+    4: ("ellipse", ("cx", "cy", "rx", "ry")),
+    5: ("polyline", ()),
+    6: ("polyline", ()),
+    7: ("polygon", ()),
+}
+
+
+def via_shape(
+    at: tuple[Path, str], name: str, outline: dict, attributes: dict, field: str | None, options: dict
+) -> Shape:
+    """A region of VGG Image Annotator; the class is its one attribute, or the one called field or class.
+
+    at: the file, and where in it. options: of each attribute the description of each option by its id; only
+    projects have them, and they count where an id is a number.
+    """
+    where = ", ".join(map(str, at))
     key = field or ("class" if "class" in attributes else next(iter(attributes), "class"))
     if not field and len(attributes) > 1 and "class" not in attributes:
         choice = ", ".join(attributes)
@@ -361,6 +411,11 @@ def via_shape(where: str, name: str, outline: dict, attributes: dict, field: str
     text = attributes.get(key, "")
     if isinstance(text, dict):  # boxes to tick
         text = "/".join(name for name, ticked in text.items() if ticked)
+    if str(text).isdecimal():
+        if key not in options:
+            cure = "if they stand for names there, give the project (Project, Save), which has both"
+            warnings.warn(f"{at[0]}: {key} holds numbers, which are read as they are; {cure}", stacklevel=2)
+        text = options.get(key, {}).get(str(text)) or text
     kind = outline["name"]
     if kind in ("polygon", "polyline"):
         ring = pairs(np.stack([outline["all_points_x"], outline["all_points_y"]], 1))
@@ -381,11 +436,12 @@ def via_shape(where: str, name: str, outline: dict, attributes: dict, field: str
 def via_rows(path: Path, rows: Iterable, field: str | None, passed_over: Counter) -> Iterator[Shape]:
     """The regions of VGG Image Annotator's CSV."""
     for line, row in rows:
-        where = f"{path}, line {line}"
-        with as_exported(where, "VGG Image Annotator"):
+        where = f"line {line}"
+        with as_exported(f"{path}, {where}", "VGG Image Annotator"):
             outline, attributes = (json.loads(row[f"region_{key}attributes"]) for key in ("shape_", ""))
+            name = row["filename"] if "filename" in row else row["#filename"]  # of version 1
             if outline:
-                yield via_shape(where, row["filename"], outline, attributes, field)
+                yield via_shape((path, where), name, outline, attributes, field, {})
             else:
                 passed_over["rows of images without a region"] += 1
 
@@ -403,7 +459,7 @@ def coco_shapes(path: Path, content: dict, field: str | None, passed_over: Count
             kind, parts = "polygon", []
             if isinstance(outline, dict):
                 kind, parts = "mask", [(0, 0, coco_mask(outline))]
-            elif outline:
+            elif any(outline or ()):  # of a point VGG Image Annotator writes [[]]
                 parts = [[pairs(ring)] for ring in outline]
             elif given.get("keypoints"):
                 points = np.array(given["keypoints"], float).reshape(-1, 3)

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import re
 import sys
 import tempfile
@@ -296,9 +297,9 @@ def place_images(images: dict[str, Path], crs: typing.Any, how: types.SimpleName
         more = f", and {len(lost) - 1} more," if len(lost) > 1 else ""
         cure = "give GeoTIFFs, or put world files beside the images; or give labels in pixels"
         with lc.open_raster(lost[0]) as dataset:
-            if system := dataset.gcps[1]:
-                warp = "rio", "warp", lost[0], f"{lost[0].stem}_placed.tif", "--dst-crs", system.to_string()
-                cure = f"its ground control points give it one: {geo.command(*warp)}"
+            if dataset.gcps[0] or dataset.rpcs:
+                kind = "ground control points" if dataset.gcps[0] else "sensor model (RPC)"
+                cure = f"its {kind} can give it one: {geo.placing_command(dataset)}"
         raise lc.InputError(f"{lost[0]}{more}: has no georeference, which labels in {how.path} need; {cure}")
     if unnamed := [images[stem] for stem, ground in grounds.items() if ground.crs is None]:
         if crs is None or not crs.is_projected:
@@ -325,6 +326,24 @@ def near(bounds: np.ndarray, ground: Ground) -> np.ndarray:
     return (x0 <= right) & (x1 >= left) & (y0 <= top) & (y1 >= bottom)
 
 
+def nearby(shapes: np.ndarray, bounds: np.ndarray, ground: Ground) -> dict[int, typing.Any]:
+    """The shapes, by number, whose bounds (N, 4) touch an image's.
+
+    Longitudes that differ by 360 are one, as are those of EPSG:3857 once round the globe: an image may reach
+    beyond 180.
+    """
+    import shapely
+
+    once_round = 2 * math.pi * 6378137 if ground.crs and ground.crs.to_epsg() == 3857 else 0
+    once_round = 360 if ground.crs and ground.crs.is_geographic else once_round
+    found: dict[int, typing.Any] = {}
+    for shift in (0, -once_round, once_round) if once_round else (0,):
+        for index in np.flatnonzero(near(bounds + np.array([shift, 0, shift, 0]), ground)).tolist():
+            shape = shapely.affinity.translate(shapes[index], shift) if shift else shapes[index]
+            found[index] = shapely.GeometryCollection([found[index], shape]) if index in found else shape
+    return dict(sorted(found.items()))
+
+
 def ground_marks(
     features: formats.Features, images: dict[str, Path], how: types.SimpleNamespace, gone: Counter
 ) -> Iterator[Mark]:
@@ -343,8 +362,8 @@ def ground_marks(
         except Exception as error:  # what pyproj raises here has no class in common
             problem = f"cannot be brought to the reference system of {images[stem]} ({error})"
             raise lc.InputError(f"{how.path}: {problem}; name its own with --crs") from error
-        close, frame = np.flatnonzero(near(bounds, ground)), shapely.box(0, 0, ground.width, ground.height)
-        in_pixels = shapely.transform(there.to_numpy()[close], partial(apply, ~ground.transform))
+        close, frame = nearby(there.to_numpy(), bounds, ground), shapely.box(0, 0, *ground[1::-1])
+        in_pixels = shapely.transform(np.array([*close.values()], object), partial(apply, ~ground.transform))
         for index, shape in zip(close, in_pixels, strict=True):
             for kind, parts in outlines(shape).items():
                 pixels = shape_pixels(kind, parts, ground.height, ground.width)
