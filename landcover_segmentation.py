@@ -119,6 +119,7 @@ WORLD_SUFFIXES = (".pgw", ".pngw", ".jgw", ".jpgw", ".jpegw", ".wld")  # where a
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, for RGB in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RGB_BANDS = (1, 2, 3)
+WITH_LOSS = "is a JPEG or packed like one, which changes ids; save masks as PNG from what they were made of"
 NO_CLASS = ("", "nan", "<na>", "null", "none")  # what tables write where nothing is known
 SPARSE_SHARE = 0.05  # labels on fewer of the pixels are points: drawn as dots, and no IoU is claimed
 CACHE_BYTES = 2**30  # decoded tiles that a data set keeps in memory: 2,700 of 256x256
@@ -390,9 +391,8 @@ def read_image(path: PathLike, **reading) -> np.ndarray:
 def band_ranges(paths: Iterable[PathLike], bands: Sequence[int] = RGB_BANDS) -> list[list[float]] | None:
     """The 2nd and 98th percentile of each band over all images together; None if all have 8 bits.
 
-    So tiles stay as bright beside each other as they are, and a scene is scaled as they were. 2000 pixels
-    of each image decide. Raises InputError if only some are deeper than 8 bits. Warns of what is nodata
-    by the look of it.
+    2000 pixels of each image decide. Raises InputError if only some are deeper than 8 bits, and warns of
+    what looks like nodata.
     """
     samples, example = [], {}
     for path in tqdm(list(paths), "looking for the range of values", leave=False, disable=None):
@@ -416,8 +416,7 @@ def range_of(values: np.ndarray, path: PathLike) -> list[float]:
         others, share = values[values != value], (values == value).mean()
         low, high = np.percentile(others, (2, 98)) if len(others) else (value, value)
         if share > 0.01 and len(others) and (sign * (others - float(value))).min() > 2 * (high - low):
-            declare = f"rio edit-info --nodata={value:.17g} {path}"
-            cure = f"if it means no data, declare it in each file, as by {declare}"
+            cure = f"if it means no data, declare it in each file: rio edit-info --nodata={value:.17g} {path}"
             fills = f"the value {value:g} fills {share:.0%} of the pixels, far from all others"
             warnings.warn(f"{Path(path).parent}: {fills}; {cure}", stacklevel=2)
             values = others
@@ -456,8 +455,7 @@ def read_mask(path: PathLike) -> np.ndarray:
             return raster_mask(dataset)
     with open_picture(path) as picture:
         if picture.format == "JPEG":
-            cure = "save masks as PNG from what they were made of"
-            raise InputError(f"{path}: is a JPEG, which changes ids; {cure}")
+            raise InputError(f"{path}: {WITH_LOSS}")
         grey_bits = re.search(r"L;([24])", str(picture.tile))
         mask = np.asarray(picture)
     if grey_bits:  # Pillow stretches grey of 2 and 4 bits to 0..255; these are ids
@@ -468,6 +466,8 @@ def read_mask(path: PathLike) -> np.ndarray:
 def raster_mask(dataset, window=None) -> np.ndarray:
     """Class ids as of `read_mask`, of a rasterio dataset or of a window of it."""
     bands = [band for band, kind in enumerate(dataset.colorinterp, 1) if kind.name != "alpha"]
+    if "JPEG" in dataset.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION", ""):
+        raise InputError(f"{dataset.name}: {WITH_LOSS}")
     with readable(dataset.name):
         values = dataset.read(bands, window=window)
         hidden = dataset.read_masks(bands, window=window) == 0
@@ -483,8 +483,7 @@ def as_class_ids(values: np.ndarray, path: PathLike) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         ids = values.astype(np.uint8)
     if not np.array_equal(ids, values):
-        known = "they run from 0 to NUM_CLASSES - 1, 255 is unlabelled"
-        raise InputError(f"{path}: holds ids {format_ids(values)}; {known}")
+        raise InputError(f"{path}: holds ids {format_ids(values)}; classes count from 0, 255 is unlabelled")
     return ids
 
 
@@ -498,7 +497,6 @@ def place_of(path: PathLike) -> tuple | None:
         if not dataset.transform.is_identity:
             (left, right), (bottom, top) = map(sorted, (dataset.bounds[::2], dataset.bounds[1::2]))
             return dataset.crs, dataset.transform, (left, bottom, right, top)
-    return None  # a picture, and rasterio is not installed
 
 
 def check_same_ground(image: Path, mask: Path) -> None:
@@ -529,8 +527,6 @@ def overlap(one: tuple, other: tuple) -> bool:
 
 def impossible_nodata(path: PathLike) -> str | None:
     """What a TIFF declares to mean no data though its type cannot hold it; GDAL then takes all for data."""
-    if Path(path).suffix.lower() not in (".tif", ".tiff"):
-        return None
     with contextlib.suppress(Exception), Image.open(path) as header, open_raster(path) as dataset:
         declared = str(header.tag_v2.get(42113, "nan")).strip("\0 ")
         return declared if dataset.nodata is None and not math.isnan(float(declared)) else None
@@ -619,8 +615,7 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
     """The line number and the fields of each row that is not blank.
 
     What spreadsheets make of a CSV is read too: byte order marks, UTF-16, a line sep=;, semicolons or tabs,
-    and with semicolons, as in countries that write 3,5, decimal commas. Raises InputError unless it is CSV
-    with these columns.
+    and with semicolons decimal commas. Raises InputError unless it is CSV with these columns.
     """
     form = f"it must be CSV in UTF-8 (in Excel: CSV UTF-8), with the columns {','.join(columns)}"
     try:
@@ -1052,6 +1047,7 @@ class DatasetReport:
     labelled_pixels: dict[str, Tensor | None]  # by file name, (N, 2) int32 (row, column); None: nearly all
     image_digests: set[bytes]
     places: list[tuple]  # of `place_of`, of the tiles that say where they lie
+    spots: set[int]  # hashes of where labels lie on the ground, else in the image; of few, 1000 of a tile
     sparse: bool  # whether the labels are points: a CSV, or masks that leave nearly all pixels unlabelled
     digest: str  # of all that was read: by it a resumed run knows its data
 
@@ -1063,7 +1059,7 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
     """
     sizes, labelled = [], 0
     counts = np.zeros(num_classes, np.int64)
-    notes, learnt_at, images, places = Counter(), {}, set(), []
+    notes, learnt_at, images, places, spots = Counter(), {}, set(), [], set()
     digest = hashlib.sha256()
     seen = ",".join(map(str, dataset.reading["bands"]))
     for index in tqdm(range(len(dataset)), f"checking {name}", unit="tile", leave=False, disable=None):
@@ -1091,6 +1087,10 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
         labelled += own
         pixels = hashlib.sha256(np.ascontiguousarray(image)).digest()
         images.add(pixels)
+        system, (a, b, c, d, e, f, *_) = place[:2] if place else (pixels, (1, 0, 0, 0, 1, 0))
+        corner = np.floor(np.linalg.solve([[e, d], [b, a]], [f, c]) + 1 / 3)  # no half is rounded two ways
+        grid = str(system), round(a, 9), round(b, 9)
+        spots |= {hash((*grid, *spot)) for spot in (at.numpy()[: 1000 * few] + corner).tolist()}
         digest.update(repr((path.name, image.shape)).encode() + pixels)
         for labels in (points, mask):
             digest.update(np.ascontiguousarray(labels))
@@ -1098,7 +1098,7 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
         where = "no point lies where its image has data"
         raise InputError(f"{dataset.tiles[0][1]}: {where}; correct the points or the images")
     sparse = dataset.points is not None or labelled < SPARSE_SHARE * sum(h * w for h, w in sizes)
-    return DatasetReport(sizes, counts, +notes, learnt_at, images, places, sparse, digest.hexdigest())
+    return DatasetReport(sizes, counts, +notes, learnt_at, images, places, spots, sparse, digest.hexdigest())
 
 
 def shuffled_batches(num_tiles: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -2025,8 +2025,7 @@ EXPECTED_COLORS = {
     "#9ccb5b": r"grass|meadow|pasture|v[eé]g[eé]t|wiese|\bherb|prairie|pasto|pradera|prato|трав|луг|草",
     "#c0392b": r"built|build|urban|\bhouse|\broof|gebäude|siedlung|häus|bâti|edif[ií]c|застро|здани|建",
     "#6b6b6b": r"\broad|street|asphalt|impervious|strass|\broute|\brue\b|carretera|camino|estrada|дорог|路",
-    "#b58b5a": r"bare|barren|unpaved|\bsoil|\bsand|\brock|\bboden|\bsol\b|suelo|\bsolo\b|suolo|почв|裸|沙"
-    r"|\b(land|terr[ae]|terrain|tierra|earth)\b|земл|土",
+    "#b58b5a": r"bar[er]|unpaved|\b(soil|sand|rock|boden|su.lo|(solo?|land|ti?err[ae])\b)|почв|зем|裸|沙|土",
 }
 # Told apart also by those who see few colours: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/.
 SAFE_COLORS = ["#cc79a7", "#000000", "#56b4e9", "#e69f00", "#009e73", "#f0e442", "#0072b2", "#d55e00"]
@@ -2561,11 +2560,12 @@ def data_notes(run: Run, train: DatasetReport, val: DatasetReport) -> Iterator[s
     if ranges := run.model.reading["ranges"]:
         yield f"bands {run.config.bands} are scaled from {ranges}, by the training tiles, to 0..255"
     if shared := len(train.image_digests & val.image_digests):
-        flatters = "are both learnt from and scored on, which flatters the score"
-        yield f"{shared} image(s) {flatters}: take others for one of the two"
+        yield f"{shared} image(s) are both learnt from and scored on, which flatters the score: part them"
     ground = sum(any(overlap(own, other) for other in train.places) for own in val.places)
     if ground > shared:
         yield f"{ground} val tile(s) lie on ground of train tiles, which flatters the score: part them"
+    if points := len(train.spots & val.spots):
+        yield f"{points:,} val point(s) lie on pixels learnt from: leave them out of one side"
     for split, data in (("training", run.train_set), ("validation", run.val_set)):
         if data.passed_over.total():
             yield f"left out of {split}: {format_counts(data.passed_over)} ({data.tiles[0][1]})"

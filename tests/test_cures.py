@@ -230,6 +230,24 @@ def test_masks_warped_by_the_cure_are_cut(tmp_path, monkeypatch, capsys):
     )
 
 
+def test_masks_that_name_their_ids_otherwise_are_translated_by_the_cure(tmp_path, monkeypatch, capsys):
+    scene = image(tmp_path / "images/a.tif")
+    mask = write(
+        tmp_path / "masks/a.tif", np.repeat([[0, 1]], 32, axis=1).repeat(64, axis=0).astype(np.uint8)
+    )
+    names = "<CategoryNames><Category>right</Category><Category>left</Category></CategoryNames>"
+    band = f'<PAMDataset><PAMRasterBand band="1">{names}</PAMRasterBand></PAMDataset>'
+    mask.with_suffix(".tif.aux.xml").write_text(band)
+    arguments = ["--images", str(scene), "--output", str(tmp_path / "tiles"), "--tile", "32", "--block", "1"]
+    arguments += ["--class-names", "nothing,left,right"]
+    assert cut_tiles.main([*arguments, "--masks", str(mask)]) == 2
+    words = shlex.split(re.search(r"python tools/labels.py .*", capsys.readouterr().err)[0])
+    monkeypatch.chdir(tmp_path)
+    assert labels.main(words[2:]) == 0
+    made = lc.read_mask(tmp_path / "masks/a.png")
+    assert (made[:, :32] == 2).all() and (made[:, 32:] == 1).all()
+
+
 def test_a_map_without_a_place_declares_what_is_no_data(tmp_path):
     """Else SAGA takes class 0 for it."""
     Image.new("L", (4, 4)).save(tmp_path / "a.png")

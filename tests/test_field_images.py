@@ -1,6 +1,8 @@
 """Images and masks as the field delivers them are read for what they are, or refused in one line."""
 
+import re
 import shlex
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -202,6 +204,51 @@ def test_val_tiles_on_ground_of_train_tiles_are_told_with_their_number(data, cap
     assert "note: 2 val tile(s) lie on ground of train tiles" in capsys.readouterr().out
 
 
+def points_of(path, names, seed=0):
+    rows = [f"{name},{x},{y},{c}" for name in names for x, y, c in ((3, 5, 0), (40, 5, 1), (seed, 9, 2))]
+    path.write_text("image,x,y,class\n" + "\n".join(rows))
+
+
+@pytest.mark.parametrize("places", ["none", "same", "half a pixel off", "37 pixels off", "elsewhere"])
+def test_points_that_train_and_val_share_are_told_with_their_number(places, data):
+    """Whatever their tiles are called: of one image, or of one ground."""
+    for side in ("train", "val"):
+        for image in (data / side / "images").glob("*.png"):
+            image.unlink()
+        for index in range(2 if side == "val" else 4):
+            name, bands = f"{side}{index}", noise(3, 64, 64, seed=index)
+            if places == "none":
+                save(data / side / f"images/{name}.png", bands.transpose(1, 2, 0))
+            else:
+                moved = {"same": 0, "half a pixel off": 0.5, "37 pixels off": 37, "elsewhere": 9000}[places]
+                x = 500_000 + 1000 * index + moved * (side == "val")
+                write_raster(data / side / f"images/{name}.tif", bands, x=x)
+    points_of(data / "train.csv", [f"train{index}" for index in range(4)])
+    points_of(data / "val.csv", ["val0", "val1"], seed=1)
+    sets, names = {}, ["low", "middle", "high"]
+    for side in ("train", "val"):
+        sets[f"{side}_set"] = lc.LandCoverDataset(
+            data / side / "images", data / f"{side}.csv", class_names=names
+        )
+    found = [lc.check_dataset(tiles, 3) for tiles in sets.values()]
+    model, config = SimpleNamespace(reading={"ranges": None}), SimpleNamespace(num_points=None)
+    notes = "".join(lc.data_notes(SimpleNamespace(model=model, config=config, **sets), *found))
+    told = re.findall(r"(\d+) val point\(s\) lie on pixels learnt from", notes)
+    assert told == {"37 pixels off": ["2"], "elsewhere": []}.get(places, ["4"]), "3 lies on 40, 37 pixels off"
+
+
+@pytest.mark.parametrize("packing", ["deflate", "jpeg"])
+def test_a_mask_packed_with_loss_is_refused(packing, tmp_path):
+    form = {"count": 1, "height": 64, "width": 64, "dtype": "uint8", "compress": packing}
+    with rasterio.open(tmp_path / "mask.tif", "w", "GTiff", **form) as file:
+        file.write(STRIPES[None])
+    if packing == "deflate":
+        assert (lc.read_mask(tmp_path / "mask.tif") == STRIPES).all()
+        return
+    with pytest.raises(lc.InputError, match=r"mask\.tif: is a JPEG or packed like one"):
+        lc.read_mask(tmp_path / "mask.tif")
+
+
 def test_ground_that_only_touches_is_not_shared(tmp_path):
     for name, x in (("one", 0), ("beside", 64), ("over", 63)):
         write_raster(tmp_path / f"{name}.tif", noise(3, 64, 64), x=x)
@@ -236,7 +283,7 @@ def test_colours_are_what_a_reader_expects_of_a_name(names):
     assert lc.choose_colors(names) == list(lc.EXPECTED_COLORS)
 
 
-@pytest.mark.parametrize("name", ["land", "Land (unpaved area)", "土地", "terre", "Terrain", "земля"])
+@pytest.mark.parametrize("name", ["land", "Land (unpaved area)", "土地", "terre", "Tierra", "terra", "земля"])
 def test_land_is_the_colour_of_soil(name):
     assert lc.choose_colors(["water", name]) == ["#3b78d8", "#b58b5a"]
     assert lc.choose_colors(["wetland", "island"]) == lc.SAFE_COLORS[:2], "a word within another"

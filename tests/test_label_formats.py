@@ -24,6 +24,9 @@ geopandas = pytest.importorskip("geopandas")
 shapely = pytest.importorskip("shapely")
 
 
+KNOWN = labels.known_classes(NAMES)
+
+
 @pytest.fixture
 def picture(tmp_path):
     (tmp_path / "tiles").mkdir()
@@ -258,6 +261,61 @@ def test_label_rasters_of_any_type(dtype, nodata, tmp_path):
     (tmp_path / "far.tif").replace(tmp_path / "other/a.tif")
     with pytest.raises(lc.InputError, match=r"other ground than .*a\.tif"):
         read(tmp_path / "other/a.tif", tmp_path / "tiles")
+
+
+def table_xml(*rows):
+    """A GDAL attribute table of name and value."""
+    form = "<Name>{0}</Name><Type>{1}</Type><Usage>{1}</Usage>"
+    columns = [form.format("Klasse", 2), form.format("Value", 0).replace("<Usage>0", "<Usage>5")]
+    parts = [f'<FieldDefn index="{index}">{column}</FieldDefn>' for index, column in enumerate(columns)]
+    cells = ("".join(f"<F>{cell}</F>" for cell in row) for row in rows)
+    parts += [f'<Row index="{index}">{row}</Row>' for index, row in enumerate(cells)]
+    return f"<GDALRasterAttributeTable>{''.join(parts)}</GDALRasterAttributeTable>"
+
+
+CATEGORIES = "".join(f"<Category>{name}</Category>" for name in ("high", "other", "low"))
+LEGENDS = {
+    "categories": f"<CategoryNames>{CATEGORIES}</CategoryNames>",
+    "attribute table": table_xml(("high", 0), ("Low", 2)),
+}
+
+
+@pytest.mark.parametrize("legend", LEGENDS)
+def test_names_that_a_raster_gives_its_values_count(legend, tiles):
+    """Its 0 is our 2; what it calls by no name of ours is an id, and --classes has the last word."""
+    write_tif(tiles / "l.tif", np.uint8([[0, 1, 2]]).repeat(10, 0)[..., None], left=326000.0)
+    band = f'<PAMRasterBand band="1">{LEGENDS[legend]}</PAMRasterBand>'
+    (tiles / "l.tif.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>")
+    how = labels.reading()
+    points, _ = labels.read_labels(tiles / "l.tif", lc.list_images(tiles / "tiles"), KNOWN, how)
+    assert points["a"][:3].tolist() == [[0, 0, 2], [0, 1, 1], [0, 2, 0]]
+    assert how.notes == [
+        f"{tiles / 'l.tif'} names its values, which count by these names: {how.notes[0][-13:]}"
+    ]
+    (tiles / "t.csv").write_text("from,to\n0,low\n1,middle\n2,high\n")
+    known, how = labels.known_classes(NAMES, tiles / "t.csv"), labels.reading(classes=tiles / "t.csv")
+    points, _ = labels.read_labels(tiles / "l.tif", lc.list_images(tiles / "tiles"), known, how)
+    assert points["a"][:3].tolist() == [[0, 0, 0], [0, 1, 1], [0, 2, 2]] and not how.notes
+
+
+@pytest.mark.parametrize(("suffix", "how"), [("jp2", {}), ("jp2", {"reversible": "yes", "quality": 100})])
+def test_labels_packed_with_loss_are_refused(suffix, how, tiles):
+    """By default JPEG 2000 makes other classes of some, ids like any."""
+    from rasterio.shutil import copy
+
+    write_tif(tiles / "l.tif", np.uint8([np.arange(20) // 7]).repeat(10, 0)[..., None], left=326000.0)
+    copy(tiles / "l.tif", tiles / f"l.{suffix}", driver="JP2OpenJPEG", **how)
+    if how:
+        assert sum(map(len, read(tiles / "l.jp2", tiles / "tiles")[0].values())) == 200
+        return
+    with pytest.raises(lc.InputError, match=r"l\.jp2: is a JPEG or packed like one"):
+        read(tiles / "l.jp2", tiles / "tiles")
+
+
+def test_curves_name_what_makes_lines_of_them(tiles):
+    (tiles / "p.csv").write_text('wkt,class\n"CIRCULARSTRING (0 0, 1 1, 2 0)",low\n')
+    with pytest.raises(lc.InputError, match=r"line 2: .* has curves; .*CONVERT_TO_LINEAR"):
+        read(tiles / "p.csv", tiles / "tiles", crs=UTM)
 
 
 def degrees(x, y):

@@ -106,6 +106,8 @@ def open_labels(name: str, config: argparse.Namespace) -> typing.Iterator[tuple[
             yield scene, sparse_rows(labels, scene.width)
             return
         geo.check_same_ground(labels, path)
+        if not lc.is_picture(labels):
+            geo.check_value_names(labels, path, config.class_names)
         shape, read = stack.enter_context(open_mask(labels))
         if tuple(shape) != (scene.height, scene.width):
             raise lc.InputError(f"{labels}: differs in size from {path}; make them the same size")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -143,6 +144,37 @@ def dataset_place(dataset: typing.Any) -> tuple:
         warnings.warn(f"{dataset.name}: is placed by {kind}, which a map cannot have; {cure}", stacklevel=2)
         return None, None
     return (dataset.crs, dataset.transform) if dataset.crs else (None, None)
+
+
+def value_names(path: str | Path) -> dict[int, str]:
+    """What a raster says its values mean, by GDAL's category names or an attribute table; {} if nothing.
+
+    rasterio does not show them, but writes them into a copy as VRT, whatever the format.
+    """
+    from rasterio.shutil import copy
+
+    with tempfile.TemporaryDirectory() as folder, lc.readable(path):
+        copy(str(path), f"{folder}/names.vrt", driver="VRT")
+        band = ElementTree.parse(f"{folder}/names.vrt").find("VRTRasterBand")
+    names = {index: one.text for index, one in enumerate(band.iterfind("CategoryNames/Category"))}
+    if (table := band.find("GDALRasterAttributeTable")) is not None:
+        usages = [field.findtext("Usage") for field in table.iter("FieldDefn")]
+        if {"5", "2"} <= {*usages}:  # a value, and its name
+            rows = [[cell.text for cell in row] for row in table.iter("Row")]
+            value, name = usages.index("5"), usages.index("2")
+            names |= {int(float(row[value])): row[name] for row in rows}
+    return {value: name for value, name in names.items() if name}
+
+
+def check_value_names(path: str | Path, image: str | Path, class_names: Sequence[str]) -> None:
+    """Raises InputError if a raster of class ids calls an id by the name of another class."""
+    ids = {lc.plain_name(name): index for index, name in enumerate(class_names)}
+    for value, name in value_names(path).items():
+        if (wanted := ids.get(lc.plain_name(name), value)) != value:
+            problem = f"calls {value} {name!r}, which is class {wanted} here"
+            words = "tools/labels.py", "--labels", path, "--images", image, "--output", "masks"
+            cure = f"translate it: {command('python', *words, '--class-names', ','.join(class_names))}"
+            raise lc.InputError(f"{path}: {problem}; {cure}")
 
 
 def placing_command(dataset: typing.Any) -> str:

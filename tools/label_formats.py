@@ -656,6 +656,9 @@ def table_features(
                 geometry.append(shapely.from_wkt(text))
             except shapely.errors.ShapelyError as error:
                 raise lc.InputError(f"{where}: {given[0][:40]!r} is no WKT; correct or remove it") from error
+            except NotImplementedError as error:
+                cure = "save its curves as lines (ogr2ogr -nlt CONVERT_TO_LINEAR)"
+                raise lc.InputError(f"{where}: {given[0][:40]!r} has curves; {cure}") from error
         else:
             x, y = (number(text, f"{where}: {name}") for text, name in zip(given, place, strict=True))
             west = row.get(re.sub("(lon|long|longitude)$", "ew", place[0])) in ("2", "W", "w")  # of LUCAS

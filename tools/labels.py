@@ -433,11 +433,14 @@ def raster_marks(
     path: Path, images: dict[str, Path], how: types.SimpleNamespace, known: dict, gone: Counter
 ) -> Iterator[Mark]:
     """The marks of a raster: on the image of its name, else on all images on whose ground it lies."""
-    if path.suffix.lower() in (".jpg", ".jpeg"):
-        cure = "save labels as PNG or GeoTIFF from what they were made of"
-        raise lc.InputError(f"{path}: is a JPEG, which changes values; {cure}")
     named = image_finder(images)(path.name)
     with lc.open_raster(path) as dataset:
+        packing = dataset.tags(ns="IMAGE_STRUCTURE")
+        lossy = packing.get("COMPRESSION_REVERSIBILITY") == "LOSSY" or "JPEG" in packing.get(
+            "COMPRESSION", ""
+        )
+        if lossy or dataset.driver == "JPEG":
+            raise lc.InputError(f"{path}: {lc.WITH_LOSS}")
         if [kind.name for kind in dataset.colorinterp].count("alpha") != dataset.count - 1:
             colors = "for colours there is tools/convert_masks.py"
             stack = geo.command("rio", "stack", path, "--bidx", 1, "--output", "one.tif")
@@ -448,12 +451,25 @@ def raster_marks(
             raise lc.InputError(f"{path}: no image is called like it, and it has no georeference; {cure}")
         if named is None:
             place_images(images, dataset.crs, how)
-        on_images = False
+        on_images, names = False, legend_names(path, known, how)
         for stem in [named] if named else tqdm(images, "placing labels", leave=False, disable=None):
             if offset := raster_offset(path, dataset, images[stem], stem == named):
                 on_images = True
-                yield from window_marks(path, dataset, stem, *offset, how, known, gone)
+                yield from window_marks(path, dataset, stem, *offset, names, how, known, gone)
         gone["rasters of labels outside of all images"] += not on_images
+
+
+def legend_names(path: Path, known: dict, how: types.SimpleNamespace) -> dict[str, str]:
+    """The class that a raster itself names for each value, where it is one of ours and --classes is silent.
+
+    Its 1 may be our 2: what it says by name counts, and is told.
+    """
+    meant = {str(value): name for value, name in geo.value_names(path).items() if plain(name) in known}
+    meant = {value: name for value, name in meant.items() if not (how.classes and value in known)}
+    other = [f"{value} {name}" for value, name in meant.items() if known.get(value) != known[plain(name)]]
+    if other:
+        how.notes.append(f"{path} names its values, which count by these names: {formats.shown(other)}")
+    return meant
 
 
 def raster_offset(path: Path, dataset: typing.Any, image: Path, named: bool) -> tuple | None:
@@ -487,9 +503,9 @@ def raster_offset(path: Path, dataset: typing.Any, image: Path, named: bool) -> 
 
 
 def window_marks(
-    path: Path, dataset: typing.Any, stem: str, height: int, width: int, top: int, left: int, how, known, gone
+    path: Path, dataset, stem: str, height: int, width: int, top: int, left: int, names, how, known, gone
 ) -> Iterator[Mark]:
-    """The marks of the part of a raster that lies on an image, one for each value."""
+    """The marks of the part of a raster on an image, one for each value. names: of `legend_names`."""
     rows, columns = (
         (max(0, start), min(length, start + size))
         for start, length, size in ((top, dataset.height, height), (left, dataset.width, width))
@@ -505,6 +521,7 @@ def window_marks(
         raise lc.InputError(f"{path}: holds {len(found):,} different values, which are no classes; {cure}")
     for value in found.tolist():
         text, pixels = formats.text_of(value), np.argwhere(labelled & (values == value))
+        text = names.get(text, text)
         how.values.add(text)
         if text == "255" and text not in known:
             gone["pixels of 255, which is unlabelled"] += len(pixels)
@@ -682,7 +699,13 @@ def read_points(
 
 def reading(**options) -> types.SimpleNamespace:
     """How labels are read: field, layer, crs and points_per_polygon, as on the command line."""
-    chosen = {"field": None, "layer": None, "crs": None, "points_per_polygon": None} | options
+    chosen = {
+        "field": None,
+        "layer": None,
+        "crs": None,
+        "points_per_polygon": None,
+        "classes": None,
+    } | options
     return types.SimpleNamespace(**chosen, notes=[], values=set(), used=set(), cure="")
 
 
@@ -794,7 +817,8 @@ def main(argv: list[str]) -> None:
     check_no_label_lost(args.output)
     one = args.images.is_file() and args.images.suffix.lower() in lc.IMAGE_SUFFIXES
     images = {args.images.stem: args.images} if one else lc.list_images(args.images)
-    how = reading(**{name: getattr(args, name) for name in ("field", "layer", "crs", "points_per_polygon")})
+    options = "field", "layer", "crs", "points_per_polygon", "classes"
+    how = reading(**{name: getattr(args, name) for name in options})
     labels, gone = read_labels(args.labels, images, known_classes(args.class_names, args.classes), how)
     gone["images without a label"] += len(images) - len(labels)
     if args.output.suffix.lower() == ".csv":
