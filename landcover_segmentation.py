@@ -626,7 +626,7 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
             file.seek(start)
             mark = max(",;\t", key=file.readline().count)
             file.seek(start)
-            reader = csv.DictReader(file, delimiter=mark, skipinitialspace=True)
+            reader = csv.DictReader(file, delimiter=mark, skipinitialspace=True, strict=True)
             head = [name.strip().lower() for name in reader.fieldnames or []]
             wrong = [name for name in columns if head.count(name) != 1]
             if wrong:

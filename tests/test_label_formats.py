@@ -312,6 +312,15 @@ def test_labels_packed_with_loss_are_refused(suffix, how, tiles):
         read(tiles / "l.jp2", tiles / "tiles")
 
 
+@pytest.mark.parametrize(
+    "reader", [read, lambda path, tiles: lc.read_points(path, lc.list_images(tiles), NAMES)]
+)
+def test_a_quote_that_is_not_closed_swallows_no_row(reader, tiles):
+    (tiles / "p.csv").write_text('x,y,class,image\n1,1,low,"\n2,2,low,a.tif\n3,3,low,a.tif\n')
+    with pytest.raises(lc.InputError, match=r"p\.csv.*cannot be read .*unexpected end of data"):
+        reader(tiles / "p.csv", tiles / "tiles")
+
+
 def test_curves_name_what_makes_lines_of_them(tiles):
     (tiles / "p.csv").write_text('wkt,class\n"CIRCULARSTRING (0 0, 1 1, 2 0)",low\n')
     with pytest.raises(lc.InputError, match=r"line 2: .* has curves; .*CONVERT_TO_LINEAR"):

@@ -1,11 +1,14 @@
 """Labels of the field: vector points fall on the pixels that hold them, and become a CSV for training."""
 
 import csv
+import re
 import sys
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from test_annotations import NAMES, UTM, write_csv, write_tif
 
@@ -14,8 +17,12 @@ import landcover_segmentation as lc
 sys.path.insert(0, str(ROOT / "tools"))
 import labels as label_tool
 
+rasterio = pytest.importorskip("rasterio")
 geopandas = pytest.importorskip("geopandas")
 shapely = pytest.importorskip("shapely")
+
+from rasterio.features import rasterize
+from rasterio.transform import Affine, from_origin
 
 
 def write_vector(path, places, labels, crs=UTM, kind=shapely.Point, name="class", **more):
@@ -264,7 +271,7 @@ def test_labels_that_are_there_are_not_overwritten(data, capsys):
 def test_mistakes_are_one_line(data, tmp_path, capsys):
     images = data / "train/images"
     (data / "points.csv").write_text("image,x,y,class\ntile_0,1,1,lake\n")
-    for wanted, *given in (
+    for wanted, *arguments in (
         ("line 2: class 'lake'", data / "points.csv", images, data / "out.csv"),
         ("points.txt: cannot be read", data / "points.txt", images, data / "out.csv"),
         ("out.txt: must be a file NAME.csv", data / "points.csv", images, data / "out.txt"),
@@ -272,7 +279,7 @@ def test_mistakes_are_one_line(data, tmp_path, capsys):
         ("give 1 to 254 names", data / "points.csv", images, data / "out.csv", "--class-names", "a,a"),
         ("cannot be read", data / "none.csv", images, data / "out.csv"),
     ):
-        assert wanted in complaint_of(capsys, *given)
+        assert wanted in complaint_of(capsys, *arguments)
         assert not (data / "out.csv").exists()
 
 
@@ -283,3 +290,144 @@ def test_images_of_one_name_in_two_folders_are_told(data, capsys):
     assert run(*given) == 0
     told = capsys.readouterr().err
     assert told.count("warning") == 1 and "labels of tile_0.png in site1 and in site2" in told
+
+
+# =====================================================================================================
+# Made-up files: the right labels, as an independent reading has them, or one line
+# =====================================================================================================
+
+MADE_UP = {"derandomize": True, "deadline": None, "suppress_health_check": list(HealthCheck)}
+WORDS = {"low": 0, " Middle": 1, "HIGH ": 2, "2": 2, "1.0": 1, "": None, "NULL": None}
+NEAR = st.tuples(st.floats(325998, 326022), st.floats(2779983, 2780002))
+FORM = {"height": 30, "width": 40, "count": 1, "crs": UTM}
+GRID = from_origin(326000, 2780000, 0.5, 0.5)
+SHAPES = (
+    NEAR.map(shapely.Point)
+    | st.lists(NEAR, min_size=1, max_size=4).map(shapely.MultiPoint)
+    | st.lists(NEAR, min_size=3, max_size=7).map(shapely.Polygon).filter(lambda polygon: polygon.area > 0.01)
+    | st.tuples(NEAR, st.floats(0.3, 6)).map(lambda one: shapely.Point(one[0]).buffer(one[1]))
+    | st.tuples(NEAR, NEAR).map(lambda two: shapely.union_all([shapely.Point(at).buffer(2) for at in two]))
+    | st.tuples(NEAR, st.floats(1, 6)).map(
+        lambda one: shapely.Point(one[0]).buffer(one[1]).boundary.buffer(0.4)
+    )
+)
+NOTHING = st.sampled_from([None, shapely.Point(), shapely.Polygon(), shapely.GeometryCollection()])
+
+
+def read_or_line(path, images, **options):
+    """The labels of the west tile and what is passed over; None if there are none, for a reason it tells."""
+    try:
+        points, gone = label_tool.read_points(path, images, NAMES, **options)
+    except lc.InputError as error:
+        assert str(path) in str(error)
+        return None, {}
+    return points.get("west", {}), gone
+
+
+@settings(max_examples=15, **MADE_UP)
+@given(
+    shape=SHAPES,
+    word=st.sampled_from(sorted(WORDS)),
+    empty=st.lists(NOTHING, max_size=2),
+    suffix=st.sampled_from(["gpkg", "geojson"]),
+    crs=st.sampled_from([UTM, "EPSG:32639"]),
+)
+def test_made_up_features(shape, word, empty, suffix, crs, tiles, tmp_path):
+    """Beside features without a geometry; GDAL fills polygons, up to centres that lie on an outline."""
+    path = tmp_path / f"made.{suffix}"
+    path.unlink(missing_ok=True)
+    table = geopandas.GeoDataFrame({"class": [word] * (1 + len(empty))}, geometry=[shape, *empty], crs=UTM)
+    table.to_crs(crs).to_file(path)
+    points, gone = read_or_line(path, {"west": tiles / "west.tif"})
+    if shape.area:
+        wanted = rasterize([shape], (30, 40), transform=GRID) > 0
+    else:
+        wanted = np.zeros((30, 40), bool)
+        for column, row in (~GRID * (part.x, part.y) for part in shapely.get_parts(shape)):
+            if 0 <= row < 30 and 0 <= column < 40:
+                wanted[int(row), int(column)] = True
+    if points is None:
+        assert WORDS[word] is None or not wanted.any()
+        return
+    assert gone["features without a geometry"] == len(empty) and set(points.values()) == {WORDS[word]}
+    found = np.zeros_like(wanted)
+    found[tuple(np.array(list(points)).T)] = True
+    y, x = np.nonzero(found != wanted)
+    centres = shapely.points(*(GRID * (x + 0.5, y + 0.5)))
+    assert (shapely.distance(shape.boundary if shape.area else shape, centres) < 0.51).all()
+    assert len(y) <= (0.05 if crs == UTM else 0.3) * wanted.sum() + 2
+
+
+@settings(max_examples=40, **MADE_UP)
+@given(
+    rows=st.dictionaries(
+        st.tuples(st.integers(0, 39), st.integers(0, 29)), st.sampled_from(sorted(WORDS)), min_size=2
+    ),
+    order=st.permutations(["image", "x", "y", "class", "note"]),
+    mark=st.sampled_from([",", ";", "\t"]),
+    comma=st.booleans(),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    damage=st.sampled_from([None, "", "x", "nan", "-1", "1e999", "é", "0,0", '"', "\0", "99"]),
+    where=st.integers(0, 99),
+)
+def test_made_up_tables(rows, order, mark, comma, encoding, damage, where, tiles, tmp_path):
+    """In every spelling the same points; of a damaged row nothing, one line, or what it says."""
+    fields = {"image": "west.tif", "note": "a b"}
+    lines = [
+        [{"x": f"{x}.25", "y": f"{y}.75", "class": word, **fields}[name] for name in order]
+        for (x, y), word in rows.items()
+    ]
+    if damage is not None:
+        lines[where % len(lines)][order.index(("image", "x", "y", "class")[where % 4])] = damage
+    text = "\n".join(mark.join(cells) for cells in [order, *lines])
+    if comma and mark == ";":
+        text = re.sub(r"(\d)\.(\d\d)\b", r"\1,\2", text)
+    (tmp_path / "made.csv").write_bytes(text.encode(encoding))
+    points, gone = read_or_line(tmp_path / "made.csv", {"west": tiles / "west.tif"})
+    wanted = {(y, x): WORDS[word] for (x, y), word in rows.items() if WORDS[word] is not None}
+    if points is None:
+        assert damage is not None or not wanted
+        return
+    missing, strange = wanted.items() - points.items(), points.items() - wanted.items()
+    assert max(len(missing), len(strange)) <= (damage is not None)
+    assert damage is not None or gone.get("points without a class", 0) == len(rows) - len(wanted)
+
+
+@settings(max_examples=40, **MADE_UP)
+@given(
+    ids=st.lists(st.integers(0, 3), min_size=4, max_size=4),
+    kind=st.sampled_from(["uint8", "int8", "uint16", "int32", "int64", "float32", "float64"]),
+    nodata=st.sampled_from([None, 3, 100, "nan", "undeclared 3"]),
+    masked=st.booleans(),
+    shift=st.tuples(st.integers(-9, 9), st.integers(-9, 9)),
+    fraction=st.sampled_from([0, 0, 0.05, 0.5]),
+    cut=st.sampled_from([None, None, None, 0.3, 0.9]),
+)
+def test_made_up_rasters(ids, kind, nodata, masked, shift, fraction, cut, tiles, tmp_path):
+    """Of any type, on the image's grid or near it, with what is empty in a value, a mask or both."""
+    values = np.repeat(np.repeat(np.array(ids, kind).reshape(2, 2), 15, 0), 20, 1)
+    empty = np.zeros((30, 40), bool)
+    if masked:
+        empty[:7] = True
+    declared = np.nan if nodata == "nan" and kind.startswith("f") else nodata if nodata in (3, 100) else None
+    hidden = empty | (values == 3 if declared == 3 and not masked else False)
+    form = FORM | {"dtype": kind, "nodata": declared}
+    form["transform"] = GRID * Affine.translation(shift[0] + fraction, shift[1])
+    path = tmp_path / "made.tif"
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "w", "GTiff", **form) as dataset:
+        dataset.write(values, 1)
+        if masked:
+            dataset.write_mask(np.uint8(~empty) * 255)
+    if cut:
+        path.write_bytes(path.read_bytes()[: int(cut * path.stat().st_size)])
+    points, _ = read_or_line(path, {"west": tiles / "west.tif"})
+    y, x = np.nonzero(~hidden)
+    inside = (x + shift[0] >= 0) & (x + shift[0] < 40) & (y + shift[1] >= 0) & (y + shift[1] < 30)
+    wanted = {
+        (row + shift[1], column + shift[0]): int(values[row, column])
+        for row, column in zip(y[inside].tolist(), x[inside].tolist(), strict=True)
+    }
+    if points is None:
+        assert cut or fraction == 0.5 or 3 in wanted.values() or not wanted
+    else:
+        assert points == wanted
