@@ -48,6 +48,13 @@ READING = """
 - Where a file declares no nodata value, SAGA takes 0 for one: it hides class 0 of masks, and what is black.
 - GRASS, SAGA and OTB do not read the mask by which a tile says what is empty; there its pixels are black.
 - The world file of an earlier overlay is removed: left beside it, it would have moved the overlay.
+- Read, not tried: QGIS from 3.30 asks GDAL for a band's attribute table (`readNativeAttributeTable` in
+  https://github.com/qgis/QGIS, src/core/providers/gdal/qgsgdalprovider.cpp at 0178ef7), and so is given ours.
+  Whether it colours a layer by it unasked, we did not find.
+- Read, not tried: Esri says that an .aux.xml may hold a colour map, statistics or a table
+  (https://pro.arcgis.com/en/pro-app/2.9/help/data/imagery/auxiliary-files.htm) and that the attribute table
+  of a file lies in its folder (https://pro.arcgis.com/en/pro-app/3.2/help/data/imagery/
+  raster-dataset-attribute-tables-pro-.htm). Neither page says that ArcGIS reads GDAL's table.
 """
 
 # ==== Our files ======================================================================================

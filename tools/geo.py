@@ -444,8 +444,8 @@ def there_is_room(folder: Path) -> Iterator[None]:
 
 
 def legend_xml(names: Sequence[str], palette: np.ndarray, tags: dict[str, str]) -> str:
-    """The .aux.xml beside a raster of classes: GDAL takes the names from its categories, GRASS and ArcGIS
-    names and colours from its attribute table (https://gdal.org/en/stable/user/raster_data_model.html).
+    """The .aux.xml beside a raster of classes: GDAL takes the names from its categories, GRASS names and
+    colours from its attribute table (https://gdal.org/en/stable/user/raster_data_model.html).
     """
     items = "".join(f"<MDI key={quoteattr(key)}>{escape(text)}</MDI>" for key, text in tags.items())
     metadata = f"<Metadata>{items}</Metadata>" if items else ""
