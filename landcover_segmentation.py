@@ -119,7 +119,7 @@ WORLD_SUFFIXES = (".pgw", ".pngw", ".jgw", ".jpgw", ".jpegw", ".wld")  # where a
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, for RGB in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RGB_BANDS = (1, 2, 3)
-WITH_LOSS = "is a JPEG or packed like one, which changes ids; save masks as PNG from what they were made of"
+WITH_LOSS = "is packed with loss (JPEG), which changes ids; save the original as PNG"
 NO_CLASS = ("", "nan", "<na>", "null", "none")  # what tables write where nothing is known
 SPARSE_SHARE = 0.05  # labels on fewer of the pixels are points: drawn as dots, and no IoU is claimed
 CACHE_BYTES = 2**30  # decoded tiles that a data set keeps in memory: 2,700 of 256x256
@@ -214,7 +214,7 @@ def readable(path: PathLike) -> Iterator[None]:
         raise InputError(f"{path}: no such file") from error
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, …, rasterio its own
         cause = error.__cause__ or error  # rasterio's own words only point there
-        cure = "put that file back there" if "No such file" in str(cause) else "replace or remove it"
+        cure = "put that file back" if "No such file" in str(cause) else "replace or remove it"
         raise InputError(f"{path}: cannot be read ({cause}); {cure}") from error
 
 
@@ -416,7 +416,8 @@ def range_of(values: np.ndarray, path: PathLike) -> list[float]:
         others, share = values[values != value], (values == value).mean()
         low, high = np.percentile(others, (2, 98)) if len(others) else (value, value)
         if share > 0.01 and len(others) and (sign * (others - float(value))).min() > 2 * (high - low):
-            cure = f"if it means no data, declare it in each file: rio edit-info --nodata={value:.17g} {path}"
+            declare = f"rio edit-info --nodata={value:.17g} {path}"
+            cure = f"if it means no data, declare it in each file: {declare}"
             fills = f"the value {value:g} fills {share:.0%} of the pixels, far from all others"
             warnings.warn(f"{Path(path).parent}: {fills}; {cure}", stacklevel=2)
             values = others
@@ -447,8 +448,7 @@ def band_statistics(paths: Iterable[PathLike], reading: dict) -> dict[str, tuple
 def read_mask(path: PathLike) -> np.ndarray:
     """Reads a mask of class ids, (H, W) uint8, 255 = unlabelled; a palette gives its indices.
 
-    TIFFs may be of any type; what they declare nodata is unlabelled, and so is NaN.
-    Raises InputError for files that cannot be read, for colour pictures, and for ids above 255.
+    TIFFs may be of any type; nodata and NaN are unlabelled. Raises InputError for colours and ids above 255.
     """
     if Path(path).suffix.lower() in (".tif", ".tiff"):
         with open_raster(path) as dataset:
@@ -466,7 +466,8 @@ def read_mask(path: PathLike) -> np.ndarray:
 def raster_mask(dataset, window=None) -> np.ndarray:
     """Class ids as of `read_mask`, of a rasterio dataset or of a window of it."""
     bands = [band for band, kind in enumerate(dataset.colorinterp, 1) if kind.name != "alpha"]
-    if "JPEG" in dataset.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION", ""):
+    packing = dataset.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION")
+    if packing and "JPEG" in packing:
         raise InputError(f"{dataset.name}: {WITH_LOSS}")
     with readable(dataset.name):
         values = dataset.read(bands, window=window)
@@ -483,7 +484,8 @@ def as_class_ids(values: np.ndarray, path: PathLike) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         ids = values.astype(np.uint8)
     if not np.array_equal(ids, values):
-        raise InputError(f"{path}: holds ids {format_ids(values)}; classes count from 0, 255 is unlabelled")
+        known = "they run from 0 to NUM_CLASSES - 1, 255 is unlabelled"
+        raise InputError(f"{path}: holds ids {format_ids(values)}; {known}")
     return ids
 
 
@@ -527,9 +529,10 @@ def overlap(one: tuple, other: tuple) -> bool:
 
 def impossible_nodata(path: PathLike) -> str | None:
     """What a TIFF declares to mean no data though its type cannot hold it; GDAL then takes all for data."""
-    with contextlib.suppress(Exception), Image.open(path) as header, open_raster(path) as dataset:
-        declared = str(header.tag_v2.get(42113, "nan")).strip("\0 ")
-        return declared if dataset.nodata is None and not math.isnan(float(declared)) else None
+    with contextlib.suppress(Exception), Image.open(path) as header:
+        if not math.isnan(float(declared := str(header.tag_v2.get(42113, "nan")).strip("\0 "))):
+            with open_raster(path) as dataset:
+                return declared if dataset.nodata is None else None
 
 
 def format_ids(mask: np.ndarray) -> str:
@@ -657,10 +660,7 @@ def pixel(text: str, where: str) -> int:
 
 
 def find_class(text: str, class_names: Sequence[str], where: str) -> int:
-    """The id of a class given by name, in any case, or by id, unless classes are named by numbers.
-
-    3.0 is 3, as tables with gaps write it.
-    """
+    """The id of a class given by name, in any case, or by id, unless names are numbers; 3.0 is 3."""
     names, text = [plain_name(name) for name in class_names], plain_name(text)
     if text in names:
         return names.index(text)
@@ -1053,12 +1053,8 @@ class DatasetReport:
 
 
 def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data") -> DatasetReport:
-    """Reads every tile once, so that no bad file stops a run in its third hour.
-
-    Raises InputError for the first tile that cannot be used.
-    """
-    sizes, labelled = [], 0
-    counts = np.zeros(num_classes, np.int64)
+    """Reads every tile before a run of hours. Raises InputError for the first that cannot be used."""
+    sizes, labelled, counts = [], 0, np.zeros(num_classes, np.int64)
     notes, learnt_at, images, places, spots = Counter(), {}, set(), [], set()
     digest = hashlib.sha256()
     seen = ",".join(map(str, dataset.reading["bands"]))
@@ -1077,7 +1073,8 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
         counts += np.bincount(points[learnt], minlength=num_classes)
         few = learnt.mean() < SPARSE_SHARE
         learnt_at[path.name] = torch.from_numpy(np.argwhere(learnt).astype(np.int32)) if few else None
-        places += [place] if (place := place_of(path)) else []
+        place = place_of(path)
+        places += [place] if place else []
         for band in alphas_read(path, dataset.reading["bands"]):
             notes[f"have an alpha as band {band}, which BANDS reads as data"] += 1
         if nodata := impossible_nodata(path):
@@ -1087,10 +1084,12 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
         labelled += own
         pixels = hashlib.sha256(np.ascontiguousarray(image)).digest()
         images.add(pixels)
-        system, (a, b, c, d, e, f, *_) = place[:2] if place else (pixels, (1, 0, 0, 0, 1, 0))
+        system, lattice = place[:2] if place else (pixels, (1, 0, 0, 0, 1, 0))
+        a, b, c, d, e, f = lattice[:6]
         corner = np.floor(np.linalg.solve([[e, d], [b, a]], [f, c]) + 1 / 3)  # no half is rounded two ways
         grid = str(system), round(a, 9), round(b, 9)
-        spots |= {hash((*grid, *spot)) for spot in (at.numpy()[: 1000 * few] + corner).tolist()}
+        at = np.argwhere(learnt & few)[:1000] + corner
+        spots |= {hash((*grid, *spot)) for spot in at.tolist()}
         digest.update(repr((path.name, image.shape)).encode() + pixels)
         for labels in (points, mask):
             digest.update(np.ascontiguousarray(labels))
@@ -1098,7 +1097,8 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
         where = "no point lies where its image has data"
         raise InputError(f"{dataset.tiles[0][1]}: {where}; correct the points or the images")
     sparse = dataset.points is not None or labelled < SPARSE_SHARE * sum(h * w for h, w in sizes)
-    return DatasetReport(sizes, counts, +notes, learnt_at, images, places, spots, sparse, digest.hexdigest())
+    found = images, places, spots, sparse, digest.hexdigest()
+    return DatasetReport(sizes, counts, +notes, learnt_at, *found)
 
 
 def shuffled_batches(num_tiles: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
