@@ -80,10 +80,16 @@ def flags(data: Path, **settings) -> list[str]:
 
 
 @pytest.fixture
-def no_pictures(monkeypatch):
-    """Pictures are empty files: two thirds of a short run's time go into drawing them."""
-    for name in ("draw_history", "draw_predictions"):
-        monkeypatch.setattr(f"landcover_segmentation.{name}", lambda path, *_, **__: Path(path).touch())
+def pictures():
+    """For tests of what a run draws; the others get files that say what would be drawn."""
+
+
+@pytest.fixture(autouse=True)
+def quick_pictures(request, monkeypatch):
+    """Most of a short run's time would go into drawing its pictures."""
+    for name in ("draw_history", "draw_predictions") if "pictures" not in request.fixturenames else ():
+        stub = lambda path, *given, name=name: Path(path).write_text(f"{name}{given}")  # noqa: E731
+        monkeypatch.setattr(f"landcover_segmentation.{name}", stub)
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 import csv
 import itertools
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -27,7 +25,7 @@ def one_thread():
     """Networks this small gain nothing from more, and lose much where other processes want the cores too."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield {**os.environ, "OMP_NUM_THREADS": "1"}
+    yield
     torch.set_num_threads(threads)
 
 
@@ -141,8 +139,8 @@ def test_points_stay_spread_out_and_uncertain_round_after_round():
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, one_thread):
-    """A small data set with an unlabelled corner, and the study on it as a user would start it."""
+def study(tmp_path_factory):
+    """A small data set with an unlabelled corner, and the study on it."""
     folder = tmp_path_factory.mktemp("study")
     write_tiles(folder / "data/train", TILES, SIZE)
     write_tiles(folder / "data/val", 1, SIZE, seed=1)
@@ -150,14 +148,7 @@ def study(tmp_path_factory, one_thread):
         mask = np.array(Image.open(path))
         mask[:20, :20] = 255
         Image.fromarray(mask).save(path)
-    done = subprocess.run(
-        [sys.executable, ROOT / "tools/active_learning.py", *command(folder, strategies=ARMS)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env=one_thread,
-    )
-    assert done.returncode == 0, done.stderr
+    assert al.main(command(folder, strategies=ARMS)) == 0
     return folder
 
 
@@ -250,11 +241,13 @@ def test_a_stopped_study_goes_on_and_ends_as_if_it_had_not_been_stopped(study, m
     assert al.main(command(study, "stopped", two)) == 0 and len(rounds) == 8, "nothing is left to do"
 
 
-@pytest.fixture
-def model(tmp_path):
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A checkpoint that all tests read and none changes."""
+    path = tmp_path_factory.mktemp("model") / "model.pth"
     torch.manual_seed(0)
-    lc.save_checkpoint(tmp_path / "model.pth", lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", None))
-    return tmp_path / "model.pth"
+    lc.save_checkpoint(path, lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", None))
+    return path
 
 
 def suggest(model, folder, *more):

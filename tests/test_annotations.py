@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, flags, run_script, write_tiles
+from conftest import ROOT, flags, write_tiles
 from PIL import Image
 from scipy import stats
 from test_bad_input import complaint
@@ -162,22 +162,22 @@ def test_points_are_the_masks_that_they_were_drawn_from(data):
             assert int((points != 255).sum()) == (num_points or 20)
 
 
-def test_trained_from_a_csv_through_the_script(data):
+def test_trained_from_a_csv_through_the_script(data, capsys):
     """An image without a point is left out; budget and classes by name or id; scored densely as ever."""
     write_csv(data / "points.csv", data / "train/masks")
     write_tiles(data / "more", 1, seed=9)
     (data / "more/images/tile_0.png").rename(data / "train/images/unlabelled.png")
-    done = run_script(*flags(data, train_mask_dir=data / "points.csv", num_points=15, epochs=1))
-    assert done.returncode == 0, done.stderr
-    assert "tiles: 5 train, 2 val" in done.stdout
-    assert "left out of training: 1 images without a point" in done.stdout
-    assert "75 of the 100 points are learnt from: NUM_POINTS = 15" in done.stdout
-    assert "best mIoU" in done.stdout
+    assert lc.main(flags(data, train_mask_dir=data / "points.csv", num_points=15, epochs=1)) == 0
+    said = capsys.readouterr().out
+    assert "tiles: 5 train, 2 val" in said
+    assert "left out of training: 1 images without a point" in said
+    assert "75 of the 100 points are learnt from: NUM_POINTS = 15" in said
+    assert "best mIoU" in said
     metrics = json.loads((data.parent / "out/metrics.json").read_text())
     assert metrics["config"]["train_mask_dir"].endswith("points.csv") and "miou" in metrics
 
 
-def test_trained_and_scored_by_points_nothing_says_miou(data, monkeypatch):
+def test_trained_and_scored_by_points_nothing_says_miou(data, pictures, monkeypatch):
     """Points for both splits, and no trace of an IoU in what is printed, written or drawn."""
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -363,7 +363,7 @@ def test_ranges_are_those_of_the_tiles_alone(data):
     assert lc.load_model(data.parent / "out/best_model.pth", "cpu").reading["ranges"] == alone
 
 
-def test_sixteen_bits_and_five_bands_are_scaled_alike_in_training_and_prediction(data, capsys):
+def test_sixteen_bits_and_five_bands_are_scaled_alike_in_training_and_prediction(data, pictures, capsys):
     shown = [lc.read_image(path) for path in sorted((data / "train/images").iterdir())]
     deepen(data)
     assert lc.main(flags(data, bands="4,3,2", epochs=1)) == 0
@@ -507,7 +507,7 @@ def hide_rows(data, rows):
     Image.fromarray(np.dstack([image, alpha])).save(path)
 
 
-def test_an_image_with_points_only_where_it_has_no_data_is_told(data, capsys):
+def test_an_image_with_points_only_where_it_has_no_data_is_told(data, pictures, capsys):
     """It stays, for its other pixels, and teaches no label."""
     hide_rows(data, 32)
     write_csv(data / "points.csv", data / "train/masks")

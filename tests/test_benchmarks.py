@@ -115,10 +115,10 @@ def test_a_study_writes_each_cell_once(tmp_path, monkeypatch, capsys):
     def rows() -> list[dict]:
         return list(csv.DictReader((tmp_path / "study.csv").read_text().splitlines()))
 
-    command = [sys.executable, ROOT / "benchmarks/study.py", *arguments(variants, "10")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", ["study.py", *arguments(variants, "10")])
+    study.main()
     first = rows()
+    capsys.readouterr()
     budgets = ["10", "10", "all", "10", "10"]
     assert [(row["variant"], row["points"]) for row in first] == list(zip(variants, budgets, strict=True))
     assert [name for name in first[0] if name.startswith("iou_")] == ["iou_low", "iou_middle", "iou_high"]
@@ -170,7 +170,7 @@ def test_the_tiles_of_a_split_are_laid_out_for_other_programs(tmp_path, monkeypa
         assert found.read(0)[0].shape == (32, 32, 3)
 
 
-def test_tiles_are_cut_from_the_published_images_as_those_that_were_measured(tmp_path):
+def test_tiles_are_cut_from_the_published_images_as_those_that_were_measured(tmp_path, monkeypatch, capsys):
     """A real image, and the mosaic of its masks in the publisher's colours, give back the very tiles."""
     scene, val = REAL_DATA.parent / "dubai_scenes/scene7_part3.jpg", REAL_DATA / "val"
     if not scene.exists():
@@ -187,10 +187,10 @@ def test_tiles_are_cut_from_the_published_images_as_those_that_were_measured(tmp
         (tmp_path / "archive/Tile 7" / kind).mkdir(parents=True)
     shutil.copy(scene, tmp_path / "archive/Tile 7/images/image_part_003.jpg")
     Image.fromarray(colors[mosaic]).save(tmp_path / "archive/Tile 7/masks/image_part_003.png")
-    command = [sys.executable, ROOT / "benchmarks/dubai_tiles.py", tmp_path / "archive", tmp_path / "data"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    monkeypatch.setattr(sys, "argv", ["dubai_tiles.py", str(tmp_path / "archive"), str(tmp_path / "data")])
+    dubai_tiles.main()
     said = "val: 56 tiles, other ones than in dubai_tiles.csv\n"  # of one image of 72
-    assert done.stdout == said, done.stderr
+    assert capsys.readouterr().out == said
     made = lc.list_tiles(tmp_path / "data/val/images", tmp_path / "data/val/masks")
     assert [image.stem for image, _ in made] == names
     for image, mask in made:
@@ -511,7 +511,7 @@ def test_pictures_show_tiles_chosen_by_rule(results, tmp_path, monkeypatch):
     assert "pictures" in report.stale_figures()
 
 
-def test_the_first_run_is_the_program_as_it_is(tmp_path, data, no_pictures, monkeypatch):
+def test_the_first_run_is_the_program_as_it_is(tmp_path, data, monkeypatch):
     program = [sys.executable, str(ROOT / "landcover_segmentation.py")]
     assert program == first_run.FIRST
     monkeypatch.setattr(first_run, "FIRST", [*program, *flags(data)])

@@ -1,6 +1,6 @@
 """Several processes give what one gives, and end as one; what is done when memory runs out.
 
-Started by itself, this file is the program of two processes: see `in_each_process`.
+Started by itself, this file is the program of two processes: see `start_two_processes`.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SCRIPT, flags, write_tiles
@@ -81,23 +82,41 @@ def train_small(batches: list, objective: bool) -> dict:
 
 
 def start_two_processes(folder: Path) -> None:
-    """Does what torchrun does, by forks of one process, whose imports take longest here."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
+    """Does what torchrun does, twice, by forks of one process, whose imports take longest here."""
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    processes = [context.Process(target=in_each_process, args=(folder, index, address)) for index in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    sys.exit(max(abs(process.exitcode) for process in processes))
+    for target in (learn_in_each_process, map_in_each_process):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
+        processes = [context.Process(target=target, args=(folder, index, address)) for index in (0, 1)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        if code := max(abs(process.exitcode) for process in processes):
+            sys.exit(code)
 
 
-def in_each_process(folder: Path, index: int, address: dict) -> None:
-    """What each process does: stumble over a bad mask, train a small model and the real one, resume, map."""
+def become_rank(index: int, address: dict) -> None:
     ranks = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     ranks = {name: str(value) for name, value in ranks.items()} | {"TORCHELASTIC_RUN_ID": "none"}
     os.environ.update(ranks | address)
+
+
+def map_arguments(folder: Path, source: str, output: str) -> list[str]:
+    given = {"checkpoint": "whole/best_model.pth", "input": source, "output": output}
+    given = [part for name, path in given.items() for part in (f"--{name}", str(folder / path))]
+    return [*given, "--device", "cpu", "--tile", "64"]
+
+
+def map_in_each_process(folder: Path, index: int, address: dict) -> None:
+    """What each process does with one scene of several windows."""
+    become_rank(index, address)
+    sys.exit(map_scenes.main(map_arguments(folder, "scene.png", "together")))
+
+
+def learn_in_each_process(folder: Path, index: int, address: dict) -> None:
+    """What each process does: stumble over a bad mask, train a small model and the real one, resume, map."""
+    become_rank(index, address)
     arguments = (folder / "flags").read_text().split("\n")
     broken = ["--train-mask-dir", str(folder / "broken"), "--output-dir", str(folder / "never")]
     results = {}
@@ -113,9 +132,7 @@ def in_each_process(folder: Path, index: int, address: dict) -> None:
         for more in (["--output-dir", str(folder / "whole")], ["--resume"]):
             lc.train_and_score(lc.parse_settings([*arguments, *more]))
         results |= {"teacher": runs[0].unlabelled.teacher.state_dict(), "student": runs[0].model.state_dict()}
-        given = {"checkpoint": "whole/best_model.pth", "input": "data/val/images", "output": "maps"}
-        given = [part for name, path in given.items() for part in (f"--{name}", str(folder / path))]
-        assert map_scenes.main([*given, "--device", "cpu"]) == 0
+        assert map_scenes.main(map_arguments(folder, "data/val/images", "maps")) == 0
         torch.save(results, folder / f"rank_{me}.pth")
 
 
@@ -141,6 +158,8 @@ def both(tmp_path_factory):
     for kind in ("images", "masks"):
         for path in (folder / "more" / kind).iterdir():
             path.rename(folder / "data/val" / kind / f"other_{path.name}")
+    write_tiles(folder, 1, size=(150, 260), seed=3)
+    (folder / "images/tile_0.png").rename(folder / "scene.png")
     shutil.copytree(folder / "data/train/masks", folder / "broken")
     (folder / "broken/tile_3.png").write_bytes(b"no picture")  # the second process reads it
     settings = {"epochs": 4, "batch_size": 5, "precision": "float32", "multi_scale": 1.2}
@@ -219,6 +238,13 @@ def test_two_processes_speak_and_map_once(both):
     assert {path.name for path in (both / "maps").glob("*_classes.png")} == {
         f"{n}_classes.png" for n in names
     }
+
+
+def test_processes_share_the_windows_of_one_scene(both):
+    assert map_scenes.main(map_arguments(both, "scene.png", "alone")) == 0
+    one, two = (lc.read_mask(both / output / "scene_classes.png") for output in ("alone", "together"))
+    assert one.shape == (150, 260) and len(np.unique(one)) > 1 and (one == two).mean() > 0.999
+    assert (both / "said").read_text().count(f"wrote {both / 'together'}") == 1
 
 
 def test_a_mistake_that_both_processes_find_is_said_once(both):

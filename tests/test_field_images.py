@@ -298,7 +298,7 @@ def test_colours_of_alike_and_unknown_names_are_told_apart():
 
 
 @pytest.mark.parametrize("bands", ["2,1", "4,3,2,1"])
-def test_a_run_takes_any_number_of_bands(bands, data, capsys):
+def test_a_run_takes_any_number_of_bands(bands, data, pictures, capsys):
     for image in data.glob("*/images/*.png"):
         rgb = lc.read_image(image).transpose(2, 0, 1)
         write_raster(image.with_suffix(".tif"), np.concatenate([rgb, noise(1, 64, 64)]))

@@ -64,7 +64,7 @@ def test_generator_and_module_name_the_same_classes():
     assert list(generate_dataset.CLASS_NAMES) == lc.CLASS_NAMES
 
 
-def test_network_learns_what_guessing_and_colour_do_not(tmp_path, no_pictures, monkeypatch):
+def test_network_learns_what_guessing_and_colour_do_not(tmp_path, monkeypatch):
     """100 points per tile, ImageNet weights that come by pip, a minute or two."""
     train, val = shipped("train", 100), shipped("val", None)
     colors, labels, scenes, truths = [], [], [], []

@@ -103,7 +103,7 @@ def test_a_run_writes_everything_it_promises(data):
     assert scores.confusion.tolist() == metrics["confusion_matrix"], "the saved model was scored"
 
 
-def test_a_long_title_is_not_cut(tmp_path):
+def test_a_long_title_is_not_cut(tmp_path, pictures):
     """A title that says why there are no weights is wider than the picture: its lines keep off both edges."""
     row = {"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "val_miou": 0.5, "iou_low": 0.4, "iou_high": 0.6}
     lc.draw_history(
@@ -117,7 +117,7 @@ def test_a_long_title_is_not_cut(tmp_path):
     assert (pixels[:, [0, 1, -2, -1]] == 255).all()
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(data, no_pictures, monkeypatch, capsys):
+def test_interrupted_and_resumed_equals_uninterrupted(data, monkeypatch, capsys):
     """The same seed gives the same result, whole or in two parts; Ctrl-C leaves checkpoint and plots."""
     whole, parts = data.parent / "whole", data.parent / "parts"
     steps, update = [], lc.update_teacher
@@ -179,7 +179,7 @@ def test_a_full_disk_leaves_earlier_results_alone(finished, capsys):
     assert contents(finished.parent / "out") == before
 
 
-def test_a_result_that_is_open_elsewhere_stops_the_run_in_one_line(data, no_pictures, monkeypatch, capsys):
+def test_a_result_that_is_open_elsewhere_stops_the_run_in_one_line(data, monkeypatch, capsys):
     """As on Windows, where a table that a spreadsheet shows cannot be replaced."""
     out, replace, calls = data.parent / "out", lc.Path.replace, []
 
@@ -220,7 +220,7 @@ def test_resuming_with_points_where_masks_were_is_refused(finished, capsys):
     assert "tiles or labels have changed since the run began; put them back" in capsys.readouterr().err
 
 
-def test_resuming_with_other_data_is_refused(finished, no_pictures, capsys):
+def test_resuming_with_other_data_is_refused(finished, capsys):
     """Else the best epoch would be chosen between the scores of two validation sets."""
     before = history(finished.parent / "out")
     for kind in ("train/images", "train/masks", "val/images", "val/masks"):
@@ -254,7 +254,7 @@ def test_crash_while_writing_leaves_the_old_files_whole(victim, finished, monkey
     assert not list(out.glob(".partial*"))
 
 
-def test_the_main_job_passes_its_settings_on(data, no_pictures, monkeypatch):
+def test_the_main_job_passes_its_settings_on(data, monkeypatch):
     """Points by sampling and seed, new augmentation every epoch, the optimiser's numbers."""
     config = lc.parse_settings(flags(data, seed=3, point_sampling="boundary"))
     direct = lc.LandCoverDataset(data / "train/images", data / "train/masks", 20, sampling="boundary", seed=3)
@@ -274,7 +274,7 @@ def test_the_main_job_passes_its_settings_on(data, no_pictures, monkeypatch):
     assert 0 < optimizers[1]["lr"] < 0.01
 
 
-def test_names_that_no_picture_stumbles_over(data):
+def test_names_that_no_picture_stumbles_over(data, pictures):
     """Formulas to matplotlib; and, where the system keeps any bytes as names, what is not Unicode."""
     names = ["a$_$b.png", os.fsdecode(b"caf\xe9.png") if sys.platform == "linux" else "b.png"]
     for kind in ("images", "masks"):
@@ -283,7 +283,7 @@ def test_names_that_no_picture_stumbles_over(data):
     assert lc.main(flags(data, class_names="$_$,b,c")) == 0
 
 
-def test_the_legend_names_every_class(data, monkeypatch):
+def test_the_legend_names_every_class(data, pictures, monkeypatch):
     names = [f"a class whose name is long {index:02d}" for index in range(24)]
     drawn, save = [], Figure.savefig
     monkeypatch.setattr(
@@ -326,7 +326,7 @@ def test_same_seed_same_result_on_a_gpu(data):
     assert same_weights(weights(data.parent / "a"), weights(data.parent / "b"))
 
 
-def test_every_setting_has_its_way(data, capsys):
+def test_every_setting_has_its_way(data, pictures, capsys):
     """Dense masks, tiles of several sizes, accumulation, workers, another strength, all in one run."""
     for split in ("train", "val"):
         write_tiles(data / "more", 2, size=(70, 90), seed=3)
@@ -348,7 +348,7 @@ def test_every_setting_has_its_way(data, capsys):
     assert sum(map(sum, metrics["confusion_matrix"])) == 2 * 64 * 64 + 2 * 70 * 90
 
 
-def test_settings_of_unlabelled_pixels_reach_the_objective(data, no_pictures, monkeypatch):
+def test_settings_of_unlabelled_pixels_reach_the_objective(data, monkeypatch):
     """Each one by its own value, in a run that uses them all."""
     settings = {
         "pseudo_label_weight": 0.7,
@@ -395,7 +395,7 @@ def test_network_and_learning_rate_follow_the_machine(settings, gpu, backbone, r
     assert config.backbone == settings.get("backbone", "auto"), "what was given stays as it was"
 
 
-def test_a_run_without_a_gpu_says_what_it_takes(data, no_pictures, capsys):
+def test_a_run_without_a_gpu_says_what_it_takes(data, capsys):
     assert lc.main(flags(data, backbone="auto")) == 0
     said = capsys.readouterr().out
     assert said.count("no GPU: ") == 1 and "--backbone resnet50" in said
@@ -411,7 +411,7 @@ def test_points_are_shared_over_the_classes_by_default(data):
     assert [(points == name).sum() for name in present] == [6 // len(present)] * len(present)
 
 
-def test_a_loss_over_no_label_is_not_printed_as_0(data, capsys, monkeypatch):
+def test_a_loss_over_no_label_is_not_printed_as_0(data, pictures, capsys, monkeypatch):
     """Nor drawn: it is a gap in the curves."""
     criterion, model = lc.PartialCrossEntropyLoss(), torch.nn.Conv2d(3, 3, 1)
     batches = [(torch.rand(2, 3, 8, 8), torch.full((2, 8, 8), 255))]
@@ -428,7 +428,7 @@ def test_predict_names_the_program_that_took_it_over(capsys):
     assert "tools/map_scenes.py" in capsys.readouterr().err
 
 
-def test_missing_weights_are_said_in_every_result(data, no_pictures, capsys):
+def test_missing_weights_are_said_in_every_result(data, capsys):
     out = data.parent / "out"
     assert lc.main(flags(data, weights="auto")) == 0
     said = capsys.readouterr()

@@ -110,10 +110,11 @@ def rows(path) -> list[dict]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-def test_the_benchmark_measures_both_sides(tmp_path, monkeypatch):
+def test_the_benchmark_measures_both_sides(data, tmp_path, monkeypatch):
     given = ["--csv", tmp_path / "speed.csv", "--backbones", "mobilenet_v3_large", "--devices", "cpu"]
-    given += ["--size", "64", "--batch", "2", "--rounds", "1", "--items", "2", "--threads", "1"]
-    given += ["--parts", "speed", "start", "stages"]
+    given += ["--data", data, "--parts", "speed", "start", "stages"]
+    numbers = {"classes": 3, "points": 20, "size": 64, "batch": 2, "rounds": 1, "items": 2, "threads": 1}
+    given += [part for name, number in numbers.items() for part in (f"--{name}", number)]
     monkeypatch.setattr(sys, "argv", ["speed.py", *map(str, given)])
     monkeypatch.setattr(speed, "matrix_rate", partial(speed.matrix_rate, side=256))
     speed.main()
