@@ -21,6 +21,14 @@ sys.path.insert(0, str(ROOT))
 os.environ["TORCH_HOME"] = "/nonexistent"  # no test depends on what this machine has downloaded before
 
 
+LONGEST = "test_distributed.py", "test_learning.py"
+
+
+def pytest_collection_modifyitems(items):
+    """The longest come first: no process is left alone with them, or steals half of what shares a fixture."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(autouse=True)
 def no_downloads(monkeypatch):
     def refuse(*args, **kwargs):
