@@ -3,7 +3,7 @@
     python landcover_segmentation.py                        train on dataset/, score, draw
     python landcover_segmentation.py --num-points 20        every constant below is also a flag (--help)
     python landcover_segmentation.py --resume               go on after an interruption
-    torchrun --nproc_per_node=4 landcover_segmentation.py   the same with several GPUs
+    torchrun --nproc_per_node=4 landcover_segmentation.py --batch-size 16   the same with several GPUs
     python tools/map_scenes.py --help                       then map scenes of any size
 
 A DeepLabV3 (https://arxiv.org/abs/1706.05587) learns from sparse points (https://arxiv.org/abs/1506.02106)
@@ -87,8 +87,8 @@ ARCHITECTURE: str = "deeplabv3"  # deeplabv3; unet or segformer by segmentation_
 BACKBONE: str = "auto"  # auto: resnet50 with a GPU, efficientnet_lite0 without; for others see README.md
 WEIGHTS: str | None = "auto"  # auto: ImageNet if it can be had; imagenet: insist on it; None: random
 # ---- Training
-EPOCHS: int = 30  # raise it if the best epoch is the last, lower it for a quick look
-BATCH_SIZE: int = 8  # tiles per step of all ranks; lower it if memory runs out, and raise ACCUMULATION_STEPS
+EPOCHS: int = 16  # raise it if the best epoch is the last, lower it for a quick look
+BATCH_SIZE: int = 4  # tiles per step of all ranks: few make more steps of an epoch; more make a GPU fast
 ACCUMULATION_STEPS: int = 1  # batches added up before a step: raise it as you lower BATCH_SIZE
 LEARNING_RATE: float | str = "auto"  # of AdamW; auto: 1e-4, for small backbones 1e-3; lower if the loss jumps
 WEIGHT_DECAY: float = 1e-4  # pull of the weights towards 0; raise against overfitting

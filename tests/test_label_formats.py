@@ -607,7 +607,7 @@ def test_large_fields_may_overlap(tiles):
     write_tif(tiles / "tiles/a.tif", np.zeros((400, 600, 3), np.uint8), left=326000.0)
     fields = [shapely.box(326000 + left, 2779800, 326200 + left, 2780000) for left in (0, 50)]
     geopandas.GeoDataFrame({"class": [0, 1]}, geometry=fields, crs=UTM).to_file(tiles / "plots.gpkg")
-    started = time.perf_counter()
+    started = time.process_time()
     points, gone = read(tiles / "plots.gpkg", tiles / "tiles")
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
     assert gone == {"pixels that two classes claim": 120_000} and len(points["a"]) == 80_000

@@ -1,6 +1,7 @@
 """The shipped tiles, and that a short training on them learns what colour alone cannot tell."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -14,8 +15,8 @@ from sklearn.ensemble import RandomForestClassifier
 
 import landcover_segmentation as lc
 
-# What the network must have over colour, 0.35. It reached 0.52 to 0.61 (three seeds in float32, bfloat16 with
-# one and two threads), and 0.46 on an AMD CPU in bfloat16 with two: rounding alone moves so short a training.
+# What the network must have over colour, 0.38. It reached 0.49, 0.55 and LAST (seeds 0 to 2, float32 on AVX2, one
+# thread): rounding alone moves so short a training.
 MARGIN = 0.05
 
 
@@ -65,8 +66,13 @@ def test_generator_and_module_name_the_same_classes():
 
 
 def test_network_learns_what_guessing_and_colour_do_not(tmp_path, monkeypatch):
-    """100 points per tile, ImageNet weights that come by pip, a minute or two."""
+    """100 points per tile, ImageNet weights that come by pip; every second val tile scores."""
     train, val = shipped("train", 100), shipped("val", None)
+    val.tiles = val.tiles[::2]
+    for kind, paths in zip(("images", "masks"), zip(*val.tiles, strict=True), strict=True):
+        (tmp_path / kind).mkdir()
+        for path in paths:
+            shutil.copy(path, tmp_path / kind)
     colors, labels, scenes, truths = [], [], [], []
     for index in range(len(train)):
         image, points, _ = train.read(index)
@@ -84,9 +90,10 @@ def test_network_learns_what_guessing_and_colour_do_not(tmp_path, monkeypatch):
     color = miou(forest.predict(np.concatenate(scenes)).astype(np.int64), truth)
 
     monkeypatch.chdir(ROOT)
-    # Small crops in small batches learn most per second; float32 is what every CPU has.
+    # Steps teach more than pixels here: small crops, batches of two; float32 is what every CPU has.
     arguments = ["--backbone", "efficientnet_lite0", "--weights", "imagenet", "--precision", "float32"]
-    arguments += ["--epochs", "16", "--crop-size", "128", "--batch-size", "4"]
+    arguments += ["--epochs", "10", "--crop-size", "128", "--batch-size", "2"]
+    arguments += ["--val-image-dir", str(tmp_path / "images"), "--val-mask-dir", str(tmp_path / "masks")]
     assert lc.main([*arguments, "--output-dir", str(tmp_path)]) == 0
     reached = json.loads((tmp_path / "metrics.json").read_text())["miou"]
     assert guess < color < reached - MARGIN, f"guess {guess:.3f}, colour {color:.3f}, network {reached:.3f}"
