@@ -88,6 +88,38 @@ def test_nothing_imports_upward_or_in_a_circle():
     assert imported(tools["active_learning"]) & tools.keys() <= {"geo", "labels"}
 
 
+def names_of(tree: ast.AST) -> set[str]:
+    """What a file defines, assigns or imports, wherever in it."""
+    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+    return names
+
+
+def test_what_is_taken_from_another_file_is_there():
+    """Two changes that merge without a conflict may move a function away from its caller."""
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+    known = {path.stem: names_of(tree) for path, tree in trees.items()}
+    for path, tree in trees.items():
+        imports = [node.names for node in ast.walk(tree) if isinstance(node, ast.Import)]
+        files = {one.asname or one.name: one.name for names in imports for one in names if one.name in known}
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id in files
+            ):
+                name = node.attr
+                assert name.startswith("__") or name in known[files[node.value.id]], (
+                    f"{path}:{node.lineno} {name}"
+                )
+
+
 def test_benchmarks_import_in_no_circle():
     paths = {path.stem: path for name in ("tools", "benchmarks") for path in (ROOT / name).glob("*.py")}
     assert len(paths) == sum(len(list((ROOT / name).glob("*.py"))) for name in ("tools", "benchmarks")), (

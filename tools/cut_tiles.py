@@ -106,7 +106,7 @@ def open_labels(name: str, config: argparse.Namespace) -> typing.Iterator[tuple[
             yield scene, sparse_rows(labels, scene.width)
             return
         geo.check_same_ground(labels, path)
-        if not lc.is_picture(labels):
+        if not geo.is_picture(labels):
             geo.check_value_names(labels, path, config.class_names)
         shape, read = stack.enter_context(open_mask(labels))
         if tuple(shape) != (scene.height, scene.width):
