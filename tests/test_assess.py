@@ -519,6 +519,19 @@ def test_points_lie_evenly_on_the_ground(tmp_path):
         assert sum(1 / np.array(chance)) == pytest.approx(600 * 50, rel=0.05), "they sum to the map's pixels"
 
 
+def test_grids_are_square_on_finer_maps_too():
+    """Two maps of one piece of ground, the pixels of the second ten times finer."""
+    scenes, areas = (
+        [geo.Scene(100, 100, None), geo.Scene(1000, 1000, None)],
+        np.repeat([1, 0.01], [100, 1000]),
+    )
+    nodes = np.array(assess.draw_grid(scenes, areas, 10, np.random.default_rng(0)))
+    coarse, fine = nodes[nodes[:, 0] < 100], nodes[nodes[:, 0] >= 100]
+    for own, step in ((coarse, 10), (fine, 100)):
+        assert len(own) == 100
+        assert all((np.diff(np.unique(places)) == step).all() for places in own.T)
+
+
 def parsed(command: str, **flags) -> SimpleNamespace:
     given = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     return assess.parse([command, *given])
@@ -831,6 +844,40 @@ def test_points_on_the_border_belong_to_one_pixel(tmp_path):
     table.geometry = geopandas.points_from_xy([*x[:3], 300_020], y, crs="EPSG:32640")
     table.to_file(tmp_path / "points.gpkg")
     assert run("report", **files, design="simple") == 2
+
+
+def test_a_sample_of_a_part_of_the_maps_is_told(tmp_path):
+    ids = patches()
+    for name, part in (("west", ids[:, :150]), ("east", ids[:, 150:])):
+        write_map(tmp_path / "maps" / f"{name}_classes.tif", part, crs=None)
+    files = {"map": tmp_path / "maps/west_classes.tif", "reference": tmp_path / "reference.csv"}
+    assert run("sample", map=files["map"], output=files["reference"], size=90) == 0
+    label_all(files, ids)
+    files["output"] = tmp_path / "out"
+    assert not any("other ground" in note for note in report_of(files)["notes"])
+    notes = report_of(files | {"map": tmp_path / "maps"})["notes"]
+    assert any("stand for 28,000 pixels, the maps have 58,000" in note for note in notes)
+
+
+def test_one_class_at_all_points_is_drawn(labelled):
+    """Shares that are written with ten digits do not quite sum to 1."""
+    files, _ = labelled
+    rows = read_rows(files["reference"])
+    for row in rows:
+        row["class"] = "land"
+    write_rows(files["reference"], rows)
+    for third in (0.3333333333, 0.3333333334):
+        write_rows(files["reference"], [{**row, "stratum_share": third} for row in rows])
+        land = areas_in(report_of(files))["land"]
+        assert land["low"] < land["estimate"] == pytest.approx(land["high"])
+
+
+def test_points_of_classes_left_out_are_told(labelled, tmp_path):
+    files, _ = labelled
+    legend = tmp_path / "legend.csv"
+    legend.write_text("from,to\nland,land\nwater,water\nforest,\n")
+    notes = report_of(files, classes=legend)["notes"]
+    assert any("have no class, or one that --classes leaves out, and are left out" in note for note in notes)
 
 
 def test_error_matrix_is_a_table(labelled):

@@ -54,7 +54,7 @@ METHODS = {
 
 
 def draw(counts: np.ndarray, areas: np.ndarray, size: int, rng: lc.Rng) -> list[tuple[int, int]]:
-    """Draws `size` different pixels of a stratum evenly on the ground: (row, the how manieth in that row).
+    """Draws `size` different pixels of a stratum evenly on the ground: (row, which of the stratum there).
 
     counts, areas (R,): pixels of the stratum in each row, and the area of each. All, if there are fewer.
     """
@@ -71,13 +71,16 @@ def draw(counts: np.ndarray, areas: np.ndarray, size: int, rng: lc.Rng) -> list[
 def draw_grid(scenes: Iterable[geo.Scene], areas: np.ndarray, step: float, rng: lc.Rng) -> list[tuple]:
     """Draws a square grid with a random start on each scene: (row of all scenes, column).
 
-    step: in pixels of area 1; areas (R,): of a pixel in each row, the smaller, the farther apart are rows.
+    step: the side of a pixel of area 1 is its unit; areas (R,): of a pixel in each row, the smaller, the
+    farther apart are rows.
     """
     nodes, first = [], 0
     for scene in scenes:
-        down = np.cumsum(areas[first : first + scene.height])
+        own = areas[first : first + scene.height]
+        side = math.sqrt(own.mean())
+        down, across = np.cumsum(own / side), step / side
         rows = np.searchsorted(down, np.arange(rng.random() * step, down[-1], step), side="right")
-        columns = np.arange(rng.random() * step, scene.width, step).astype(int)
+        columns = np.arange(rng.random() * across, scene.width, across).astype(int)
         nodes += [(first + int(row), int(column)) for row in np.unique(rows) for column in columns]
         first += scene.height
     return nodes
@@ -400,7 +403,7 @@ def find_strata(
         problem = f"the strata with points are {shares.sum():.4f} of the region, not all of it"
         raise lc.InputError(f"{path}: {problem}; label points in each stratum")
     used = np.flatnonzero(shares)
-    return np.searchsorted(used, strata), shares[used], []
+    return np.searchsorted(used, strata), shares[used] / shares.sum(), []
 
 
 def told_shares(points: Reference) -> dict[str, float]:
@@ -426,10 +429,26 @@ def find_clusters(points: Reference, column: str, path: Path) -> tuple[np.ndarra
     if len(set(points.field("stratum"))) > 1:
         problem = "clusters within strata have no estimator here"
         raise lc.InputError(f"{path}: {problem}; leave --cluster out, or draw clusters without strata")
+    return np.unique(names, return_inverse=True)[1], pixels_stood_for(points, path)
+
+
+def pixels_stood_for(points: Reference, path: Path) -> np.ndarray:
+    """How many pixels each point stands for, (n,): one over its inclusion probability; 1 if not told."""
     chances = np.array([formats.number(text or "1", path) for text in points.field("inclusion_probability")])
     if not (chances > 0).all():
         raise lc.InputError(f"{path}: an inclusion_probability is not above 0; correct or remove the column")
-    return np.unique(names, return_inverse=True)[1], 1 / chances
+    return 1 / chances
+
+
+def note_other_ground(points: Reference, drawn: int, pixels: int, path: Path) -> list[str]:
+    """Notes that a sample stands for many more or fewer pixels than the maps have, as a part of it does."""
+    if not all(points.field("inclusion_probability")):
+        return []
+    stood_for = pixels_stood_for(points, path).mean() * drawn
+    if 0.8 < stood_for / pixels < 1.25:  # a grid may meet data more or less often
+        return []
+    problem = f"the points stand for {stood_for:,.0f} pixels, the maps have {pixels:,}"
+    return [f"{problem}: unless those were larger or smaller, the sample was drawn from other ground"]
 
 
 def assess(args: argparse.Namespace) -> dict:
@@ -437,6 +456,8 @@ def assess(args: argparse.Namespace) -> dict:
     region = read_region(args.map)
     points, drawn, notes = read_reference(args, region)
     names, areas, design = region.class_names, region.areas @ region.counts, find_design(args, points)
+    pixels = int(region.counts.sum())
+    notes += note_other_ground(points, drawn, pixels, args.reference)
     notes += check_not_learnt(args.checkpoint or (), points, region)
     if design == "systematic":
         notes.append(
@@ -444,12 +465,13 @@ def assess(args: argparse.Namespace) -> dict:
             "wide as its step, and at times too narrow; --design stratified draws points that do"
         )
     if missing := drawn - len(points.found):
-        left_out = f"{missing:,} of {drawn:,} points have no class and are left out"
+        reason = "no class, or one that --classes leaves out," if args.classes else "no class"
+        left_out = f"{missing:,} of {drawn:,} points have {reason} and are left out"
         notes.append(f"{left_out}, as if chance had chosen them")
     cells, ratios, results = (points.mapped, points.found), estimators.measures(len(names)), {}
     if design == "cluster":
-        clusters, stands_for = find_clusters(points, args.cluster, args.reference)
-        counts = estimators.tally(clusters, *cells, len(names), stands_for / stands_for.mean())
+        clusters, stood_for = find_clusters(points, args.cluster, args.reference)
+        counts = estimators.tally(clusters, *cells, len(names), stood_for / stood_for.mean())
         shares = counts.sum(0) / counts.sum()
         results = {name: estimators.cluster_ratio(counts, *yx) for name, yx in ratios.items()}
         if few := [name for at, name in enumerate(names) if np.isnan(results["area share", at][2])]:
@@ -458,7 +480,6 @@ def assess(args: argparse.Namespace) -> dict:
             notes.append(f"{told}, and it would hold the truth too seldom; draw more clusters")
     else:
         classes = dict(zip(names, areas / areas.sum(), strict=True))
-        pixels = int(region.counts.sum())
         strata, weights, more = find_strata(points, classes, pixels, design, args.reference)
         counts = estimators.tally(strata, *cells, len(names))
         shares = np.einsum("h,hij->ij", weights / counts.sum((1, 2)), counts)
@@ -481,7 +502,10 @@ def assess(args: argparse.Namespace) -> dict:
 
 
 def as_rows(results: dict, names: list[str], areas: np.ndarray) -> list[dict]:
-    """The estimates as rows of a table; of areas with what the map shows, as shares too. NaN becomes None."""
+    """The estimates as rows of a table, areas as shares and in the region's unit, beside what the map shows.
+
+    NaN becomes None.
+    """
     rows = []
     for (measure, at), values in results.items():
         plain = [None if np.isnan(value) else float(value) for value in values]
@@ -592,7 +616,7 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 def in_words(row: dict) -> str:
     if row["estimate"] is None:
-        return "absent"
+        return "no point"
     return f"{row['estimate']:.3f} ± {row['standard_error']:.3f} ({limits(row, '.3f')})"
 
 
@@ -612,7 +636,8 @@ def draw_areas(path: Path, result: dict) -> None:
     axes.barh(at - 0.2, mapped, 0.38, color="0.75", label="pixels of the map, counted")
     label = f"adjusted by {result['points']:,} reference points, with 95% interval"
     axes.barh(at + 0.2, values, 0.38, color="#3b78d8", label=label)
-    axes.errorbar(values, at + 0.2, xerr=[values - low, high - values], fmt="none", ecolor="black", capsize=3)
+    reach = np.maximum(0, [values - low, high - values])  # a limit may be the estimate, but for rounding
+    axes.errorbar(values, at + 0.2, xerr=reach, fmt="none", ecolor="black", capsize=3)
     axes.set_yticks(at, names)
     axes.invert_yaxis()
     axes.set_xlabel(result["unit"])
@@ -673,7 +698,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     number = draws.add_mutually_exclusive_group().add_argument
     number("--size", metavar="N", type=int, default=500, help="points in all (default: %(default)s)")
     number("--half-width", metavar="X", type=float,
-           help="as many points as give ± X of the overall accuracy, or --of a class: like 0.03")
+           help="as many points as give ± X of the overall accuracy, or --of a class: like 0.03; "
+                "right for --allocation neyman, wider with others")
     flag("--of", metavar="CLASS", help="the class whose share of the region --half-width is about")
     flag("--users-accuracy", metavar="LIST", type=partial(lc.parse_setting, kind=list[float]),
          help="guessed for each class, in order of id, like 0.9,0.7 (default: 0.8 each)")
