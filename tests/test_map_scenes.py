@@ -565,12 +565,13 @@ def test_bands_that_need_rasterio_say_so(tmp_path, monkeypatch):
             1e-4,
             111.412e3 * 55.800e3 * 1e-8 / 1e4,
         ),  # a degree of latitude and one of longitude at 60 degrees
+        ("EPSG:4087", 10, 100 * 111.412e3 * 55.800e3 / 111_319.49**2 / 1e4),  # whose degrees are as long
         (None, 10, None),
     ],
 )
 def test_areas_are_those_on_the_ground(crs, size, hectares):
     rasterio = pytest.importorskip("rasterio")
-    top = {"EPSG:3857": 8_399_737.9, "EPSG:4326": 60.0}.get(crs, 0)
+    top = {"EPSG:3857": 8_399_737.9, "EPSG:4326": 60.0, "EPSG:4087": 60 * 111_319.49}.get(crs, 0)
     transform = rasterio.Affine(size, 0, 0, 0, -size, top)
     scene = geo.Scene(4, 6, None, rasterio.crs.CRS.from_string(crs) if crs else None, transform)
     found = geo.pixel_hectares(scene)

@@ -6,6 +6,7 @@ A scene is read row by row, so a map may be larger than memory. GeoTIFFs need `p
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import tempfile
 import typing
@@ -253,13 +254,13 @@ def command(*words: object) -> str:
 def pixel_hectares(scene: Scene) -> np.ndarray | None:
     """The area of a pixel in each row, (H,), in hectares; None where it is not known, or not of Earth.
 
-    In a projected system it is that of the grid, as a GIS reports it. Degrees and Mercator, whose scale
-    depends on the latitude, are measured on the ground, in the equal-area projection EPSG:6933.
+    In a projected system it is that of the grid, as a GIS reports it. Degrees, also drawn as a plane, and
+    Mercator, whose scale depends on the latitude, are measured on the ground, in the equal-area EPSG:6933.
     """
     crs = scene.crs
     if not crs or not (crs.is_projected or crs.is_geographic):
         return None
-    if crs.is_projected and '"Mercator' not in crs.to_wkt():
+    if crs.is_projected and not re.search('"(Mercator|Equirectangular)', crs.to_wkt()):
         unit = crs.linear_units_factor[1]
         hectares = abs(scene.transform.determinant) * unit**2 / 10_000
         return np.full(scene.height, hectares)
