@@ -583,16 +583,16 @@ def place_columns(path: Path, columns: Sequence[str], crs: str | None) -> tuple[
             return (name,)
     ending = r"(.*?)(?:decimal)?(?:lat(?:itude)?)"
     found = {match[1]: match[0] for match in (re.fullmatch(ending, name) for name in columns) if match}
-    pairs = {}
+    partners = {}
     for before, lat in found.items():
         lon = re.compile(re.escape(before) + "(decimal)?(lon|long|lng|longitude)")
         if partner := next(filter(lon.fullmatch, columns), None):
-            pairs[before] = partner, lat
-    best = next((pairs[before] for before in PLACES if before in pairs), None)
-    if not best and len(pairs) > 1:
-        found = ", ".join("/".join(pair) for pair in pairs.values())
+            partners[before] = partner, lat
+    best = next((partners[before] for before in PLACES if before in partners), None)
+    if not best and len(partners) > 1:
+        found = ", ".join("/".join(pair) for pair in partners.values())
         raise lc.InputError(f"{path}: has several places ({found}); call those that count lon and lat")
-    best = best or next(iter(pairs.values()), None)
+    best = best or next(iter(partners.values()), None)
     for pair in (("x", "y"), ("easting", "northing"), ("east", "north"), ("e", "n")):
         best = best or (pair if {*pair} <= {*columns} else None)
     if not best:

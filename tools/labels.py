@@ -382,8 +382,7 @@ def ground_marks(
 
 def apply(transform: typing.Any, points: np.ndarray) -> np.ndarray:
     """Points (N, 2) of x, y by rasterio's transform."""
-    a, b, c, d, e, f = transform[:6]
-    return points @ [[a, d], [b, e]] + (c, f)
+    return np.stack(geo.on_ground(transform, *points.T), 1)
 
 
 def why_outside(geometry: typing.Any, grounds: dict[str, Ground]) -> list[str]:
@@ -567,7 +566,7 @@ def label_files(path: Path, gone: Counter) -> list[Path]:
     if not path.is_dir() or path.suffix.lower() == ".gdb":
         return [path]
     files = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
-    kinds = (*TABLES, *VECTORS, ".json", ".xml"), RASTERS
+    kinds = (*TABLES, *VECTORS, *ANNOTATIONS), RASTERS
     for suffixes in kinds:
         chosen = [file for file in files if file.suffix.lower() in suffixes and ".aux" not in file.suffixes]
         if chosen:
@@ -588,7 +587,7 @@ def marks_of(
         return table_marks(path, images, how, gone)
     if suffix in RASTERS:
         return raster_marks(path, images, how, known, gone)
-    shapes = formats.read_shapes(path, how.field, gone) if suffix in (".json", ".xml") else None
+    shapes = formats.read_shapes(path, how.field, gone) if suffix in ANNOTATIONS else None
     if shapes is not None:
         how.used.add("field")
         return pixel_marks(shapes, images, gone)
