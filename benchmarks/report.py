@@ -585,7 +585,7 @@ def pictures_table() -> str:
 
 
 def labels_table() -> str:
-    """How good the labels are that unlabelled pixels get, of benchmarks/labels.py."""
+    """How good the labels are that unlabelled pixels get, of benchmarks/soft_labels.py."""
     found, body = rows("labels.csv", points="20"), []
     for way in dict.fromkeys(row["way"] for row in found):
         own = pick(found, way=way)

@@ -55,6 +55,11 @@ def test_examples_run_as_printed(folder, monkeypatch, capsys):
 def test_files_and_flags_that_readme_names_exist():
     for path in re.findall(r"`((?:tools|tests|benchmarks|dataset)/[\w./-]*)`", README):
         assert (ROOT / path).exists() or "…" in path, path
+    for name in ("README.md", "technical_report.md", "benchmarks/results/TABLES.md"):
+        programs = re.findall(
+            r"(?:tools|benchmarks|findings)/\w+\.(?:py|sh)", (ROOT / name).read_text("utf-8")
+        )
+        assert all((ROOT / program).is_file() for program in programs), (name, programs)
     commands = ROOT.glob("benchmarks/*.sh")
     assert all(os.access(path, os.X_OK) for path in commands), "they are named as commands"
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
