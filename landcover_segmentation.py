@@ -505,7 +505,8 @@ def check_same_ground(image: Path, mask: Path) -> None:
     """Raises InputError if an image and a mask each say where they lie, and it is not the same place."""
     if not (one := place_of(image)) or not (other := place_of(mask)):
         return
-    same = one[1].almost_equals(other[1], 0.01 * abs(one[1].a or one[1].b))
+    pixel = abs(one[1].a or one[1].b)  # of which the far corners may be apart by a half
+    same = one[1].almost_equals(other[1], 0.01 * pixel) and np.allclose(one[2], other[2], 0, pixel / 2)
     if not same or (one[0] and other[0] and one[0] != other[0]):
         how = " ".join(["", *unlabelled_flags(mask)])
         cure = f'correct its place, or lay it on the image: rio warp "{mask}" OUT.tif --like "{image}"{how}'

@@ -97,6 +97,11 @@ def test_a_mask_on_other_ground_is_refused(tmp_path):
     with pytest.raises(lc.InputError, match=r"masks/a\.tif: lies on other ground than .*images/a\.tif"):
         lc.LandCoverDataset(tmp_path / "images", tmp_path / "masks")[0]
     write_raster(tmp_path / "masks/a.tif", STRIPES)
+    with rasterio.open(tmp_path / "masks/a.tif", "r+") as mask:  # pixels a hundredth larger
+        mask.transform *= mask.transform.scale(1.009)
+    with pytest.raises(lc.InputError, match="lies on other ground"):
+        lc.LandCoverDataset(tmp_path / "images", tmp_path / "masks")[0]
+    write_raster(tmp_path / "masks/a.tif", STRIPES)
     assert (lc.LandCoverDataset(tmp_path / "images", tmp_path / "masks")[0][1].numpy() == STRIPES).all()
 
 
