@@ -796,8 +796,20 @@ def save_with_codes(points, folder):
     return {"reference": folder / "words.fgb", "classes": folder / "legend.csv"}
 
 
+def save_as_kml(points, folder):
+    points.to_crs("EPSG:4326").to_file(folder / "points.kml", driver="LIBKML")
+    return {"reference": folder / "points.kml"}
+
+
+def save_as_two_layers(points, folder):
+    points.iloc[:40].to_file(folder / "halves.gpkg", layer="west")
+    points.iloc[40:].to_file(folder / "halves.gpkg", layer="east")
+    return {"reference": folder / "halves.gpkg", "layer": "all"}
+
+
 SAVERS = [
     save_as_shapefile, save_as_layer, save_as_lon_lat, save_as_x_y, save_with_ids, save_with_codes,
+    save_as_kml, save_as_two_layers,
 ]  # fmt: skip
 
 
@@ -807,6 +819,9 @@ def test_a_reference_of_any_kind_says_the_same(labelled, tmp_path, save):
     files, _ = labelled
     expected = report_of(files)["estimates"]
     assert report_of({**files, **save(places_of(files), tmp_path)})["estimates"] == expected
+    points = places_of(files).assign(uncertainty="0.7")
+    (again := tmp_path / "again").mkdir()
+    assert run("report", **{**files, **save(points, again)}) == 2, "its other fields are read, too"
 
 
 def test_what_is_no_point_on_the_maps_is_refused(labelled, tmp_path, capsys):

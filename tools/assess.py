@@ -308,20 +308,13 @@ def read_fields(path: Path, layer: str | None, where: str) -> dict[str, dict[str
     """
     if where.startswith(f"{path}, line "):
         return {f"{path}, line {line}": row for line, row in formats.read_table(path)[1]}
-    if not where.startswith(f"{path}, feature "):
+    if ", feature " not in where:
         return {}
-    import geopandas
-    import pyogrio
-
-    if path.suffix.lower() == ".parquet":
-        table = geopandas.read_parquet(path)
-    else:
-        layer = layer or next(name for name, geometry in pyogrio.list_layers(path) if geometry)
-        table = pyogrio.read_dataframe(path, layer=layer, fid_as_index=True, read_geometry=False)
-    rows = zip(table.index, table.to_dict("records"), strict=True)
+    tables = formats.read_tables(path, layer, Counter())
+    rows = [row for _, table in tables for row in table.drop(columns=table.geometry.name).to_dict("records")]
     return {
-        f"{path}, feature {fid}": {name.lower(): formats.text_of(value) for name, value in row.items()}
-        for fid, row in rows
+        at: {name.lower(): formats.text_of(value) for name, value in row.items()}
+        for at, row in zip(formats.name_features(path, tables), rows, strict=True)
     }
 
 

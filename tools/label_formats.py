@@ -44,6 +44,7 @@ MOST_PIXELS = 2**31  # of a mask; more is a damaged file
 CLASS_FIELDS = "class", "lc1", "survey_lc1"  # ours; LUCAS's to 2018, and of 2022
 PLACES = ("", "th_", "point_")  # what stands before lat and lon; LUCAS observes its theoretical points
 NO_PLACE = {"", "nan", "null", "na"}
+FOLDERS = ".kml", ".kmz"  # whose layers are folders
 NOT_TAKEN = "88.888888"  # a latitude, in LUCAS
 
 
@@ -672,45 +673,21 @@ def table_features(
 
 
 def read_vector(path: Path, how: types.SimpleNamespace, gone: Counter) -> Features:
-    """The features of a vector file: its one layer, --layer or, with `all`, every one; all folders of a KML,
-    waypoints of a GPX, or its tracks if it has none.
+    """The features of a vector file, of `read_tables`.
 
-    Raises InputError for other files, without a reference system, and without a field for the class.
+    Raises InputError for files without a reference system, or without a field for the class.
     """
     need_packages(path)
-    import geopandas
     import pandas
-    import pyogrio
 
-    folders = path.suffix.lower() in (".kml", ".kmz")
-    try:
-        if path.suffix.lower() == ".parquet":
-            tables = [(path.stem, geopandas.read_parquet(path))]
-        else:
-            layers = [name if geometry else None for name, geometry in pyogrio.list_layers(path)]
-            if folders:  # GDAL calls the second folder of a name NAME (#2)
-                layers = [name and re.sub(r" \(#\d+\)$", "", name) for name in layers]
-            chosen = choose_layers(path, layers, how.layer, gone)
-            reading = {"engine": "pyogrio", "fid_as_index": True}
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of pyogrio: that heights and measures are left out
-                tables = [(name, geopandas.read_file(path, layer=at, **reading)) for at, name in chosen]
-    except lc.InputError:
-        raise
-    except ImportError as error:
-        raise lc.InputError(f"{path}: GeoParquet needs another package: pip install pyarrow") from error
-    except Exception as error:  # GDAL's errors have no class in common
-        cure = "save it anew, as GeoPackage, GeoJSON or CSV"
-        raise lc.InputError(f"{path}: cannot be read ({error}); {cure}") from error
-    wheres, texts = [], []
+    tables, folders = read_tables(path, how.layer, gone), path.suffix.lower() in FOLDERS
+    texts: list[str] = []
     fields = list(dict.fromkeys(name for _, table in tables for name in filled_fields(table)))
     from_folders = folders and not how.field and not any(name.lower() == "class" for name in fields)
     field = None if from_folders else choose_field(path, fields, how.field)
     if from_folders:
         how.cure = f"; or name a field with --field: {shown(fields)}"
     for name, table in tables:
-        inside_of = f", {'folder' if folders else 'layer'} {name}" if folders or len(tables) > 1 else ""
-        wheres += [f"{path}{inside_of}, feature {fid}" for fid in table.index]
         column = table[field] if field in table else pandas.Series([None] * len(table))
         texts += [name] * len(table) if from_folders else [text_of(value) for value in column]
     systems = [table.crs for _, table in tables]
@@ -722,7 +699,47 @@ def read_vector(path: Path, how: types.SimpleNamespace, gone: Counter) -> Featur
     if geometry.crs is None:
         cure = "give it with --crs, like EPSG:32633"
         raise lc.InputError(f"{path}: names no reference system (CRS); {cure}")
-    return Features(geometry, wheres, texts)
+    return Features(geometry, name_features(path, tables), texts)
+
+
+def read_tables(path: Path, layer: str | None, gone: Counter) -> list[tuple[str, typing.Any]]:
+    """The layers of a vector file by name, as GeoDataFrames: its one, `layer` or, if that is all, every one;
+    all folders of a KML, waypoints of a GPX, or its tracks if it has none. Raises InputError for other files.
+    """
+    import geopandas
+    import pyogrio
+
+    try:
+        if path.suffix.lower() == ".parquet":
+            return [(path.stem, geopandas.read_parquet(path))]
+        layers = [name if geometry else None for name, geometry in pyogrio.list_layers(path)]
+        if path.suffix.lower() in FOLDERS:  # GDAL calls the second folder of a name NAME (#2)
+            layers = [name and re.sub(r" \(#\d+\)$", "", name) for name in layers]
+        chosen, reading = (
+            choose_layers(path, layers, layer, gone),
+            {"engine": "pyogrio", "fid_as_index": True},
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pyogrio: that heights and measures are left out
+            return [(name, geopandas.read_file(path, layer=at, **reading)) for at, name in chosen]
+    except lc.InputError:
+        raise
+    except ImportError as error:
+        raise lc.InputError(f"{path}: GeoParquet needs another package: pip install pyarrow") from error
+    except Exception as error:  # GDAL's errors have no class in common
+        cure = "save it anew, as GeoPackage, GeoJSON or CSV"
+        raise lc.InputError(f"{path}: cannot be read ({error}); {cure}") from error
+
+
+def name_features(path: Path, tables: Sequence[tuple[str, typing.Any]]) -> list[str]:
+    """Where each feature of a vector file stands, for messages."""
+    kind = "folder" if path.suffix.lower() in FOLDERS else "layer"
+    named = kind == "folder" or len(tables) > 1
+    return [
+        f"{path}{f', {kind} {name}' if named else ''}, feature {fid}"
+        for name, table in tables
+        for fid in table.index
+    ]
 
 
 def choose_layers(path: Path, layers: list, wanted: str | None, gone: Counter) -> list[tuple[int, str]]:
@@ -746,7 +763,7 @@ def choose_layers(path: Path, layers: list, wanted: str | None, gone: Counter) -
         for pair in others:
             gone[f"{pair[1]} (--layer {pair[1]} reads them)"] += counts[pair]
         return [chosen]
-    if len(known) == 1 or (known and suffix in (".kml", ".kmz")):
+    if len(known) == 1 or (known and suffix in FOLDERS):
         return known
     cure = "choose one with --layer, or --layer all" if known else "save it with geometries, or as CSV"
     raise lc.InputError(f"{path}: holds {len(known)} layers ({names}); {cure}")
