@@ -1031,6 +1031,14 @@ def test_maps_without_data_or_names(tmp_path, capsys, ids, names, words):
     assert words in said.err if words else "9 class 0" in said.out
 
 
+def test_the_confidence_of_a_map_is_no_map(tmp_path, capsys):
+    path = write_map(tmp_path / "a_confidence.tif", patches(), names=[])
+    with rasterio.open(path, "r+") as file:
+        file.set_band_description(1, "confidence in percent")
+    assert run("sample", map=path, output=tmp_path / "points.csv") == 2
+    assert "holds confidence in percent, not class ids; name a NAME_classes.tif" in capsys.readouterr().err
+
+
 def test_maps_of_other_classes_are_no_region(tmp_path, capsys):
     write_map(tmp_path / "a_classes.tif", patches(), crs=None)
     write_map(tmp_path / "b_classes.tif", patches(), crs=None, names=["land", "lake", "forest"])

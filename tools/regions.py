@@ -70,8 +70,8 @@ def open_map(path: Path) -> Iterator[typing.Any]:
     with lc.readable(path), lc.open_raster(path) as dataset:
         from rasterio import Env
 
-        if dataset.dtypes != ("uint8",):
-            kind = f"{dataset.count} band(s) of {dataset.dtypes[0]}"
+        kind = dataset.descriptions[0] or f"{dataset.count} band(s) of {dataset.dtypes[0]}"
+        if dataset.dtypes != ("uint8",) or kind.startswith("confidence"):  # of map_scenes.py
             raise lc.InputError(f"{path}: holds {kind}, not class ids; name a NAME_classes.tif")
         with Env(GDAL_CACHEMAX=2**28):  # bytes; by itself GDAL takes a share of the machine's memory
             yield dataset
