@@ -19,14 +19,18 @@ import export_onnx
 NAMES, COLORS = ["Wasser", "forêt", "a, b"], ["#0000ff", "#1e6b34", "red"]
 
 
-def make_model(backbone="efficientnet_lite0", architecture="deeplabv3") -> lc.DeepLabV3Segmentation:
+def make_model(
+    backbone="efficientnet_lite0", architecture="deeplabv3", bands=lc.RGB_BANDS
+) -> lc.DeepLabV3Segmentation:
     """An untrained model whose logits are scaled and shifted so that it does not say one class everywhere."""
     torch.manual_seed(0)
-    model = lc.DeepLabV3Segmentation(len(NAMES), backbone, None, architecture).eval()
+    model = lc.DeepLabV3Segmentation(len(NAMES), backbone, None, architecture, bands).eval()
+    model.normalisation = {"mean": [0.4] * len(bands), "std": [0.2] * len(bands)}
     model.class_names, model.class_colors = NAMES, COLORS
     last = [module for module in model.classifier.modules() if isinstance(module, torch.nn.Conv2d)][-1]
     with torch.no_grad():
-        logits = model(lc.preprocess_image(picture(96, 96)))
+        image = np.dstack([picture(96, 96, seed)[..., 0] for seed in range(len(bands))])
+        logits = model(lc.preprocess_image(image, **model.normalisation))
         mean, spread = (getattr(logits, name)((0, 2, 3)) for name in ("mean", "std"))
         last.bias.copy_((last.bias - mean) / spread)
         last.weight /= spread.view(-1, 1, 1, 1)
@@ -70,7 +74,11 @@ def deepness(session, tiles: np.ndarray) -> np.ndarray:
 
 def assert_same_classes(model, image: np.ndarray, given: np.ndarray) -> None:
     """Class ids equal those of `predict_class_ids`, but where the best two are all but equally likely."""
-    best = lc.predict_probabilities(model, lc.preprocess_image(image))[0].topk(2, 0).values
+    best = (
+        lc.predict_probabilities(model, lc.preprocess_image(image, **model.normalisation))[0]
+        .topk(2, 0)
+        .values
+    )
     clear = (best[0] - best[1] > 1e-4).numpy()
     expected = lc.predict_class_ids(model, image)
     assert clear.mean() > 0.99 and len(np.unique(expected)) > 1, "the test would not notice a difference"
@@ -128,8 +136,23 @@ def test_a_file_for_any_size_takes_any_size_and_batch(tmp_path, architecture, ba
         feed = np.stack(images).transpose(0, 3, 1, 2) / np.float32(255)
         (given,) = session.run(None, {"images": feed})
         for image, probabilities in zip(images, given, strict=True):
-            expected = lc.predict_probabilities(model, lc.preprocess_image(image))[0].numpy()
+            expected = lc.predict_probabilities(model, lc.preprocess_image(image, **model.normalisation))[
+                0
+            ].numpy()
             np.testing.assert_allclose(np.log(probabilities), np.log(expected), atol=export_onnx.TOLERANCE)
+
+
+@pytest.mark.parametrize("bands", [[2, 1], [3, 2, 1, 4]])
+def test_a_file_takes_the_bands_of_its_model(tmp_path, bands):
+    model = make_model(bands=bands)
+    export_onnx.export(model, tmp_path / "bands.onnx", tile=64)
+    session = session_of(tmp_path / "bands.onnx")
+    assert json.loads(session.get_modelmeta().custom_metadata_map["bands"]) == bands
+    image = np.dstack([picture(64, 64, seed)[..., 0] for seed in bands])
+    (given,) = session.run(None, {"images": image.transpose(2, 0, 1)[None] / np.float32(255)})
+    expected = lc.predict_probabilities(model, lc.preprocess_image(image, **model.normalisation)).numpy()
+    np.testing.assert_allclose(np.log(given), np.log(expected), atol=export_onnx.TOLERANCE)
+    assert np.ptp(expected[:, 0]) > 0.1, "the test would not notice a constant"
 
 
 def test_what_does_not_do_as_the_model_does_is_not_written(tmp_path, monkeypatch):

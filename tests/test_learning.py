@@ -15,8 +15,8 @@ from sklearn.ensemble import RandomForestClassifier
 
 import landcover_segmentation as lc
 
-# What the network must have over colour, 0.38. It reached 0.53, 0.59 and 0.56 (seeds 0 to 2, float32, AVX2, one
-# thread), and in ten epochs 0.45 to 0.55: rounding alone moves so short a training.
+# What the network must have over colour, 0.38. It reached 0.53, 0.59 and 0.56 (seeds 0 to 2, float32, AVX2,
+# one thread), and in ten epochs 0.45 to 0.55: rounding alone moves so short a training.
 MARGIN = 0.05
 
 
