@@ -120,6 +120,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, for RGB in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RGB_BANDS = (1, 2, 3)
 WITH_LOSS = "is packed with loss (JPEG), which changes ids; save the original as PNG"
+COMMA = re.compile(r"^(?![1-9]\d{0,2},\d{3}$)(-?\d+),(\d+)$")  # 1,234 may be a thousand and more
 NO_CLASS = ("", "nan", "<na>", "null", "none")  # what tables write where nothing is known
 SPARSE_SHARE = 0.05  # labels on fewer of the pixels are points: drawn as dots, and no IoU is claimed
 CACHE_BYTES = 2**30  # decoded tiles that a data set keeps in memory: 2,700 of 256x256
@@ -291,14 +292,14 @@ def choose_bands(path: PathLike, bands: Sequence[int], dtypes: Sequence[str]) ->
 def alpha_bands(dataset, bands: Sequence[int]) -> list[int]:
     """The bands of a rasterio dataset that hide pixels; those in `bands` are data.
 
-    GDAL takes the fourth of four 8-bit bands for alpha, be it infrared, and no fifth. An alpha has two
-    values, but for soft edges.
+    GDAL takes the fourth of four 8-bit bands for alpha, be it infrared. An alpha has hardly but two values.
     """
     found, shape = [], (min(512, dataset.height), min(512, dataset.width))
     for band, kind in enumerate(dataset.colorinterp, 1):
         if kind.name == "alpha" and band not in bands:
             sample = dataset.read(band, out_shape=shape)
             whole = sample.max() in (1, 255, 65535)  # infrared may have two values, but hardly these
+            whole |= not (sample.any() or dataset.read(1, out_shape=shape).any())  # nothing to see
             found += [band] if whole and np.isin(sample, (0, sample.max())).mean() > 0.9 else []
     return found
 
@@ -391,8 +392,7 @@ def read_image(path: PathLike, **reading) -> np.ndarray:
 def band_ranges(paths: Iterable[PathLike], bands: Sequence[int] = RGB_BANDS) -> list[list[float]] | None:
     """The 2nd and 98th percentile of each band over all images together; None if all have 8 bits.
 
-    2000 pixels of each image decide. Raises InputError if only some are deeper than 8 bits, and warns of
-    what looks like nodata.
+    2000 pixels of each decide. Raises InputError if only some are deeper; warns of what looks like nodata.
     """
     samples, example = [], {}
     for path in tqdm(list(paths), "looking for the range of values", leave=False, disable=None):
@@ -497,6 +497,8 @@ def place_of(path: PathLike) -> tuple | None:
         return None
     with contextlib.suppress(InputError if picture else ()), open_raster(path) as dataset:
         if not dataset.transform.is_identity:
+            if dataset.tags().get("EXIF_Orientation", "1") != "1":
+                warnings.warn(f"{path}: EXIF turns it, but not its place; remove one", stacklevel=2)
             (left, right), (bottom, top) = map(sorted, (dataset.bounds[::2], dataset.bounds[1::2]))
             return dataset.crs, dataset.transform, (left, bottom, right, top)
 
@@ -639,12 +641,12 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
             reader.fieldnames = head
             for row in reader:
                 if None in row or None in row.values():
-                    cure = "quote a name with a comma, and write 3.5, not 3,5"
+                    cure = "quote a name with a comma; write 3.5"
                     where = f"{path}, line {reader.line_num}"
                     raise InputError(f"{where}: has not {len(head)} fields; {cure}")
                 found = {name: text.strip() for name, text in row.items()}
                 if mark == ";":
-                    found = {name: re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", text) for name, text in found.items()}
+                    found = {name: COMMA.sub(r"\1.\2", text) for name, text in found.items()}
                 if any(found.values()):
                     yield reader.line_num + skipped, found
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -656,7 +658,7 @@ def pixel(text: str, where: str) -> int:
     try:
         return math.floor(float(text))
     except (ValueError, OverflowError) as error:
-        cure = "write 3.5, not 3,5" if "," in text else "it must be a number"
+        cure = "write 3.5 or 1234" if "," in text else "it must be a number"
         raise InputError(f"{where} is {text!r}; {cure}") from error
 
 
@@ -1076,6 +1078,9 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
         learnt_at[path.name] = torch.from_numpy(np.argwhere(learnt).astype(np.int32)) if few else None
         place = place_of(path)
         places += [place] if place else []
+        if dataset.points is None:
+            odd = image_facts(labels)[2] == "mode P" or Path(f"{labels}.aux.xml").exists()
+            notes["have masks whose palette or .aux.xml is not read: ids count"] += odd
         for band in alphas_read(path, dataset.reading["bands"]):
             notes[f"have an alpha as band {band}, which BANDS reads as data"] += 1
         if nodata := impossible_nodata(path):
@@ -1129,8 +1134,7 @@ def make_loader(
 ) -> DataLoader:
     """A loader of the batches, which are read anew in each pass.
 
-    num_workers: None takes none on a CPU, whose cores are busy, else up to 8. keep_workers: they wait for
-    the next pass instead of being started anew.
+    num_workers: None takes none on a CPU, whose cores are busy, else up to 8. keep_workers: over the passes.
     """
     if num_workers is None:
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -1428,8 +1432,7 @@ def balance_classes(labels_per_class: np.ndarray, balance: float) -> Tensor:
     """Weights of the classes, (C,) float32: their shares of the labels to the power -balance.
 
     labels_per_class: (C,) counts. 0 makes every label count alike, 1 every class. The mean over the labels
-    is 1, so that the learning rate need not change; a class without labels weighs 0. Compare Eigen & Fergus
-    2015, https://arxiv.org/abs/1411.4734.
+    is 1, so that the learning rate need not change; without labels it is 0. https://arxiv.org/abs/1411.4734
     """
     shares = labels_per_class / labels_per_class.sum()
     weights = np.where(shares > 0, np.maximum(shares, 1e-12) ** -balance, 0)
@@ -1843,14 +1846,13 @@ def train_epoch(
     model, loader, criterion, optimizer, device, *, unlabelled=None, dtype=torch.float32,
     accumulation_steps=1, multi_scale=1.0, progress=None,
 ) -> float | None:  # fmt: skip
-    """One pass over a loader of (images (B, 3, H, W), targets (B, H, W)): the mean loss per labelled pixel.
+    """One pass over a loader of (images (B, 3, H, W), targets (B, H, W)): the mean loss per label, or None.
 
     criterion: the loss on the points, called with (logits, targets). unlabelled: `UnlabelledPixels`, what
     the other pixels teach; None for points alone. The gradients of accumulation_steps batches are averaged
     before each step. multi_scale: batches are seen at a random scale from 1 / multi_scale to multi_scale
     (https://arxiv.org/abs/1606.00915), on each rank at one of its own. progress: a tqdm bar to move on.
     model: among ranks that of `spread_over_ranks`, and the loader gives this rank's part of each batch.
-    Returns None if no pixel is labelled.
     """
     model.train()
     spread = isinstance(model, DistributedDataParallel)
@@ -2805,7 +2807,7 @@ def explain(error: Exception) -> str | None:
 @command_line
 def main(argv: list[str]) -> int:
     if argv[:1] == ["predict"]:
-        raise InputError("predict is a program of its own now: python tools/map_scenes.py --help")
+        raise InputError("predict is now: python tools/map_scenes.py --help")
     with process_group():
         code = train_and_score(parse_settings(argv))
         return 0 if rank() else code  # rank 0 speaks for all: torchrun would stop it for another's 130

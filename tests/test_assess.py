@@ -668,6 +668,24 @@ def test_strata_of_another_map(tmp_path):
     assert found["user's accuracy", "B"]["estimate"] == pytest.approx(0.574468, abs=6e-7)
 
 
+@pytest.mark.parametrize("kind", ["same", "newer", "larger", "finer", "rows removed"])
+def test_a_map_other_than_was_sampled_is_told(kind, labelled):
+    files, _ = labelled
+    ids = patches()
+    if kind == "newer":
+        ids[:, :50] = 0
+    elif kind == "larger":
+        ids = np.vstack([ids, np.zeros_like(ids)])
+    elif kind == "finer":
+        ids = np.kron(np.where(ids == 255, 0, ids), np.ones((2, 2), ids.dtype))
+    elif kind == "rows removed":
+        write_rows(files["reference"], read_rows(files["reference"])[:150])
+    write_map(files["map"], ids)
+    notes = " ".join(report_of(files)["notes"])
+    assert ("was drawn from another map" in notes) == (kind in ("newer", "larger", "finer"))
+    assert ("the points stand for" in notes) == (kind in ("larger", "finer", "rows removed"))
+
+
 def test_classes_with_few_points_are_no_strata_where_points_were_drawn_without(labelled):
     files, _ = labelled
     rows = [{key: row[key] for key in ("image", "x", "y", "class")} for row in read_rows(files["reference"])]

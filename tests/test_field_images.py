@@ -2,13 +2,14 @@
 
 import re
 import shlex
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rasterio
 import torch
-from conftest import flags
+from conftest import ROOT, flags
 from PIL import Image, TiffImagePlugin
 from rasterio import Affine
 from rasterio.enums import ColorInterp
@@ -16,6 +17,9 @@ from rasterio.rio import main as rio
 from rasterio.transform import from_origin
 
 import landcover_segmentation as lc
+
+sys.path.insert(0, str(ROOT / "tools"))
+import labels
 
 CPU = torch.device("cpu")
 STRIPES = np.repeat((np.arange(64) >= 32)[None], 64, 0).astype(np.uint8)  # class 0 left, class 1 right
@@ -384,3 +388,47 @@ def test_an_alpha_counts_as_read_only_where_its_band_is(count, read, tmp_path):
     write_raster(tmp_path / "tile.tif", bands, alpha=count)
     asked = lc.RGB_BANDS if count == 2 else (1, 2, 3, 4)
     assert lc.alphas_read(tmp_path / "tile.tif", asked) == read
+
+
+@pytest.mark.parametrize("seen", [0, 90])
+def test_a_tile_that_is_transparent_everywhere_holds_nothing(seen, tmp_path):
+    """If it is black, too: four bands without infrared anywhere may be of water."""
+    bands = np.zeros((4, 64, 64), np.uint8)
+    bands[:3] = seen
+    write_raster(tmp_path / "tile.tif", bands, alpha=4)
+    assert (lc.read_tile(tmp_path / "tile.tif")[..., 3] > 0).all() == (seen > 0)
+
+
+def test_a_turned_picture_with_a_place_is_told(tmp_path):
+    exif = Image.Exif()
+    for name, exif[274] in (("turned", 6), ("as_stored", 1)):
+        Image.fromarray(noise(64, 64, 3)).save(tmp_path / f"{name}.jpg", exif=exif)
+        (tmp_path / f"{name}.jgw").write_text("1\n0\n0\n-1\n500000.5\n5599999.5\n")
+    with pytest.warns(UserWarning, match=r"turned\.jpg: EXIF turns it, but not its place"):
+        lc.place_of(tmp_path / "turned.jpg")
+    assert lc.place_of(tmp_path / "as_stored.jpg")
+
+
+def test_masks_with_colours_or_names_of_their_own_are_told(data, capsys):
+    masks = sorted((data / "train/masks").glob("*.png"))
+    picture = Image.fromarray(lc.read_mask(masks[0]), "P")
+    picture.putpalette([0, 0, 255, 0, 160, 0, 90, 90, 90])
+    picture.save(masks[0])
+    masks[1].with_suffix(".png.aux.xml").write_text("<PAMDataset></PAMDataset>")
+    found = lc.check_dataset(lc.LandCoverDataset(data / "train/images", data / "train/masks"), 3)
+    assert found.notes["have masks whose palette or .aux.xml is not read: ids count"] == 2
+    assert not found.sparse
+
+
+@pytest.mark.parametrize("read", [lc.read_points, labels.read_points])
+def test_what_may_be_thousands_is_no_pixel(read, tmp_path):
+    """1,234 of a table with semicolons or tabs is 1.234 or 1234; what can be but one of both is read."""
+    save(tmp_path / "images/a.png", noise(64, 1300, 3))
+    for text, place in (("1,234", None), ("1234,567", 1234), ("12,5", 12), ("0,345", 0), ("1234", 1234)):
+        (tmp_path / "points.csv").write_text(f"image;x;y;class\na;{text};5;0\n")
+        how = tmp_path / "points.csv", lc.list_images(tmp_path / "images"), ["low", "high"]
+        if place is None:
+            with pytest.raises(lc.InputError, match=r"x is '1,234'; write 3\.5 or 1234"):
+                read(*how)
+        else:
+            assert read(*how)[0] == {"a": {(5, place): 0}}

@@ -16,6 +16,7 @@ from test_annotations import NAMES, UTM, write_tif
 import landcover_segmentation as lc
 
 sys.path.insert(0, str(ROOT / "tools"))
+import geo
 import label_formats
 import labels
 
@@ -274,7 +275,9 @@ def table_xml(*rows):
 
 
 CATEGORIES = "".join(f"<Category>{name}</Category>" for name in ("high", "other", "low"))
+ITEMS = "".join(f'<MDI key="CLASS_{at}">{name}</MDI>' for at, name in enumerate(("high", "other", "low")))
 LEGENDS = {
+    "tags of our maps": f"<Metadata>{ITEMS}</Metadata>",
     "categories": f"<CategoryNames>{CATEGORIES}</CategoryNames>",
     "attribute table": table_xml(("high", 0), ("Low", 2)),
 }
@@ -611,3 +614,38 @@ def test_large_fields_may_overlap(tiles):
     points, gone = read(tiles / "plots.gpkg", tiles / "tiles")
     assert time.process_time() - started < 20
     assert gone == {"pixels that two classes claim": 120_000} and len(points["a"]) == 80_000
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("tile.jpg", "tile"),
+        ("tile.1", "tile.1"),
+        ("tile.2", None),
+        ("0123abcd-tile.png", "tile"),
+        ("20210101-tile.png", None),
+    ],
+)
+def test_what_follows_a_dot_or_leads_as_a_date_is_part_of_a_name(name, stem, tmp_path):
+    images = {stem: tmp_path / f"{stem}.png" for stem in ("tile", "tile.1")}
+    assert labels.image_finder(images)(name) == stem
+
+
+@pytest.mark.parametrize("second", ["same", "others", "other order", "two alike"])
+def test_palettes_that_number_colours_otherwise_are_refused(second, tmp_path):
+    """Of the same colours; those of one class alone, or that stand for two ids, tell nothing."""
+    blue, green, red = (0, 0, 255), (0, 160, 0), (200, 0, 0)
+    tables = {"same": (blue, green), "others": (red, green), "other order": (green, blue)}
+    (tmp_path / "masks").mkdir()
+    for at, colors in enumerate(((blue, green), tables.get(second, (green, green)))):
+        mask = Image.fromarray(np.uint8([[0, 1], [1, 0]]), "P")
+        mask.putpalette(sum(colors, ()))
+        mask.save(tmp_path / f"masks/{at}.png")
+    masks = sorted((tmp_path / "masks").iterdir())
+    if second == "other order":
+        with pytest.raises(
+            lc.InputError, match=r"1\.png: its palette gives 0 the colour that has 1 in .*0\.png"
+        ):
+            geo.check_palettes(masks)
+    else:
+        geo.check_palettes(masks)

@@ -375,9 +375,11 @@ def find_strata(
     of the region; a stratum whose share is that of a single one is known by one point.
     """
     told, strata, names = classes, points.mapped, points.field("stratum")
+    notes: list[str] = []
     if design == "stratified" and any(points.field("stratum_share")):
         told = told_shares(points)
         strata = np.array([list(told).index(name) for name in names])
+        notes += other_map(points, told, classes)
     elif design == "stratified" and any(names):
         given = [labels.plain(name) for name in names]
         if given != [labels.plain(list(classes)[at]) for at in strata]:
@@ -396,7 +398,24 @@ def find_strata(
         problem = f"the strata with points are {shares.sum():.4f} of the region, not all of it"
         raise lc.InputError(f"{path}: {problem}; label points in each stratum")
     used = np.flatnonzero(shares)
-    return np.searchsorted(used, strata), shares[used] / shares.sum(), []
+    return np.searchsorted(used, strata), shares[used] / shares.sum(), notes
+
+
+def other_map(points: Reference, told: dict[str, float], classes: dict[str, float]) -> list[str]:
+    """A note if strata named like the classes of the map are not these: another map was sampled."""
+    shares = {labels.plain(name): share for name, share in classes.items()}
+    mapped = np.array(list(shares))[points.mapped]
+    drawn = np.array([labels.plain(name) for name in points.field("stratum")])
+    moved = np.isin(drawn, list(shares)) & (drawn != mapped)
+    resized = [name for name in told if abs(shares.get(labels.plain(name), told[name]) - told[name]) > 1e-4]
+    if not moved.any() and not resized:
+        return []
+    problem = f"{moved.sum():,} of {len(moved):,} points were drawn as another class than the map has there"
+    if resized:
+        name = resized[0]
+        problem += f", and as if {name} were {told[name]:.1%} of it, not {shares[labels.plain(name)]:.1%}"
+    cure = "this is right only if that map has the same ground and legend"
+    return [f"the sample was drawn from another map than this one: {problem}; {cure}"]
 
 
 def told_shares(points: Reference) -> dict[str, float]:
@@ -652,6 +671,11 @@ def score(args: argparse.Namespace) -> None:
     classes = {"num_classes": model.num_classes, "class_names": model.class_names}
     reading = model.reading | model.normalisation
     tiles = lc.LandCoverDataset(args.images, args.labels, **classes, **reading)
+    if tiles.points is None:
+        geo.check_palettes(mask for _, mask in tiles.tiles)
+        for image, mask in tiles.tiles:
+            if not geo.is_picture(mask) or Path(f"{mask}.aux.xml").exists():
+                geo.check_value_names(mask, image, model.class_names)
     found = lc.check_dataset(tiles, model.num_classes, "tiles")
     known = {lc.folded(image.stem) for image, _ in tiles.tiles}
     same = [name for name in pixels or () if lc.folded(Path(name).stem) in known]

@@ -106,7 +106,7 @@ def open_labels(name: str, config: argparse.Namespace) -> typing.Iterator[tuple[
             yield scene, sparse_rows(labels, scene.width)
             return
         geo.check_same_ground(labels, path)
-        if not geo.is_picture(labels):
+        if not geo.is_picture(labels) or Path(f"{labels}.aux.xml").exists():
             geo.check_value_names(labels, path, config.class_names)
         shape, read = stack.enter_context(open_mask(labels))
         if tuple(shape) != (scene.height, scene.width):
@@ -268,6 +268,7 @@ def find_inputs(config: argparse.Namespace) -> int:
                 problem = f"has no mask of that name in {config.masks}"
                 raise lc.InputError(f"{path}: {problem}; add it or remove the image")
         config.labels = {path.name: masks[lc.folded(stem)] for stem, path in scenes.items()}
+        geo.check_palettes(config.labels.values())
     config.scenes = {path.name: path for path in scenes.values() if path.name in config.labels}
     return sum(math.ceil(sizes[name][0] / config.tile) for name in config.scenes)
 

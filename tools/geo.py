@@ -11,7 +11,7 @@ import sys
 import tempfile
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -148,7 +148,7 @@ def dataset_place(dataset: typing.Any) -> tuple:
 
 
 def value_names(path: str | Path) -> dict[int, str]:
-    """What a raster says its values mean, by GDAL's category names or an attribute table; {} if nothing.
+    """What a raster says its values mean, by the tags of our maps, category names or an attribute table.
 
     rasterio does not show them, but writes them into a copy as VRT, whatever the format.
     """
@@ -157,7 +157,9 @@ def value_names(path: str | Path) -> dict[int, str]:
     with tempfile.TemporaryDirectory() as folder, lc.readable(path):
         copy(str(path), f"{folder}/names.vrt", driver="VRT")
         band = ElementTree.parse(f"{folder}/names.vrt").find("VRTRasterBand")
-    names = {index: one.text for index, one in enumerate(band.iterfind("CategoryNames/Category"))}
+    tags = {item.get("key", ""): item.text for item in band.iterfind("Metadata/MDI")}
+    names = {int(key[6:]): name for key, name in tags.items() if re.fullmatch(r"CLASS_\d+", key)}
+    names |= {index: one.text for index, one in enumerate(band.iterfind("CategoryNames/Category"))}
     if (table := band.find("GDALRasterAttributeTable")) is not None:
         usages = [field.findtext("Usage") for field in table.iter("FieldDefn")]
         if {"5", "2"} <= {*usages}:  # a value, and its name
@@ -176,6 +178,28 @@ def check_value_names(path: str | Path, image: str | Path, class_names: Sequence
             words = "tools/labels.py", "--labels", path, "--images", image, "--output", "masks"
             cure = f"translate it: {command('python', *words, '--class-names', ','.join(class_names))}"
             raise lc.InputError(f"{path}: {problem}; {cure}")
+
+
+def check_palettes(masks: Iterable[str | Path]) -> None:
+    """Raises InputError if two masks give one colour of their palettes to different ids.
+
+    Programs that make a palette of what they find in each picture number classes anew in each.
+    """
+    known: dict[tuple, tuple[int, str | Path]] = {}
+    for path in masks:
+        colors: dict[int, tuple] = {}
+        with contextlib.suppress(lc.InputError), lc.open_picture(path) as picture:
+            if picture.mode == "P":
+                table = dict(enumerate(map(tuple, np.reshape(picture.getpalette(), (-1, 3)).tolist())))
+                colors = {at: table[at] for at in np.unique(picture).tolist() if at in table}
+        for at, color in colors.items():
+            if at == lc.IGNORE_INDEX or list(colors.values()).count(color) > 1:
+                continue
+            first, other = known.setdefault(color, (at, path))
+            if first != at:
+                problem = f"its palette gives {at} the colour that has {first} in {other}"
+                cure = "make ids of the colours: python tools/convert_masks.py --help"
+                raise lc.InputError(f"{path}: {problem}; {cure}")
 
 
 def placing_command(dataset: typing.Any) -> str:

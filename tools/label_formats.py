@@ -43,6 +43,8 @@ import landcover_segmentation as lc
 MOST_PIXELS = 2**31  # of a mask; more is a damaged file
 CLASS_FIELDS = "class", "lc1", "survey_lc1"  # ours; LUCAS's to 2018, and of 2022
 PLACES = ("", "th_", "point_")  # what stands before lat and lon; LUCAS observes its theoretical points
+METRES = {"x", "y", "easting", "northing", "east", "north", "e", "n"}
+ANY_COMMA = re.compile(r"^([+-]?\d+),(\d+)$")
 NO_PLACE = {"", "nan", "null", "na"}
 FOLDERS = ".kml", ".kmz"  # whose layers are folders
 NOT_TAKEN = "88.888888"  # a latitude, in LUCAS
@@ -525,8 +527,10 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str
                         cure = "quote a name with a comma, and write 3.5, not 3,5"
                         raise lc.InputError(f"{path}, line {line}: has not {len(columns)} fields; {cure}")
                     fields = [text.strip() for text in fields]
-                    if mark != ",":
-                        fields = [re.sub(r"^([+-]?\d+),(\d+)$", r"\1.\2", text) for text in fields]
+                    if mark != ",":  # of pixels and metres 1,234 may be a thousand and more
+                        commas = [lc.COMMA if name in METRES else ANY_COMMA for name in columns]
+                        pairs_of = zip(commas, fields, strict=True)
+                        fields = [comma.sub(r"\1.\2", text) for comma, text in pairs_of]
                     yield line, dict(zip(columns, fields, strict=True))
         except csv.Error as error:
             raise lc.InputError(f"{path}, line {reader.line_num}: cannot be read ({error})") from error
@@ -551,7 +555,7 @@ def number(text: str, where: str) -> float:
     try:
         found = float(text)
     except ValueError as error:
-        cure = "write 3.5, not 3,5" if "," in text else "it must be a number"
+        cure = "write 3.5 or 1234, without a comma" if "," in text else "it must be a number"
         cure = "write degrees as 15.5, without minutes" if "°" in text else cure
         raise lc.InputError(f"{where} is {text!r}; {cure}") from error
     if not np.isfinite(found):

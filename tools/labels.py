@@ -55,6 +55,7 @@ ANNOTATIONS = (".json", ".xml")
 RASTERS = (".tif", ".tiff", ".png", ".vrt", ".img", ".jp2", ".asc", ".bil", ".jpg", ".jpeg")
 POINT_SUFFIXES = (".csv", *VECTORS, *ANNOTATIONS)  # what cut_tiles.py and active_learning.py take for points
 NO_CLASS = {"", "nan", "null", "none", "na", "n/a", "<na>"}  # as tables write an empty cell
+PICTURE = r"(?i)\.(png|jpe?g|jfif|tiff?|jp2|vrt|img|webp|bmp|gif|heic|dng)$"  # tile.2 is no copy of tile
 NO_PIXELS = np.empty((0, 2), np.int64)
 
 
@@ -182,8 +183,8 @@ def shape_pixels(kind: str, parts: list, height: int, width: int, border: bool =
 def image_finder(images: dict[str, Path]) -> Callable[[str], str | None]:
     """`lc.find_image` that remembers; an image may have been labelled on a copy in another format.
 
-    Label Studio puts eight digits before the names of uploads, also where it writes COCO. Images of one name
-    in two folders are told: their labels come to lie on one image.
+    Label Studio puts eight digits before the names of uploads, also where it writes COCO; a date is none of
+    its. Images of one name in two folders are told: their labels come to lie on one image.
     """
     folders: dict[str, list[str]] = {}
 
@@ -198,8 +199,8 @@ def image_finder(images: dict[str, Path]) -> Callable[[str], str | None]:
         return stem
 
     def find_name(name: str) -> str | None:
-        names = name, re.sub("^[0-9a-f]{8}-", "", name)
-        tries = [one for name in names for one in (name, re.sub(r"\.[^.]*$", "", name))]
+        names = name, re.sub(r"^(?!(19|20)\d{6})[0-9a-f]{8}-", "", name)
+        tries = [one for name in names for one in (name, re.sub(PICTURE, "", name))]
         return next(filter(None, (lc.find_image(one, images) for one in tries)), None)
 
     return find
@@ -541,7 +542,9 @@ def read_labels(
     list that is filled) and values (a set). Raises InputError for the first that cannot be right.
     """
     gone: Counter = Counter()
-    marks = (mark for file in label_files(path, gone) for mark in marks_of(file, images, how, known, gone))
+    files = label_files(path, gone)
+    geo.check_palettes(file for file in files if file.suffix.lower() in RASTERS)
+    marks = (mark for file in files for mark in marks_of(file, images, how, known, gone))
     placed, wheres = place_marks(path, marks, known, how, gone)
     found = {stem: settle(images[stem], placed[stem], wheres, gone, how) for stem in images if stem in placed}
     drop_without_data(found, images, gone)
