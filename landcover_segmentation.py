@@ -299,7 +299,8 @@ def alpha_bands(dataset, bands: Sequence[int]) -> list[int]:
         if kind.name == "alpha" and band not in bands:
             sample = dataset.read(band, out_shape=shape)
             whole = sample.max() in (1, 255, 65535)  # infrared may have two values, but hardly these
-            whole |= not (sample.any() or dataset.read(1, out_shape=shape).any())  # nothing to see
+            black = not dataset.read(1, out_shape=shape).any()
+            whole |= black and not sample.any()
             found += [band] if whole and np.isin(sample, (0, sample.max())).mean() > 0.9 else []
     return found
 
@@ -498,7 +499,7 @@ def place_of(path: PathLike) -> tuple | None:
     with contextlib.suppress(InputError if picture else ()), open_raster(path) as dataset:
         if not dataset.transform.is_identity:
             if dataset.tags().get("EXIF_Orientation", "1") != "1":
-                warnings.warn(f"{path}: EXIF turns it, but not its place; remove one", stacklevel=2)
+                warnings.warn(f"{path}: EXIF turns it, not its place; remove one", stacklevel=2)
             (left, right), (bottom, top) = map(sorted, (dataset.bounds[::2], dataset.bounds[1::2]))
             return dataset.crs, dataset.transform, (left, bottom, right, top)
 
@@ -641,7 +642,7 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
             reader.fieldnames = head
             for row in reader:
                 if None in row or None in row.values():
-                    cure = "quote a name with a comma; write 3.5"
+                    cure = "quote commas; write 3.5"
                     where = f"{path}, line {reader.line_num}"
                     raise InputError(f"{where}: has not {len(head)} fields; {cure}")
                 found = {name: text.strip() for name, text in row.items()}
@@ -1080,7 +1081,7 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
         places += [place] if place else []
         if dataset.points is None:
             odd = image_facts(labels)[2] == "mode P" or Path(f"{labels}.aux.xml").exists()
-            notes["have masks whose palette or .aux.xml is not read: ids count"] += odd
+            notes["have masks whose palette or .aux.xml is not read"] += odd
         for band in alphas_read(path, dataset.reading["bands"]):
             notes[f"have an alpha as band {band}, which BANDS reads as data"] += 1
         if nodata := impossible_nodata(path):

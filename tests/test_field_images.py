@@ -404,7 +404,7 @@ def test_a_turned_picture_with_a_place_is_told(tmp_path):
     for name, exif[274] in (("turned", 6), ("as_stored", 1)):
         Image.fromarray(noise(64, 64, 3)).save(tmp_path / f"{name}.jpg", exif=exif)
         (tmp_path / f"{name}.jgw").write_text("1\n0\n0\n-1\n500000.5\n5599999.5\n")
-    with pytest.warns(UserWarning, match=r"turned\.jpg: EXIF turns it, but not its place"):
+    with pytest.warns(UserWarning, match=r"turned\.jpg: EXIF turns it, not its place"):
         lc.place_of(tmp_path / "turned.jpg")
     assert lc.place_of(tmp_path / "as_stored.jpg")
 
@@ -416,7 +416,7 @@ def test_masks_with_colours_or_names_of_their_own_are_told(data, capsys):
     picture.save(masks[0])
     masks[1].with_suffix(".png.aux.xml").write_text("<PAMDataset></PAMDataset>")
     found = lc.check_dataset(lc.LandCoverDataset(data / "train/images", data / "train/masks"), 3)
-    assert found.notes["have masks whose palette or .aux.xml is not read: ids count"] == 2
+    assert found.notes["have masks whose palette or .aux.xml is not read"] == 2
     assert not found.sparse
 
 
