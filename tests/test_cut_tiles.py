@@ -175,6 +175,20 @@ def test_points_land_on_their_pixel_in_their_tile(tmp_path, capsys):
     assert "left out: 1 points without a class" in printed and "its score will be their accuracy" in printed
 
 
+@pytest.mark.parametrize("step, sparse", [(2, False), (6, True)])
+@pytest.mark.parametrize("kind", ["--masks", "--points"])
+def test_what_the_score_will_be_is_told_by_the_share_of_labels(kind, step, sparse, tmp_path, capsys):
+    """Polygons become points that cover much of val, and masks may hold few: training goes by the share."""
+    mask = np.full((64, 64), 255, np.uint8)
+    mask[::step, ::step] = 1
+    write_scene(tmp_path, "a", 64, 64, mask=mask)
+    write_points(tmp_path, [f"a,{x},{y},1" for y, x in np.argwhere(mask == 1)], "image,x,y,class")
+    run(tmp_path, block=1, labels=(kind, "masks" if kind == "--masks" else "points.csv"))
+    assert ("its score will be their accuracy" in capsys.readouterr().out) == sparse
+    val = lc.LandCoverDataset(tmp_path / "out/val/images", tmp_path / "out/val/masks", num_classes=3)
+    assert lc.check_dataset(val, 3).sparse == sparse
+
+
 @pytest.mark.parametrize(
     "rows, head, named",
     [

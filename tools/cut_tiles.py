@@ -291,7 +291,7 @@ def report(config: argparse.Namespace, tiles: dict, val: set, left_out: Counter)
     for what, number in left_out.items():
         if number:
             print(f"left out: {number:,} {what}")
-    if config.points:
+    if counts["val"].sum() < lc.SPARSE_SHARE * len(val) * config.tile**2:  # as training judges
         print("note: val has points only, so its score will be their accuracy: mIoU takes dense masks")
     for name, *numbers in zip(config.class_names, *counts.values(), strict=True):
         lacking = [side for side, number in zip(SIDES, numbers, strict=True) if not number]

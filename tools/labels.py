@@ -174,7 +174,8 @@ def shape_pixels(kind: str, parts: list, height: int, width: int, border: bool =
         found = [trace(line, height, width) for line in parts]
     else:
         found = [fill(rings, height, width) for rings in parts]
-    return np.unique(np.concatenate(found), axis=0)
+    pixels = np.concatenate(found)
+    return np.unique(pixels, axis=0) if len(pixels) > 1 else pixels  # of a table of points: half of its time
 
 
 # ==== Labels in pixels ===============================================================================
