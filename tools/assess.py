@@ -336,7 +336,8 @@ def check_not_learnt(checkpoints: Iterable[Path], points: Reference, region: Reg
         if same.any():
             first = points.where[int(same.argmax())]
             problem = f"learnt from {same.sum():,} of the {len(same):,} reference points, as {first}"
-            raise lc.InputError(f"{path}: {problem}; remove these, and draw others")
+            cure = "remove these, and draw others; if many, sample maps of scenes that taught it nothing"
+            raise lc.InputError(f"{path}: {problem}; {cure}")
         if near.any():
             problem = f"{near.sum():,} of {len(near):,} points lie in tiles from which {path} learnt"
             notes.append(f"{problem}: its errors there may be fewer than elsewhere")
