@@ -642,7 +642,7 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
             reader.fieldnames = head
             for row in reader:
                 if None in row or None in row.values():
-                    cure = "quote a name with a comma, and write 3.5, not 3,5"
+                    cure = "quote a name with a comma; write 3.5, not 3,5"
                     where = f"{path}, line {reader.line_num}"
                     raise InputError(f"{where}: has not {len(head)} fields; {cure}")
                 found = {name: text.strip() for name, text in row.items()}
@@ -659,7 +659,7 @@ def pixel(text: str, where: str) -> int:
     try:
         return math.floor(float(text))
     except (ValueError, OverflowError) as error:
-        cure = "write 3.5, not 3,5; 1234, not 1,234" if "," in text else "it must be a number"
+        cure = "write 3.5 or 1234" if "," in text else "it must be a number"
         raise InputError(f"{where} is {text!r}; {cure}") from error
 
 
@@ -2687,7 +2687,7 @@ def write_metrics(run: Run, best: dict) -> None:
         per_class: dict(zip(best["class_names"], scores[per_class], strict=True)),
         "epoch": best["epoch"],
         f"{judge.key}_of_last_epoch": run.history[-1][f"val_{judge.key}"],
-        "selection": f"epoch with the best validation {judge.label}; on these tiles, so a little flattering",
+        "selection": f"the epoch of best {judge.label} on these tiles: flatters a little",
         "starting_weights": best["starting_weights"],
         "seconds": round(sum(row["seconds"] for row in run.history), 1),
         "precision": str(run.dtype).removeprefix("torch."),
@@ -2808,7 +2808,7 @@ def explain(error: Exception) -> str | None:
 @command_line
 def main(argv: list[str]) -> int:
     if argv[:1] == ["predict"]:
-        raise InputError("predict is a program of its own now: python tools/map_scenes.py --help")
+        raise InputError("predict has moved: python tools/map_scenes.py --help")
     with process_group():
         code = train_and_score(parse_settings(argv))
         return 0 if rank() else code  # rank 0 speaks for all: torchrun would stop it for another's 130
