@@ -88,7 +88,7 @@ BACKBONE: str = "auto"  # auto: resnet50 with a GPU, efficientnet_lite0 without;
 WEIGHTS: str | None = "auto"  # auto: ImageNet if it can be had; imagenet: insist on it; None: random
 # ---- Training
 EPOCHS: int = 16  # raise it if the best epoch is the last, lower it for a quick look
-BATCH_SIZE: int = 4  # tiles per step of all ranks: few make more steps of an epoch; more make a GPU fast
+BATCH_SIZE: int = 4  # tiles per step of all ranks; few make many steps; with GPUs more, or ACCUMULATION_STEPS
 ACCUMULATION_STEPS: int = 1  # batches added up before a step: raise it as you lower BATCH_SIZE
 LEARNING_RATE: float | str = "auto"  # of AdamW; auto: 1e-4, for small backbones 1e-3; lower if the loss jumps
 WEIGHT_DECAY: float = 1e-4  # pull of the weights towards 0; raise against overfitting
