@@ -185,6 +185,7 @@ def write_sample(args: argparse.Namespace) -> None:
     print("wrote " + ", ".join(map(str, written)))
     found = Counter(row["stratum"] for row in rows)
     print(f"{len(rows):,} points, {args.design}: {lc.format_counts(found)}")
+    print(f"next, label them: python tools/annotate.py --images SCENES --points {args.output}")
 
 
 def check_no_label_lost(path: Path) -> None:
