@@ -638,11 +638,25 @@ def stages_table() -> str:
 
 
 def big_scene_table() -> str:
+    """Time and memory of mapping a scene, beside those of an earlier commit, of benchmarks/big_scene.py."""
     body = []
     for row in rows("big_scene.csv"):
-        side, memory = f"{int(row['side']):,}", f"{int(row['peak_mib']) / 1024:.2f} GiB"
-        body.append([f"{side} x {side}", row["network"], memory, f"{int(row['seconds']):,} s"])
-    return markdown(["pixels", "network", "peak memory", "wall time"], body)
+        side = f"{int(row['side']):,}"
+        cells = [f"{side} x {side}", row["network"], *cost_of_scene(row, "")]
+        theirs = ["-"] * 5
+        if row["against"]:
+            theirs = [*cost_of_scene(row, "against_"), row["ratio"], f"{100 * float(row['equal']):.3f}%"]
+        body.append([*cells, *theirs, row["hardware"]])
+    of_commit = [f"{what} of bf478b5" for what in ("memory", "wall time", "processor time")]
+    header = ["pixels", "network", "peak memory", "wall time", "processor time", *of_commit]
+    return markdown([*header, "times as fast", "ids alike", "hardware"], body)
+
+
+def cost_of_scene(row: dict, side: str) -> list[str]:
+    """Memory, wall time and processor time of one side of a row, the last only if it was measured."""
+    memory, seconds = f"{int(row[f'{side}peak_mib']) / 1024:.2f} GiB", float(row[f"{side}seconds"])
+    processor = row[f"{side}processor_seconds"]
+    return [memory, f"{seconds:,.0f} s", f"{float(processor):,.0f} s" if processor else "-"]
 
 
 def coverage_table() -> str:
