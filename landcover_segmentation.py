@@ -299,8 +299,7 @@ def alpha_bands(dataset, bands: Sequence[int]) -> list[int]:
         if kind.name == "alpha" and band not in bands:
             sample = dataset.read(band, out_shape=shape)
             whole = sample.max() in (1, 255, 65535)  # infrared may have two values, but hardly these
-            black = not dataset.read(1, out_shape=shape).any()
-            whole |= black and not sample.any()
+            whole |= not (sample.any() or dataset.read(1, out_shape=shape).any())  # nothing is there
             found += [band] if whole and np.isin(sample, (0, sample.max())).mean() > 0.9 else []
     return found
 
@@ -533,7 +532,7 @@ def overlap(one: tuple, other: tuple) -> bool:
 
 def impossible_nodata(path: PathLike) -> str | None:
     """What a TIFF declares to mean no data though its type cannot hold it; GDAL then takes all for data."""
-    with contextlib.suppress(Exception), Image.open(path) as header:
+    with contextlib.suppress(Exception), Image.open(path, formats=["TIFF"]) as header:
         if not math.isnan(float(declared := str(header.tag_v2.get(42113, "nan")).strip("\0 "))):
             with open_raster(path) as dataset:
                 return declared if dataset.nodata is None else None
@@ -2525,7 +2524,8 @@ def restore_run(run: Run, checkpoint: dict) -> None:
     run.history.extend(checkpoint["history"])
     best = load_checkpoint(run.path("best_model.pth"))
     if best.get(run.judge.key, -1) < run.best_score():
-        raise InputError(f"{run.path('best_model.pth')}: is not of the run to resume; put it back, or {anew}")
+        other = "is not of the run to resume"
+        raise InputError(f"{run.path('best_model.pth')}: {other}; put it back, or {anew}")
 
 
 def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
@@ -2687,7 +2687,7 @@ def write_metrics(run: Run, best: dict) -> None:
         per_class: dict(zip(best["class_names"], scores[per_class], strict=True)),
         "epoch": best["epoch"],
         f"{judge.key}_of_last_epoch": run.history[-1][f"val_{judge.key}"],
-        "selection": f"the epoch of best {judge.label} on these tiles: flatters a little",
+        "selection": f"best {judge.label}, on these tiles: flatters a little",
         "starting_weights": best["starting_weights"],
         "seconds": round(sum(row["seconds"] for row in run.history), 1),
         "precision": str(run.dtype).removeprefix("torch."),
@@ -2808,7 +2808,7 @@ def explain(error: Exception) -> str | None:
 @command_line
 def main(argv: list[str]) -> int:
     if argv[:1] == ["predict"]:
-        raise InputError("predict has moved: python tools/map_scenes.py --help")
+        raise InputError("predict moved: python tools/map_scenes.py --help")
     with process_group():
         code = train_and_score(parse_settings(argv))
         return 0 if rank() else code  # rank 0 speaks for all: torchrun would stop it for another's 130
