@@ -304,13 +304,22 @@ def alpha_bands(dataset, bands: Sequence[int]) -> list[int]:
     return found
 
 
-def alphas_read(path: PathLike, bands: Sequence[int]) -> list[int]:
-    """The bands of an image that are read as data though they are declared an alpha, and look like one."""
+def misread_declarations(path: PathLike, bands: Sequence[int]) -> list[str]:
+    """What an image declares of its bands that is read otherwise, in words; of 8-bit PNG and JPEG nothing."""
     with open_image(path) as image:
         if isinstance(image, Image.Image):
             return []
-        read = choose_bands(path, bands, image.dtypes)
-        return [band for band in alpha_bands(image, ()) if band in read]
+        read, rgb = choose_bands(path, bands, image.dtypes), ["red", "green", "blue"]
+        told = [f"band {band} is an alpha, read as data" for band in alpha_bands(image, ()) if band in read]
+        colors = [image.colorinterp[band - 1].name for band in read[:3]]
+        if colors != rgb and set(colors) == set(rgb):
+            told.append(f"bands {', '.join(colors)} are read as {', '.join(rgb)}")
+        with contextlib.suppress(Exception), Image.open(path, formats=["TIFF"]) as header:
+            declared = str(header.tag_v2[42113]).strip("\0 ")
+            if image.nodata is None and not math.isnan(float(declared)):  # GDAL then takes all for data
+                cure = "declare what fills it: rio edit-info --nodata=0 FILE"
+                told.append(f"nodata {declared} is no value of its type, so what is empty is data; {cure}")
+    return told
 
 
 def raster_bands(dataset, bands: Sequence[int], alphas: Sequence[int], window=None) -> np.ndarray:
@@ -523,19 +532,22 @@ def unlabelled_flags(labels: PathLike) -> list[str]:
 
 
 def overlap(one: tuple, other: tuple) -> bool:
-    """Whether two places, of `place_of`, share ground; those of other reference systems are not compared."""
-    (left, bottom, right, top), (west, south, east, north) = one[2], other[2]
+    """Whether two places, of `place_of`, surely share ground, in whatever reference systems they lie."""
+    (left, bottom, right, top), (west, south, east, north) = one[2], box_in(one[0], other)
     least = 0.5 * abs(one[1].a or one[1].b)  # of a pixel: neighbours meet but for rounding
-    meet = min(right, east) - max(left, west) > least and min(top, north) - max(bottom, south) > least
-    return meet and one[0] == other[0]
+    return min(right, east) - max(left, west) > least and min(top, north) - max(bottom, south) > least
 
 
-def impossible_nodata(path: PathLike) -> str | None:
-    """What a TIFF declares to mean no data though its type cannot hold it; GDAL then takes all for data."""
-    with contextlib.suppress(Exception), Image.open(path, formats=["TIFF"]) as header:
-        if not math.isnan(float(declared := str(header.tag_v2.get(42113, "nan")).strip("\0 "))):
-            with open_raster(path) as dataset:
-                return declared if dataset.nodata is None else None
+@cache
+def box_in(system, place: tuple) -> tuple:
+    """A place's (left, bottom, right, top) in a reference system; a turned one reaches further there."""
+    if not (system and place[0]) or system == place[0]:
+        return place[2]
+    from rasterio.warp import transform
+
+    left, bottom, right, top = place[2]
+    x, y = map(sorted, transform(place[0], system, [left, left, right, right], [bottom, top, bottom, top]))
+    return x[1], y[1], x[2], y[2]
 
 
 def format_ids(mask: np.ndarray) -> str:
@@ -1081,11 +1093,8 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
         if dataset.points is None:
             odd = image_facts(labels)[2] == "mode P" or Path(f"{labels}.aux.xml").exists()
             notes["have masks whose palette or .aux.xml is not read"] += odd
-        for band in alphas_read(path, dataset.reading["bands"]):
-            notes[f"have an alpha as band {band}, which BANDS reads as data"] += 1
-        if nodata := impossible_nodata(path):
-            cure = "what is empty is taken for data; declare what fills it: rio edit-info --nodata=0 FILE"
-            notes[f"declare nodata {nodata}, which their type cannot hold: {cure}"] += 1
+        otherwise = misread_declarations(path, dataset.reading["bands"])
+        notes.update(f"do not mean what they declare: {told}" for told in otherwise)
         sizes.append(mask.shape)
         labelled += own
         pixels = hashlib.sha256(np.ascontiguousarray(image)).digest()

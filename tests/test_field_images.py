@@ -12,9 +12,11 @@ import torch
 from conftest import ROOT, flags
 from PIL import Image, TiffImagePlugin
 from rasterio import Affine
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.rio import main as rio
 from rasterio.transform import from_origin
+from rasterio.warp import transform
 
 import landcover_segmentation as lc
 
@@ -266,6 +268,21 @@ def test_ground_that_only_touches_is_not_shared(tmp_path):
     assert not lc.overlap(one, beside)
 
 
+@pytest.mark.parametrize("system", [32632, 4326, None])
+@pytest.mark.parametrize(("moved", "shared"), [(0, True), (60, True), (110, False)])
+def test_shared_ground_is_found_in_other_reference_systems(system, moved, shared):
+    """One of a system that is not known has the other's: a world file knows none."""
+    here = CRS.from_epsg(32633)
+    (x,), (y,) = (500_000 + moved,), (5_600_000,)
+    there, pixel = None, 1
+    if system:
+        there, pixel = CRS.from_epsg(system), 1 if system > 10_000 else 1e-5
+        (x,), (y,) = transform(here, there, [x], [y])
+    own = here, from_origin(500_000, 5_600_000, 1, 1), (500_000, 5_599_900, 500_100, 5_600_000)
+    other = there, from_origin(x, y, pixel, pixel), (x, y - 100 * pixel, x + 100 * pixel, y)
+    assert lc.overlap(own, other) == lc.overlap(other, own) == shared
+
+
 @pytest.mark.parametrize(
     ("declared", "told"), [("-9999", "-9999"), ("256", "256"), ("0", None), ("nan", None)]
 )
@@ -274,8 +291,9 @@ def test_a_declared_nodata_that_its_type_cannot_hold_is_told(declared, told, tmp
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[42113] = declared
     Image.fromarray(noise(64, 64)).save(tmp_path / "tile.tif", tiffinfo=tags)
-    told = lc.impossible_nodata(tmp_path / "tile.tif")
-    assert told == (declared if declared in ("-9999", "256") else None)
+    (note,) = lc.misread_declarations(tmp_path / "tile.tif", lc.RGB_BANDS) or [None]
+    assert (note is None) == (told is None)
+    assert not told or note.startswith(f"nodata {told} is no value of its type")
 
 
 @pytest.mark.parametrize(
@@ -387,7 +405,19 @@ def test_an_alpha_counts_as_read_only_where_its_band_is(count, read, tmp_path):
     bands = np.concatenate([noise(count - 1, 64, 64), 255 * STRIPES[None]])
     write_raster(tmp_path / "tile.tif", bands, alpha=count)
     asked = lc.RGB_BANDS if count == 2 else (1, 2, 3, 4)
-    assert lc.alphas_read(tmp_path / "tile.tif", asked) == read
+    assert lc.misread_declarations(tmp_path / "tile.tif", asked) == [
+        f"band {band} is an alpha, read as data" for band in read
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bands", "told"), [((1, 2, 3), "bands blue, green, red are read as red, green, blue"), ((3, 2, 1), None)]
+)
+def test_bands_that_say_that_they_are_of_another_colour_are_told(bands, told, tmp_path):
+    write_raster(tmp_path / "tile.tif", noise(4, 64, 64))
+    with rasterio.open(tmp_path / "tile.tif", "r+") as file:
+        file.colorinterp = [ColorInterp[name] for name in ("blue", "green", "red", "undefined")]
+    assert lc.misread_declarations(tmp_path / "tile.tif", bands) == ([told] if told else [])
 
 
 @pytest.mark.parametrize("seen", [0, 90])

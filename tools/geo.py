@@ -330,9 +330,8 @@ def odd_values(path: str | Path, bands: Sequence[int], ranges: Sequence | None) 
 
     ranges: the (lowest, highest) value of each band in training, as for `lc.read_tile`.
     """
-    for band in lc.alphas_read(path, bands):
-        problem = f"band {band} is an alpha: two values that tell where data are, not what is there"
-        yield f"{path}: {problem}, but the network reads it as data; give the scene with the band it learnt"
+    for told in lc.misread_declarations(path, bands):
+        yield f"{path}: {told}; is it like the images that the network learnt from?"
     with open_unscaled(path, bands) as scene:
         rows = np.unique(np.linspace(0, scene.height - 1, 16).astype(int))
         pixels = np.concatenate([scene.read(row, row + 1)[0] for row in rows.tolist()])
