@@ -530,7 +530,7 @@ def test_neighbours_lie_around_a_tile_that_was_cut_and_their_maps_follow(
         path.unlink()
     config = serve()
     page = open_page(config)
-    until(page, "neighbours.length === 1 && neighbours[0].right === 1 && neighbours[0].down === 0")
+    until(page, "neighbours.length === 1 && String(neighbours[0].sides) === '64,0,128,64'")
     box = page.locator("#view").bounding_box()
     edge = box["width"] / 2 + 0.4 * box["height"]
     shown = np.array(Image.open(io.BytesIO(page.locator("#view").screenshot())).convert("RGB"), int)
@@ -542,6 +542,42 @@ def test_neighbours_lie_around_a_tile_that_was_cut_and_their_maps_follow(
     until(page, "map && neighbours[0].map")
     page.keyboard.press("m")
     until(page, "!map && !neighbours[0].map")
+
+
+@pytest.mark.parametrize("form", ["world file", "GeoTIFF", "aux.xml"])
+def test_neighbours_are_found_by_their_place_on_the_ground(serve, tiles, form):
+    """Half a metre per pixel. The second lies to the right, the third at its corner in pixels twice as wide,
+    the fourth beyond, the fifth, of another system, on the first."""
+    rasterio = pytest.importorskip("rasterio")
+    for path in tiles.iterdir():
+        path.unlink()
+    system, other = "EPSG:32633", "EPSG:32634"
+    places = [
+        (0, 0, 0.5),
+        (30, 0, 0.5),
+        (30, -20, 1.0),
+        (70, 0, 0.5),
+        *([(0, 0, 0.5)] if form != "world file" else []),
+    ]
+    for number, (right, up, size) in enumerate(places):
+        path = tiles / f"photo {number}.{'tif' if form == 'GeoTIFF' else 'png'}"
+        how = {"transform": rasterio.transform.from_origin(5e5 + right, 5e6 + up, size, size)}
+        how |= {"crs": other if number == 4 else system, "count": 3, "dtype": "uint8"}
+        if form == "world file":
+            Image.new("RGB", (WIDTH, HEIGHT)).save(path)
+            numbers = size, 0, 0, -size, 5e5 + right + size / 2, 5e6 + up - size / 2
+            path.with_suffix(".pgw").write_text("\n".join(map(str, numbers)))
+            continue
+        driver = "GTiff" if form == "GeoTIFF" else "PNG"
+        with rasterio.open(path, "w", driver, height=HEIGHT, width=WIDTH, **how) as file:
+            file.write(np.full((3, HEIGHT, WIDTH), 90, np.uint8))
+    config = serve()
+    found = [(each["index"], each["sides"]) for each in ask(config, "neighbours", "photo 0" + path.suffix)]
+    assert found == [
+        (1, [WIDTH, 0, 2 * WIDTH, HEIGHT]),
+        (2, [WIDTH, HEIGHT, 3 * WIDTH, 3 * HEIGHT]),
+    ]
+    assert [each["index"] for each in ask(config, "neighbours", "photo 3" + path.suffix)] == [2]
 
 
 def test_an_accepted_patch_of_the_map_gives_labels_in_it_and_is_undone_at_once(

@@ -66,6 +66,7 @@ COLUMNS = ("image", "x", "y", "class")
 REFERENCE_COLUMN = "inclusion_probability"  # by which a probability sample is known
 GENTLY = ["nice", "-n", "10"] if shutil.which("nice") else []  # to train: the live map comes first
 REGION_POINTS = 5  # labels that an accepted patch of the map gives
+NEIGHBOURS = 24  # tiles shown around one: all that touch it, if tiles overlap by half
 CUT_NAME = re.compile(r"(.*)_r(\d+)_c(\d+)")  # of tools/cut_tiles.py: a tile's row and column in its scene
 LARGE = 2**24  # pixels of an image, beyond which only parts of it are read and shown
 PAGE = Path(__file__).with_suffix(".html")
@@ -177,7 +178,6 @@ def describe(config: argparse.Namespace, request: dict) -> dict:
             "height": height,
             "width": width,
             "metres": config.metres[name],
-            "place": place_of(name),
         }
         for name, (height, width) in config.sizes.items()
     ]
@@ -192,10 +192,39 @@ def describe(config: argparse.Namespace, request: dict) -> dict:
     }
 
 
-def place_of(name: str) -> tuple[str, int, int] | None:
-    """The scene from which a tile was cut, and its row and column there, as its name says."""
-    found = CUT_NAME.fullmatch(Path(name).stem)
-    return found and (found[1], int(found[2]), int(found[3]))
+def find_neighbours(config: argparse.Namespace, request: dict) -> list[dict]:
+    """The tiles that touch a tile: index, and left, top, right and bottom in pixels of that tile.
+
+    At most NEIGHBOURS, the nearest; none of or for a large scene, and none in a reference sample.
+    """
+    name, found = find_tile(config, request), []
+    height, width = config.sizes[name]
+    for index, other in enumerate([] if config.reference or is_large(config, name) else config.tiles):
+        sides = None if other == name or is_large(config, other) else place_beside(config, name, other)
+        if sides and sides[0] < width + 1 and sides[1] < height + 1 and sides[2] > -1 and sides[3] > -1:
+            away = np.hypot(sides[0] + sides[2] - width, sides[1] + sides[3] - height)
+            found.append((away, index, sides))
+    return [{"index": index, "sides": sides} for _, index, sides in sorted(found)[:NEIGHBOURS]]
+
+
+def place_beside(config: argparse.Namespace, name: str, other: str) -> list[float] | None:
+    """Left, top, right and bottom of another tile in pixels of a tile; None where that is unknown.
+
+    By the ground if both have a place there and are not turned against each other, else by the names that
+    tools/cut_tiles.py gives, whose tiles are all of one size.
+    """
+    (system, own), (crs, transform) = config.places[name], config.places[other]
+    height, width = config.sizes[other]
+    if own is not None and transform is not None:
+        corners = np.array([0, width, 0]), np.array([0, 0, height])
+        (left, right, x), (top, y, bottom) = geo.on_ground(~own, *geo.on_ground(transform, *corners))
+        straight = abs(x - left) < 1 and abs(y - top) < 1 and left < right and top < bottom
+        return [left, top, right, bottom] if crs == system and straight else None
+    here, there = (CUT_NAME.fullmatch(Path(each).stem) for each in (name, other))
+    if not (here and there and here[1] == there[1] and config.sizes[name] == config.sizes[other]):
+        return None
+    down, right = (int(there[axis]) - int(here[axis]) for axis in (2, 3))
+    return [right * width, down * height, (right + 1) * width, (down + 1) * height]
 
 
 def show_tile(config: argparse.Namespace, request: dict) -> dict:
@@ -618,6 +647,7 @@ ANSWERS = {
     ("GET", "/"): show_page,
     ("GET", "/state"): describe,
     ("GET", "/tile"): show_tile,
+    ("GET", "/neighbours"): find_neighbours,
     ("GET", "/image"): send_image,
     ("GET", "/map"): send_map,
     ("GET", "/live"): send_live_map,
@@ -767,10 +797,13 @@ def prepare(config: argparse.Namespace) -> None:
         reading = {"bands": lc.BANDS, "ranges": lc.band_ranges(images.values(), lc.BANDS)}
         config.normalisation = lc.band_statistics(images.values(), reading)
     config.reading, config.bands = reading, list(reading["bands"])
-    config.sizes, config.metres = {}, {}
+    config.sizes, config.metres, config.places = {}, {}, {}
     for name, path in config.tiles.items():
         with geo.open_unscaled(path, config.bands) as scene:
-            config.sizes[name] = scene.height, scene.width
+            config.sizes[name], config.places[name] = (
+                (scene.height, scene.width),
+                (scene.crs, scene.transform),
+            )
             hectares = geo.pixel_hectares(scene)
         config.metres[name] = None if hectares is None else 100 * float(hectares[len(hectares) // 2]) ** 0.5
     set_classes(config)
