@@ -505,15 +505,21 @@ def test_the_map_of_the_model_is_what_it_predicts(serve, open_page, model):
     labelled(page, 1, 1)
 
 
-def test_no_click_waits_for_the_live_map_and_a_hundred_keys_are_all_written(
+HUNDRED_KEYS = """  // at once: no person is faster
+[...Array(100).keys()].forEach((at) => {
+  view.dispatchEvent(new KeyboardEvent("keydown", {key: String(at % 3 + 1), bubbles: true}));
+})
+"""
+
+
+def test_no_click_waits_for_the_live_map_and_a_hundred_keys_at_once_are_all_written(
     serve, open_page, halves, untrained
 ):
     config = serve("--num-points", 100)
     page = open_page(config)
     with config.live.lock:  # the map takes its time
         page.keyboard.press("m")
-        for number in range(100):
-            page.keyboard.press(str(number % 3 + 1))
+        page.evaluate(HUNDRED_KEYS)
         page.locator("#tile-count").filter(has_text="100 of 100").wait_for()
     assert len(lines(config)) == 101
     page.locator("#map-says").filter(has_text="Learnt from 100 clicks").wait_for()
@@ -595,10 +601,12 @@ def test_an_accepted_patch_of_the_map_gives_labels_in_it_and_is_undone_at_once(
     page.locator("#map-says").filter(has_text="Learnt from 2 clicks").wait_for()
     before = lines(config)
     page.mouse.click(*on_screen(page, 10, 8))
+    page.get_by_role("button", name="Accept patch: low").wait_for()
     page.keyboard.press("r")
-    until(page, "changes.length === 3")
+    says(page, "labels of low added in this patch. Suggestion")
     added = [line.split(",") for line in lines(config)[len(before) :]]
     assert len(added) >= 2 and all(label == "low" and 3 <= int(x) < 30 for _, x, _, label in added)
+    assert page.locator("#where").text_content().startswith(f"{len(added)} labels")
     page.keyboard.press("u")
     until(page, "labels.size === 2")
     assert lines(config) == before
@@ -607,6 +615,54 @@ def test_an_accepted_patch_of_the_map_gives_labels_in_it_and_is_undone_at_once(
     page.keyboard.up("Shift")
     until(page, "changes.length === 3")
     assert {line.split(",")[3] for line in lines(config)[len(before) :]} == {"high"}
+
+
+RIM = """
+(() => {
+  const pen = new OffscreenCanvas(image.width, image.height).getContext("2d"), {rim} = patch;
+  pen.lineWidth = 0.2;
+  const columns = [...Array(image.width).keys()], rows = [...Array(image.height).keys()];
+  return rows.map((y) => columns.map((x) => pen.isPointInStroke(rim, x, y + 0.5)));
+})()
+"""
+
+
+def test_the_patch_that_is_outlined_is_the_one_that_is_accepted(serve, open_page, halves, untrained):
+    """The map has an island of another class, and a corner that touches the patch by a corner alone."""
+    config = serve()
+    class_ids = np.zeros((HEIGHT, WIDTH), np.uint8)
+    class_ids[10:30, 10:40], class_ids[15:20, 15:20], class_ids[30:, 40:] = 1, 2, 1
+    config.live.draw = lambda name, labels: (class_ids, len(labels))
+    for x, label in ((4, "low"), (12, "middle"), (17, "high")):
+        put(config, "tile_0.png", x, 17, None, label)
+    page = open_page(config)
+    page.keyboard.press("m")
+    page.mouse.click(*on_screen(page, 30, 25))
+    page.get_by_role("button", name="Accept patch: middle").wait_for()
+    rim = np.array(page.evaluate(RIM))
+    inside = np.pad(class_ids[:30] == 1, ((0, 0), (1, 0)))[:, :-1] != (class_ids[:30] == 1)
+    assert (rim[:30] == inside).all() and not rim[30:].any(), "a side to the left of each pixel that differs"
+    class_ids[:] = 0  # the map changes behind the page's back
+    page.keyboard.press("r")
+    page.get_by_role("alert").filter(has_text="the map has changed and says low at 30,25 now").wait_for()
+    assert len(lines(config)) == 4
+
+
+def test_patches_of_noisy_images_do_not_fall_into_crumbs(serve, halves, tiles, untrained):
+    """Noise of 20 grey levels, at which scikit-image's superpixels collapse into one."""
+    for path in tiles.iterdir():
+        picture = np.array(Image.open(path)) + np.random.default_rng(0).normal(0, 20, (HEIGHT, WIDTH, 3))
+        Image.fromarray(np.uint8(picture.clip(0, 255))).save(path)
+    config = serve()
+    for x, label in ((4, "low"), (55, "high"), (20, "low"), (40, "high")):
+        put(config, "tile_0.png", x, 20, None, label)
+    for x, label, color in ((12, "low", "#0000ff"), (48, "high", "#ff0000")):
+        body = json.dumps({"image": "tile_0.png", "x": x, "y": 8, "mode": "live", "color": color})
+        status, answer = send(config, "POST", "/region", body, **{"Content-Type": "application/json"})
+        added = json.loads(answer).get("added", [])
+        assert status == 200 and len(added) >= 3, answer
+        assert all(found == label and (x < WIDTH / 2) == (at < WIDTH / 2) for at, _, found in added)
+        assert np.ptp([y for _, y, _ in added]) > HEIGHT / 3, "spread over all of it"
 
 
 @pytest.fixture
@@ -1163,26 +1219,54 @@ def test_control_c_ends_cleanly_and_says_how_to_train(tiles, tmp_path):
     assert settings.num_points is None and settings.crop_size == HEIGHT
 
 
-def test_a_server_that_is_killed_while_it_trains_loses_no_label(serve, tiles, tmp_path):
-    given = ["--images", tiles, "--points", tmp_path / "points.csv", "--port", "0", "--no-browser", *CLASSES]
+def test_a_server_that_is_killed_while_it_trains_loses_no_label(serve, open_page, halves, untrained, tiles):
+    points = tiles.parent / "points.csv"
+    given = [
+        "--images",
+        tiles,
+        "--points",
+        points,
+        "--num-points",
+        WANTED,
+        "--port",
+        "0",
+        "--no-browser",
+        *CLASSES,
+    ]
     process = subprocess.Popen(
-        [sys.executable, ROOT / "tools/annotate.py", *given],
+        list(map(str, [sys.executable, ROOT / "tools/annotate.py", *given])),
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    port = int(process.stdout.readline().split("http://127.0.0.1:")[1].split("/")[0])
-    killed = argparse.Namespace(port=port, points=tmp_path / "points.csv")
+    port = process.stdout.readline().split("http://127.0.0.1:")[1].split("/")[0]
+    page = open_page(argparse.Namespace(port=port))
     for tile in range(3):
-        assert put(killed, f"tile_{tile}.png", 5, 6, None, "high")[0] == 200
-    assert send(killed, "POST", "/train", "{}", **{"Content-Type": "application/json"})[0] == 200
-    assert put(killed, "tile_0.png", 7, 8, None, "low")[0] == 200
+        labelled(page, 0, tile)
+        says(page, "Suggestion 1 of")
+        page.keyboard.press("2")
+        labelled(page, 1, tile + 1)
+        page.keyboard.press("n")
+    page.keyboard.press("t")
+    page.locator("#training-says").filter(has_text="Training begins").wait_for()
+    page.keyboard.press("3")
+    labelled(page, 2, 4)
     os.killpg(process.pid, signal.SIGKILL)  # and what it started
     process.wait(20)
-    expected = ["tile_0.png,5,6,high", "tile_1.png,5,6,high", "tile_2.png,5,6,high", "tile_0.png,7,8,low"]
-    config = serve()
-    assert lines(config)[1:] == expected and ask(config, "tile", "tile_0.png")["counts"] == [1, 0, 3]
-    assert json.loads(send(config, "GET", "/training")[1])["running"] is False
+    page.keyboard.press("1")
+    page.get_by_role("alert").filter(has_text="annotate.py does not answer").wait_for()
+    labelled(page, 2, 4)
+    before = points.read_text()
+    assert [line.split(",")[3] for line in before.splitlines()[1:]] == ["middle", "middle", "middle", "high"]
+    config = serve("--port", port)
+    page.reload()
+    says(page, "Suggestion 1 of")
+    labelled(page, 2, 4)
+    page.keyboard.press("1")
+    labelled(page, 3, 5)
+    assert points.read_text().startswith(before) and len(lines(config)) == 6
+    assert not page.locator("#training-says").text_content()
+    page.locator("#train:enabled").wait_for()
 
 
 def test_the_val_tiles_of_the_constants_score_where_they_are_those_of_the_tiles(

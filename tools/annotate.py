@@ -188,6 +188,7 @@ def describe(config: argparse.Namespace, request: dict) -> dict:
         "sample": sample if config.reference else None,
         "around": config.around,
         "large": LARGE,
+        "trainable": least_tiles(config),
         "map": bool(config.model),
     }
 
@@ -358,8 +359,9 @@ def send_live_map(config: argparse.Namespace, request: dict) -> dict:
 def accept_region(config: argparse.Namespace, request: dict) -> dict:
     """Takes the map's word for the patch around a pixel: labels some pixels spread in it with its class.
 
-    mode: which map, "model" or "live". The pixels keep off the patch's rim, where maps err, and from what
-    is labelled. Returns what `show_tile` does, and added: [x, y, class] of each.
+    mode: which map, "model" or "live"; color: what the page showed there, for a map may change meanwhile.
+    The pixels keep off the patch's rim, where maps err, and from what is labelled. Returns what `show_tile`
+    does, and added: [x, y, class] of each.
     """
     name, (x, y) = find_mapped(config, request), find_pixel(config, request)
     class_ids = model_map(config, name) if request.get("mode") == "model" else live_map(config, name)[0]
@@ -373,6 +375,8 @@ def accept_region(config: argparse.Namespace, request: dict) -> dict:
     patch = np.uint8(patches == patches[y, x])
     depth = cv2.distanceTransform(np.pad(patch, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
     label = config.class_names[class_ids[y, x]]
+    if request.get("color") != config.colors[class_ids[y, x]]:
+        raise Refused(409, f"the map has changed and says {label} at {x},{y} now; look again")
     with config.writing:
         points = read_points(config)
         known = np.zeros(patch.shape, bool)
@@ -525,12 +529,11 @@ def training_words(config: argparse.Namespace, parts: Path) -> list[str] | None:
     settings = {name: value for name, value in settings.items() if value != getattr(lc, name.upper())}
     flags = {"train_image_dir": config.images, "train_mask_dir": config.points}
     flags |= {"num_points": None, **settings}
-    has_val = Path(lc.VAL_MASK_DIR).exists() and config.images.resolve() == Path(lc.TRAIN_IMAGE_DIR).resolve()
     with config.writing:
         points = [point for point in read_points(config) if point.label]
         labelled = {point.pixel[0] for point in points}
         train, sides = sorted(labelled & set(config.tiles)), {}
-        if "class_names" in settings or not has_val:
+        if not has_val_tiles(config):
             cut = len(train) - max(1, len(train) // 5)
             sides["val"], train = train[cut:], train[:cut]
         if len(train) < 2:  # batch norm learns nothing of one
@@ -552,11 +555,23 @@ def training_words(config: argparse.Namespace, parts: Path) -> list[str] | None:
     return words
 
 
+def has_val_tiles(config: argparse.Namespace) -> bool:
+    """Whether the module's constants describe these tiles, so that its val tiles can score."""
+    same_tiles = config.images.resolve() == Path(lc.TRAIN_IMAGE_DIR).resolve()
+    return same_tiles and Path(lc.VAL_MASK_DIR).exists() and config.class_names == lc.CLASS_NAMES
+
+
+def least_tiles(config: argparse.Namespace) -> int:
+    """Tiles that must have labels before a training: two that teach, and one that scores."""
+    return 2 if has_val_tiles(config) else 3
+
+
 def start_training(config: argparse.Namespace, request: dict) -> dict:
     """Trains the whole network on the clicks so far, in a process of its own; one at a time."""
     with config.writing:
         if config.reference or not training_command(config):
-            raise Refused(400, "label pixels on three tiles or more first: there is too little to train on")
+            few = "there is too little to train on"
+            raise Refused(400, f"label pixels on {least_tiles(config)} tiles or more first: {few}")
         if config.training["running"]:
             raise Refused(409, "the network is being trained already")
         config.training = {"running": True, "says": "Training begins"}
