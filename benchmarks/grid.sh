@@ -6,7 +6,7 @@
 # It needs the packages of tests/requirements.txt and took some 40 hours of one core. Interrupted, it goes
 # on where it stopped; on further cores start `grid.sh DATA WORK train` beside it, as often as you like:
 # no cell is trained twice. Copied over benchmarks/results, the CSVs of WORK give report.py its tables;
-# those of the rounds and of the picture are written there at once.
+# that of the picture is written there at once.
 set -euo pipefail
 data=$(realpath "${1:?usage: benchmarks/grid.sh DATA WORK [train]}")
 mkdir -p "${2:?usage: benchmarks/grid.sh DATA WORK [train]}"

@@ -565,15 +565,15 @@ def tiles_table() -> str:
 
 
 def active_table() -> str:
-    """Rounds of labelling, of tools/active_learning.py simulate."""
+    """Rounds of labelling, of tools/active_learning.py simulate: each strategy beside random points."""
     found, body = rows("active_learning.csv"), []
+    arms = [arm for arm in dict.fromkeys(row["arm"] for row in found) if arm != "random"]
     for points in sorted({row["points_per_tile"] for row in found}, key=int):
-        own = {arm: pick(found, points_per_tile=points, arm=arm) for arm in ("random", "uncertainty")}
-        gain = gained(own["uncertainty"], own["random"])
-        body.append([points, *(counted(column(cells)) for cells in own.values()), gain])
-    return markdown(
-        ["points per tile", "random", "uncertainty", "uncertainty over random, seed by seed"], body
-    )
+        own = {arm: pick(found, points_per_tile=points, arm=arm) for arm in ("random", *arms)}
+        gains = [gained(own[arm], own["random"]) for arm in arms]
+        body.append([points, *(counted(column(cells)) for cells in own.values()), *gains])
+    over = [f"{arm} over random, seed by seed" for arm in arms]
+    return markdown(["points per tile", "random", *arms, *over], body)
 
 
 def pictures_table() -> str:
