@@ -708,6 +708,30 @@ def test_a_key_trains_the_network_while_labels_are_given_and_takes_it_over(
     assert config.model is before
 
 
+def test_labels_that_taught_the_earlier_model_do_not_judge_it(serve, tiles, tmp_path, model, monkeypatch):
+    config = serve()
+    rows = [f"tile_{number},{x},20,{label}" for number in range(3) for x, label in ((4, "low"), (55, "high"))]
+    (tmp_path / "val.csv").write_text("\n".join(["image,x,y,class", *rows]))
+    words = f"python module --val-image-dir {tiles} --val-mask-dir {tmp_path}/val.csv --num-classes 3"
+    judging, validate = [], lc.validate
+
+    def spy(network, loader, *rest, **how):
+        judging.append(len(loader))
+        return validate(network, loader, *rest, **how)
+
+    monkeypatch.setattr(lc, "validate", spy)
+    monkeypatch.setattr(lc, "load_model", lambda path, load=lc.load_model: load(path, "cpu"))
+    for taught in (["tile_0.png", "tile_2.png"], [f"tile_{number}.png" for number in range(3)]):
+        kept = config.points.with_suffix(".pth")
+        lc.save_checkpoint(
+            kept, lc.load_model(model), config.class_names, labelled_pixels=dict.fromkeys(taught)
+        )
+        config.model = None  # a sitting begins
+        said = annotate.take_over(config, model, [*words.split(), "--class-names", "low,middle,high"])
+        assert said.startswith("Trained and taken over"), "it is the same model"
+    assert judging == [1, 1, 3, 3], "of three tiles; all of them where no other is left"
+
+
 # ---- A reference sample
 
 SAMPLE = [

@@ -48,6 +48,7 @@ import threading
 import typing
 import webbrowser
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -609,14 +610,17 @@ def train(config: argparse.Namespace) -> None:
 def take_over(config: argparse.Namespace, path: Path, words: list[str]) -> str:
     """Takes a trained model if the held-out labels find it no worse than that of before; says what it did.
 
-    It is kept beside the CSV, for --checkpoint of another sitting.
+    Labels from which the earlier one learnt judge neither, where there are others. It is kept beside the CSV,
+    for --checkpoint of another sitting.
     """
     kept = config.points.with_suffix(".pth")
-    earlier = config.model or (lc.load_model(kept) if kept.exists() else None)
+    earlier_path = config.model_path if config.model else kept if kept.exists() else None
+    earlier = config.model or (earlier_path and lc.load_model(earlier_path))
     if earlier and not config.model and earlier.class_names != config.class_names:
         earlier = None  # of an earlier sitting with other classes
-    now = held_out_score(lc.load_model(path), words)
-    before = held_out_score(earlier, words) if earlier else None
+    taught = lc.load_checkpoint(earlier_path).get("labelled_pixels") or {} if earlier else {}
+    now = held_out_score(lc.load_model(path), words, taught)
+    before = held_out_score(earlier, words, taught) if earlier else None
     compared = f"{now.label} {now.value:.3f}" + (f", before {before.value:.3f}" if before else "")
     if before and not now.value >= before.value:
         return f"Trained, but the earlier model stays: {compared}"
@@ -627,10 +631,11 @@ def take_over(config: argparse.Namespace, path: Path, words: list[str]) -> str:
     return f"Trained and taken over: {compared}; kept as {kept.name}, for --checkpoint"
 
 
-def held_out_score(model: lc.DeepLabV3Segmentation, words: list[str]) -> lc.Scores:
-    """The score of a model on the val labels of a training command."""
+def held_out_score(model: lc.DeepLabV3Segmentation, words: list[str], taught: Collection[str]) -> lc.Scores:
+    """The score of a model on the val labels of a training command, without tiles that taught (names)."""
     settings = lc.parse_settings(words[2:])
     val_set = lc.make_dataset(settings, "val", model.reading.get("ranges"), **model.normalisation)
+    val_set.tiles = [tile for tile in val_set.tiles if tile[0].name not in taught] or val_set.tiles
     judge = lc.PointScores if lc.check_dataset(val_set, settings.num_classes).sparse else lc.Scores
     device = next(model.parameters()).device
     loader = lc.make_loader(val_set, [[index] for index in range(len(val_set))], 0, device)
@@ -642,7 +647,7 @@ def use_model(config: argparse.Namespace, path: Path | None, model: lc.DeepLabV3
 
     Tiles are then read as it was taught to: it may scale deep images by other ranges than one before.
     """
-    config.model, config.chosen = model, {}
+    config.model, config.model_path, config.chosen = model, path, {}
     if model:
         config.reading, config.normalisation = model.reading, model.normalisation
     read = functools.partial(al.read_tile, reading=config.reading, mean=config.normalisation["mean"])
