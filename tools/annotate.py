@@ -102,9 +102,19 @@ class Point(typing.NamedTuple):
 def read_points(config: argparse.Namespace) -> list[Point]:
     """The rows of the CSV, none if there is no such file yet.
 
-    Those of images that are not shown here are kept too. Raises InputError, which names file and line, for
-    the first row that cannot be right.
+    Those of images that are not shown here are kept too. They are parsed anew when the file has changed.
+    Raises InputError, which names file and line, for the first row that cannot be right.
     """
+    content = config.points.read_bytes() if config.points.exists() else b""
+    before, points = config.parsed
+    if not content or content != before:
+        points = parse_points(config)
+        if config.points.exists() and config.points.read_bytes() == content:  # nobody wrote meanwhile
+            config.parsed = content, points
+    return list(points)
+
+
+def parse_points(config: argparse.Namespace) -> list[Point]:
     points, lines = [], {}
     for line, row in lc.csv_rows(config.points, COLUMNS) if config.points.exists() else ():
         where, names = f"{config.points}, line {line}", config.class_names
@@ -140,16 +150,20 @@ def labels_of(config: argparse.Namespace, name: str, points: list[Point]) -> dic
 
     Raises InputError for one outside of it.
     """
-    height, width = config.sizes[name]
     labels: dict[tuple[int, int], str] = {}
     for (image, x, y), label, _ in points:
         if image == name:
-            if not (0 <= x < width and 0 <= y < height):
-                size = f"{name}, which is {width} wide and {height} high"
-                problem = f"point {x},{y} lies outside {size}"
-                raise lc.InputError(f"{config.points}: {problem}; correct or remove its row")
+            check_inside(config, image, x, y)
             labels[x, y] = labels.get((x, y)) or label
     return labels
+
+
+def check_inside(config: argparse.Namespace, name: str, x: int, y: int) -> None:
+    height, width = config.sizes[name]
+    if not (0 <= x < width and 0 <= y < height):
+        size = f"{name}, which is {width} wide and {height} high"
+        problem = f"point {x},{y} lies outside {size}"
+        raise lc.InputError(f"{config.points}: {problem}; correct or remove its row")
 
 
 # =====================================================================================================
@@ -330,8 +344,8 @@ def live_map(config: argparse.Namespace, name: str) -> tuple[np.ndarray | None, 
     ids = {label: number for number, label in enumerate(config.class_names)}
     points = [point for point in read_points(config) if point.label and point.pixel[0] in config.tiles]
     labels = {point.pixel: ids[point.label] for point in points if not is_large(config, point.pixel[0])}
-    for tile in {pixel[0] for pixel in labels}:
-        labels_of(config, tile, points)  # raises InputError for a point outside of it
+    for pixel in labels:
+        check_inside(config, *pixel)
     if len(set(labels.values())) < 2:
         return None, 0, len(labels)
     return *config.live.draw(name, labels), len(labels)
@@ -828,6 +842,7 @@ def prepare(config: argparse.Namespace) -> None:
         config.metres[name] = None if hectares is None else 100 * float(hectares[len(hectares) // 2]) ** 0.5
     set_classes(config)
     check_writable(config.points)
+    config.parsed = (b"", [])
     take_reference(config, read_points(config))
     config.choosing, config.writing = threading.Lock(), threading.RLock()
     config.training = {"running": False, "says": ""}
