@@ -239,27 +239,50 @@ def on_ground(transform: typing.Any, x: np.ndarray, y: np.ndarray) -> tuple[np.n
     return a * x + b * y + c, d * x + e * y + f
 
 
-def check_same_ground(path: str | Path, image: str | Path) -> None:
-    """Raises InputError if a raster of labels lies elsewhere than its image, by half a pixel or more.
+# Of a pixel. Laid on each other row by row, labels are those nearest to each pixel's centre as long as they
+# lie less than half a pixel off: just what `rio warp` makes. Half a pixel off is that of points of a grid.
+SAME_PIXEL = 0.49
 
-    The corners decide, on the ground: two spellings of one reference system are no difference. What has
-    no place lies where its image does.
+
+def check_same_ground(path: str | Path, image: str | Path) -> None:
+    """Raises InputError if a raster of labels does not begin where its image does; see `grid_offset`.
+
+    What has no place lies where its image does.
     """
     with open_unscaled(image) as scene, open_unscaled(path, (1,)) as labels:
         if scene.transform is None or labels.transform is None:
             return
-        columns = np.array([0, scene.width, 0, scene.width])
-        rows = np.array([0, 0, scene.height, scene.height])
-        x, y = on_ground(scene.transform, columns, rows)
-        both_known = scene.crs and labels.crs
-        if both_known and scene.crs != labels.crs:
-            from rasterio.warp import transform
+        offset = grid_offset(path, labels, image, scene)
+    if offset is None or any(offset):
+        raise lc.InputError(f"{path}: lies on other ground than {image}; {warp_command(path, image)}")
 
-            x, y = map(np.array, transform(scene.crs, labels.crs, x, y))
-        there = np.array(on_ground(~labels.transform, x, y))
-        if np.abs(there - (columns, rows)).max() < 0.5:
-            return
-    raise lc.InputError(f"{path}: does not lie on the ground of {image}; {warp_command(path, image)}")
+
+def grid_offset(
+    path: str | Path, labels: typing.Any, image: str | Path, scene: typing.Any
+) -> tuple[int, int] | None:
+    """The row and column of a raster of labels at which its image begins; None: it lies on other ground.
+
+    labels, scene: of rasterio, or what else has height, width, crs and transform. The corners decide, on the
+    ground: two spellings of one reference system are no difference. Raises InputError if a corner lies
+    SAME_PIXEL or more off the grid of the labels.
+    """
+    sides = np.array([[0, scene.width, 0, scene.width], [0, 0, scene.height, scene.height]])
+    x, y = on_ground(scene.transform, *sides)
+    if scene.crs and labels.crs and scene.crs != labels.crs:
+        from rasterio.warp import transform
+
+        x, y = map(np.array, transform(scene.crs, labels.crs, x, y))
+    corners = np.array(on_ground(~labels.transform, x, y))
+    size = np.array([[labels.width], [labels.height]])
+    covered = np.minimum(corners.max(1, keepdims=True), size) - np.maximum(corners.min(1, keepdims=True), 0)
+    if not (np.isfinite(corners).all() and (covered > SAME_PIXEL).all()):
+        return None
+    column, row = np.round(corners[:, 0]).astype(int).tolist()
+    if abs(corners - [[column], [row]] - sides).max() < SAME_PIXEL:
+        return row, column
+    upside_down = labels.transform.e * scene.transform.e < 0
+    problem = "is upside down against" if upside_down else "has another grid of pixels than"
+    raise lc.InputError(f"{path}: {problem} {image}; {warp_command(path, image)}")
 
 
 def warp_command(path: str | Path, image: str | Path) -> str:

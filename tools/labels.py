@@ -485,22 +485,10 @@ def raster_offset(path: Path, dataset: typing.Any, image: Path, named: bool) -> 
             cure = "make them the same size"
             raise lc.InputError(f"{path}: differs in size from {image}; {cure}")
         return (*size, 0, 0) if named else None
-    if ground.crs and dataset.crs and ground.crs != dataset.crs:
-        problem = f"is in {dataset.crs.to_string()}, {image} in {ground.crs.to_string()}"
-        raise lc.InputError(f"{path}: {problem}; {geo.warp_command(path, image)}")
-    sides = [[0, 0], [ground.width, 0], [0, ground.height]]
-    corners = apply(~dataset.transform, apply(ground.transform, np.array(sides, float)))
-    low, high = np.sort([corners.min(0), corners.max(0)], axis=0)
-    if (high <= 0.5).any() or (low >= np.array(dataset.shape[::-1]) - 0.5).any():
-        if named:
-            raise lc.InputError(f"{path}: lies on other ground than {image}; give the labels of that place")
-        return None
-    left, top = offset = np.round(corners[0]).astype(int)
-    if abs(corners - offset - sides).max() > 0.1:
-        upside_down = dataset.transform.e * ground.transform.e < 0
-        problem = "is upside down against" if upside_down else "has another grid of pixels than"
-        raise lc.InputError(f"{path}: {problem} {image}; {geo.warp_command(path, image)}")
-    return ground.height, ground.width, int(top), int(left)
+    offset = geo.grid_offset(path, dataset, image, ground)
+    if named and offset is None:
+        raise lc.InputError(f"{path}: lies on other ground than {image}; give the labels of that place")
+    return offset and (ground.height, ground.width, *offset)
 
 
 def window_marks(
