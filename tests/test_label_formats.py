@@ -1,6 +1,7 @@
 """Every kind of label says the same of the same ground: its pixels are those an independent program fills."""
 
 import json
+import re
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
@@ -16,6 +17,7 @@ from test_annotations import NAMES, UTM, write_tif
 import landcover_segmentation as lc
 
 sys.path.insert(0, str(ROOT / "tools"))
+import cut_tiles
 import geo
 import label_formats
 import labels
@@ -279,40 +281,105 @@ ITEMS = "".join(f'<MDI key="CLASS_{at}">{name}</MDI>' for at, name in enumerate(
 LEGENDS = {
     "tags of our maps": f"<Metadata>{ITEMS}</Metadata>",
     "categories": f"<CategoryNames>{CATEGORIES}</CategoryNames>",
-    "attribute table": table_xml(("high", 0), ("Low", 2)),
+    "attribute table": table_xml(("high", 0), ("other", 1), ("Low", 2)),
+    "attribute table without usages": re.sub(
+        r"Usage>\d",
+        "Usage>0",
+        table_xml(("high", 0), ("other", 1), ("Low", 2)).replace("Klasse", "Class_Name"),
+    ),
 }
+BESIDE = ".vat.dbf", "vat.dbf with codes", ".qml"
 
 
-@pytest.mark.parametrize("legend", LEGENDS)
+def write_legend(path, kind):
+    """The legend of a raster: high, other, low are its 0, 1, 2."""
+    rows = [("high", 0), ("other", 1), ("Low", 2)]
+    if kind in LEGENDS:
+        band = f'<PAMRasterBand band="1">{LEGENDS[kind]}</PAMRasterBand>'
+        path.with_name(f"{path.name}.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>")
+    elif kind == ".qml":
+        entries = "".join(f'<paletteEntry value="{at}" label="{name}"/>' for name, at in rows)
+        path.with_suffix(kind).write_text(f"<qgis>{entries}<paletteEntry value='3' label='3'/></qgis>")
+    else:
+        import pandas
+        import pyogrio
+
+        table = pandas.DataFrame({"VALUE": [0.0, 1, 2], "COUNT": [5, 5, 5]})
+        codes = {"CODE_18": ["x0", "x1", "x2"]} if "codes" in kind else {}
+        for name, column in (codes | {"LABEL3": [name for name, _ in rows]}).items():
+            table[name] = column
+        pyogrio.write_dataframe(table, path.parent / "legend.dbf", driver="ESRI Shapefile")
+        (path.parent / "legend.dbf").rename(path.with_name(f"{path.name}.vat.dbf"))
+
+
+@pytest.mark.parametrize("legend", [*LEGENDS, *BESIDE])
 def test_names_that_a_raster_gives_its_values_count(legend, tiles):
-    """Its 0 is our 2; what it calls by no name of ours is an id, and --classes has the last word."""
+    """Its 0 is our 2; what it calls by no name of ours is an id, as is told; --classes has the last word."""
     write_tif(tiles / "l.tif", np.uint8([[0, 1, 2]]).repeat(10, 0)[..., None], left=326000.0)
-    band = f'<PAMRasterBand band="1">{LEGENDS[legend]}</PAMRasterBand>'
-    (tiles / "l.tif.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>")
+    write_legend(tiles / "l.tif", legend)
     how = labels.reading()
     points, _ = labels.read_labels(tiles / "l.tif", lc.list_images(tiles / "tiles"), KNOWN, how)
     assert points["a"][:3].tolist() == [[0, 0, 2], [0, 1, 1], [0, 2, 0]]
-    assert how.notes == [
-        f"{tiles / 'l.tif'} names its values, which count by these names: {how.notes[0][-13:]}"
-    ]
+    assert re.fullmatch(r".*l\.tif names .*, which count by these names: 0 high, 2 (l|L)ow", how.notes[0])
+    assert re.fullmatch(r".*l\.tif calls values .* count as ids: 1 other; if they .*", how.notes[1])
     (tiles / "t.csv").write_text("from,to\n0,low\n1,middle\n2,high\n")
     known, how = labels.known_classes(NAMES, tiles / "t.csv"), labels.reading(classes=tiles / "t.csv")
     points, _ = labels.read_labels(tiles / "l.tif", lc.list_images(tiles / "tiles"), known, how)
     assert points["a"][:3].tolist() == [[0, 0, 0], [0, 1, 1], [0, 2, 2]] and not how.notes
 
 
-@pytest.mark.parametrize(("suffix", "how"), [("jp2", {}), ("jp2", {"reversible": "yes", "quality": 100})])
-def test_labels_packed_with_loss_are_refused(suffix, how, tiles):
-    """By default JPEG 2000 makes other classes of some, ids like any."""
+def test_two_legends_of_one_raster_must_agree(tiles):
+    write_tif(tiles / "l.tif", np.uint8([[0, 1, 2]]).repeat(10, 0)[..., None], left=326000.0)
+    write_legend(tiles / "l.tif", "categories")
+    write_legend(tiles / "l.tif", ".qml")
+    assert geo.value_names(tiles / "l.tif") == {0: "high", 1: "other", 2: "low"}
+    (tiles / "l.qml").write_text('<qgis><paletteEntry value="2" label="middle"/></qgis>')
+    with pytest.raises(lc.InputError, match=r"calls 2 'low', another 'middle'; remove the wrong one"):
+        read(tiles / "l.tif", tiles / "tiles")
+
+
+PACKED = {
+    "jp2": ("JP2OpenJPEG", {}, True),
+    "jp2 without loss": ("JP2OpenJPEG", {"reversible": "yes", "quality": 100}, False),
+    "jpeg": ("GTiff", {"compress": "jpeg"}, True),
+    "lerc": ("GTiff", {"compress": "lerc", "max_z_error": 1}, True),
+    "lerc that rounds nothing": ("GTiff", {"compress": "lerc_deflate", "max_z_error": 0.4}, False),
+}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+@pytest.mark.parametrize("mosaic", [False, True], ids=["", "mosaic"])
+def test_labels_packed_with_loss_are_refused(kind, mosaic, tiles):
+    """It makes other classes of some, ids like any. A mosaic does not say how its parts are packed."""
     from rasterio.shutil import copy
 
-    write_tif(tiles / "l.tif", np.uint8([np.arange(20) // 7]).repeat(10, 0)[..., None], left=326000.0)
-    copy(tiles / "l.tif", tiles / f"l.{suffix}", driver="JP2OpenJPEG", **how)
-    if how:
-        assert sum(map(len, read(tiles / "l.jp2", tiles / "tiles")[0].values())) == 200
-        return
-    with pytest.raises(lc.InputError, match=r"l\.jp2: is packed with loss"):
-        read(tiles / "l.jp2", tiles / "tiles")
+    driver, how, with_loss = PACKED[kind]
+    path = tiles / f"l.{'jp2' if 'jp2' in kind else 'tif'}"
+    write_tif(tiles / "given.tif", np.uint8([np.arange(20) // 7]).repeat(10, 0)[..., None], left=326000.0)
+    copy(tiles / "given.tif", path, driver=driver, **how)
+    if mosaic:
+        copy(path, tiles / "l.vrt", driver="VRT")
+        path = tiles / "l.vrt"
+    if with_loss:
+        with pytest.raises(
+            lc.InputError, match=r"l\.\w+: is packed with loss \(\w+\), .* PNG, or as GeoTIFF"
+        ):
+            read(path, tiles / "tiles")
+        with pytest.raises(lc.InputError, match="is packed with loss"), cut_tiles.open_mask(path):
+            pass
+    else:
+        assert sum(map(len, read(path, tiles / "tiles")[0].values())) == 200
+
+
+def test_colours_packed_as_webp_may_be_without_loss(tiles):
+    """A mask in colours of one band and alpha, whose ids JPEG-like packing would change."""
+    ids = np.uint8([np.arange(64) // 22]).repeat(64, 0)
+    form = {"width": 64, "height": 64, "count": 3, "dtype": "uint8", "compress": "webp"}
+    for name, how in (("without", {"webp_lossless": True}), ("with", {"webp_level": 50})):
+        with rasterio.open(tiles / f"{name}.tif", "w", "GTiff", **form, **how) as dataset:
+            dataset.write(np.stack([ids] * 3))
+    assert geo.lossy_packing(tiles / "without.tif") is None
+    assert geo.lossy_packing(tiles / "with.tif") == "WEBP"
 
 
 @pytest.mark.parametrize(

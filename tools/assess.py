@@ -676,8 +676,8 @@ def score(args: argparse.Namespace) -> None:
     if tiles.points is None:
         geo.check_palettes(mask for _, mask in tiles.tiles)
         for image, mask in tiles.tiles:
-            if not geo.is_picture(mask) or Path(f"{mask}.aux.xml").exists():
-                geo.check_value_names(mask, image, model.class_names)
+            geo.check_lossless(mask)
+            geo.check_value_names(mask, image, model.class_names)
     found = lc.check_dataset(tiles, model.num_classes, "tiles")
     known = {lc.folded(image.stem) for image, _ in tiles.tiles}
     same = [name for name in pixels or () if lc.folded(Path(name).stem) in known]

@@ -144,6 +144,7 @@ def read_codes(path: Path, palette: Palette) -> tuple[np.ndarray, bool]:
     if palette.by_id and path.suffix.lower() in (".tif", ".tiff") and importlib.util.find_spec("rasterio"):
         with lc.open_raster(path) as dataset:
             if dataset.count == 1:
+                geo.check_lossless(path)
                 return read_raster_codes(dataset), True
     with lc.open_picture(path) as picture:
         deep, grey = lc.is_deep(picture), picture.mode in ("1", "L", "P")

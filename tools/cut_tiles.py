@@ -58,6 +58,7 @@ def open_mask(path: Path) -> typing.Iterator[tuple[tuple[int, int], Reader]]:
         return
     import rasterio
 
+    geo.check_lossless(path)
     with lc.open_raster(path) as dataset, rasterio.Env(GDAL_CACHEMAX=2**28):
         if dataset.count != 1:
             raise lc.InputError(f"{path}: is a colour picture; see tools/convert_masks.py")
@@ -106,8 +107,7 @@ def open_labels(name: str, config: argparse.Namespace) -> typing.Iterator[tuple[
             yield scene, sparse_rows(labels, scene.width)
             return
         geo.check_same_ground(labels, path)
-        if not geo.is_picture(labels) or Path(f"{labels}.aux.xml").exists():
-            geo.check_value_names(labels, path, config.class_names)
+        geo.check_value_names(labels, path, config.class_names)
         shape, read = stack.enter_context(open_mask(labels))
         if tuple(shape) != (scene.height, scene.width):
             raise lc.InputError(f"{labels}: differs in size from {path}; make them the same size")

@@ -147,11 +147,54 @@ def dataset_place(dataset: typing.Any) -> tuple:
     return (dataset.crs, dataset.transform) if dataset.crs else (None, None)
 
 
-def value_names(path: str | Path) -> dict[int, str]:
-    """What a raster says its values mean, by the tags of our maps, category names or an attribute table.
+def check_lossless(path: str | Path) -> None:
+    """Raises InputError if a raster of class ids is packed with loss, which makes other classes of some."""
+    if packing := lossy_packing(path):
+        cure = "save the original as PNG, or as GeoTIFF packed without loss (COMPRESS=DEFLATE)"
+        raise lc.InputError(f"{path}: is packed with loss ({packing}), which changes ids; {cure}")
 
-    rasterio does not show them, but writes them into a copy as VRT, whatever the format.
+
+def lossy_packing(path: str | Path) -> str | None:
+    """How a raster, or a part of a mosaic, is packed with loss; None without."""
+    if is_picture(path):
+        return None
+    with lc.open_raster(path) as dataset:
+        packing = dataset.tags(ns="IMAGE_STRUCTURE")
+        most = 0.5 if np.dtype(dataset.dtypes[0]).kind in "iu" else 0  # by which rounding loses nothing
+        name = packing.get("COMPRESSION", dataset.driver)
+        parts = dataset.files[1:] if dataset.driver == "VRT" else []
+    error = max(float(packing.get(key, 0)) for key in ("MAX_Z_ERROR", "LERC_PREC"))  # of LERC
+    lossy = packing.get("COMPRESSION_REVERSIBILITY") == "LOSSY" or error > most
+    if lossy or name.endswith(" JPEG") or name == "JPEG":  # JPEG 2000 may be either
+        return name
+    for part in parts:
+        with contextlib.suppress(lc.InputError):  # of what is no raster, as an .aux.xml
+            if found := lossy_packing(part):
+                return found
+    return None
+
+
+def value_names(path: str | Path) -> dict[int, str]:
+    """What a raster says its values mean, by whatever legend lies in it or beside it.
+
+    Raises InputError if one legend contradicts another.
     """
+    names: dict[int, str] = {}
+    for legend in (gdal_legend, arcgis_legend, qgis_legend):
+        for value, name in legend(Path(path)).items():
+            if lc.plain_name(names.setdefault(value, name)) != lc.plain_name(name):
+                problem = f"one of its legends calls {value} {names[value]!r}, another {name!r}"
+                raise lc.InputError(f"{path}: {problem}; remove the wrong one (.aux.xml, .vat.dbf, .qml)")
+    return names
+
+
+def gdal_legend(path: Path) -> dict[int, str]:
+    """The tags of our maps, category names and the attribute table, as GDAL reads them of all formats.
+
+    rasterio does not show them, but writes them into a copy as VRT.
+    """
+    if is_picture(path) and not Path(f"{path}.aux.xml").exists():
+        return {}
     from rasterio.shutil import copy
 
     with tempfile.TemporaryDirectory() as folder, lc.readable(path):
@@ -161,23 +204,87 @@ def value_names(path: str | Path) -> dict[int, str]:
     names = {int(key[6:]): name for key, name in tags.items() if re.fullmatch(r"CLASS_\d+", key)}
     names |= {index: one.text for index, one in enumerate(band.iterfind("CategoryNames/Category"))}
     if (table := band.find("GDALRasterAttributeTable")) is not None:
-        usages = [field.findtext("Usage") for field in table.iter("FieldDefn")]
-        if {"5", "2"} <= {*usages}:  # a value, and its name
-            rows = [[cell.text for cell in row] for row in table.iter("Row")]
-            value, name = usages.index("5"), usages.index("2")
-            names |= {int(float(row[value])): row[name] for row in rows}
+        columns = [one.findtext("Name") for one in table.iter("FieldDefn")]
+        usages = [one.findtext("Usage") for one in table.iter("FieldDefn")]
+        texts = [one.findtext("Type") == "2" for one in table.iter("FieldDefn")]
+        value = usages.index("5") if "5" in usages else value_column(columns)
+        name = usages.index("2") if "2" in usages else name_column(columns, texts)
+        names |= table_names([[cell.text for cell in row] for row in table.iter("Row")], value, name)
     return {value: name for value, name in names.items() if name}
 
 
+def arcgis_legend(path: Path) -> dict[int, str]:
+    """The attribute table that ArcGIS keeps beside a raster (.vat.dbf)."""
+    beside = Path(f"{path}.vat.dbf"), path.with_suffix(".vat.dbf")
+    found = next((file for file in beside if file.is_file()), None)
+    if found is None:
+        return {}
+    try:
+        import pyogrio
+        from pandas.api.types import is_numeric_dtype
+    except ImportError as error:
+        raise lc.InputError(f"{found}: names the values of {path}: pip install geopandas") from error
+    with lc.readable(found):
+        table = pyogrio.read_dataframe(found, read_geometry=False)
+    columns, texts = list(table.columns), [not is_numeric_dtype(kind) for kind in table.dtypes]
+    return table_names(table.to_numpy(object).tolist(), value_column(columns), name_column(columns, texts))
+
+
+def qgis_legend(path: Path) -> dict[int, str]:
+    """The labels of a style that QGIS saved beside a raster (.qml); by itself it repeats the value."""
+    style = path.with_suffix(".qml")
+    if not style.is_file():
+        return {}
+    try:
+        entries = ElementTree.parse(style).iter("paletteEntry")
+    except ElementTree.ParseError as error:
+        raise lc.InputError(f"{style}: cannot be read ({error}); remove it") from error
+    rows = [(entry.get("value"), entry.get("label")) for entry in entries]
+    return {value: name for value, name in table_names(rows, 0, 1).items() if name != str(value)}
+
+
+def table_names(rows: Iterable[Sequence], value: int | None, name: int | None) -> dict[int, str]:
+    """The name of each whole value in the rows of a table; value, name: their columns, None: it has none."""
+    found: dict[int, str] = {}
+    for row in rows if None not in (value, name) else ():
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # of an empty cell
+            if float(row[value]).is_integer() and str(row[name] or "").strip():
+                found[int(float(row[value]))] = str(row[name]).strip()
+    return found
+
+
+def value_column(columns: Sequence[str]) -> int | None:
+    return next((at for at, column in enumerate(columns) if column.lower() == "value"), None)
+
+
+def name_column(columns: Sequence[str], texts: Sequence[bool]) -> int | None:
+    """The column of text that is called like one of names, else the only one of text."""
+    known = [at for at, is_text in enumerate(texts) if is_text]
+    for kind in ("class_?names?", "names?|.*_names?", "label.*", "class(es)?", "descr.*|category|type"):
+        for at in known:
+            if re.fullmatch(kind, columns[at], re.IGNORECASE):
+                return at
+    return known[0] if len(known) == 1 else None
+
+
 def check_value_names(path: str | Path, image: str | Path, class_names: Sequence[str]) -> None:
-    """Raises InputError if a raster of class ids calls an id by the name of another class."""
+    """Raises InputError if a raster of class ids calls an id by the name of another class.
+
+    Warns if it calls one by a name that none has.
+    """
     ids = {lc.plain_name(name): index for index, name in enumerate(class_names)}
+    strange = []
     for value, name in value_names(path).items():
-        if (wanted := ids.get(lc.plain_name(name), value)) != value:
+        wanted = ids.get(lc.plain_name(name))
+        if wanted is None and value < len(class_names):
+            strange.append(f"{value} {name!r}, here {class_names[value]!r}")
+        if wanted not in (None, value):
             problem = f"calls {value} {name!r}, which is class {wanted} here"
             words = "tools/labels.py", "--labels", path, "--images", image, "--output", "masks"
             cure = f"translate it: {command('python', *words, '--class-names', ','.join(class_names))}"
             raise lc.InputError(f"{path}: {problem}; {cure}")
+    if strange:
+        warnings.warn(f"{path}: calls {'; '.join(strange)}: is that one class?", stacklevel=2)
 
 
 def check_palettes(masks: Iterable[str | Path]) -> None:

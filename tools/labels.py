@@ -435,13 +435,8 @@ def raster_marks(
 ) -> Iterator[Mark]:
     """The marks of a raster: on the image of its name, else on all images on whose ground it lies."""
     named = image_finder(images)(path.name)
+    geo.check_lossless(path)
     with lc.open_raster(path) as dataset:
-        packing = dataset.tags(ns="IMAGE_STRUCTURE")
-        lossy = packing.get("COMPRESSION_REVERSIBILITY") == "LOSSY" or "JPEG" in packing.get(
-            "COMPRESSION", ""
-        )
-        if lossy or dataset.driver == "JPEG":
-            raise lc.InputError(f"{path}: {lc.WITH_LOSS}")
         if [kind.name for kind in dataset.colorinterp].count("alpha") != dataset.count - 1:
             colors = "for colours there is tools/convert_masks.py"
             stack = geo.command("rio", "stack", path, "--bidx", 1, "--output", "one.tif")
@@ -463,13 +458,17 @@ def raster_marks(
 def legend_names(path: Path, known: dict, how: types.SimpleNamespace) -> dict[str, str]:
     """The class that a raster itself names for each value, where it is one of ours and --classes is silent.
 
-    Its 1 may be our 2: what it says by name counts, and is told.
+    Its 1 may be our 2: what it says by name counts, and is told; so are names that are none of ours.
     """
-    meant = {str(value): name for value, name in geo.value_names(path).items() if plain(name) in known}
-    meant = {value: name for value, name in meant.items() if not (how.classes and value in known)}
+    said = {str(value): name for value, name in geo.value_names(path).items()}
+    said = {value: name for value, name in said.items() if not (how.classes and value in known)}
+    meant = {value: name for value, name in said.items() if plain(name) in known}
     other = [f"{value} {name}" for value, name in meant.items() if known.get(value) != known[plain(name)]]
     if other:
         how.notes.append(f"{path} names its values, which count by these names: {formats.shown(other)}")
+    if strange := [f"{value} {name}" for value, name in said.items() if value in known.keys() - meant.keys()]:
+        problem = f"{path} calls values by names that are no classes, and they count as ids"
+        how.notes.append(f"{problem}: {formats.shown(strange)}; if they mean others: --classes")
     return meant
 
 
