@@ -716,3 +716,38 @@ def test_palettes_that_number_colours_otherwise_are_refused(second, tmp_path):
             geo.check_palettes(masks)
     else:
         geo.check_palettes(masks)
+
+
+@pytest.mark.parametrize(
+    ("x", "others", "expected"),
+    [
+        ("1.234", ["5"], None),
+        ("1.234", ["12.5"], 1),
+        ("1.234", ["0.5"], 1),
+        ("1.234", ["12,5"], 1234),
+        ("1.234,5", ["5"], 1234),
+        ("1.234", ["345.678"], 1),
+        ("1.234", ["12.5", "12,5"], None),
+    ],
+)
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_what_may_be_thousands_with_points_is_told_by_the_others(x, others, expected, mark, tmp_path):
+    """A spreadsheet of German or Spanish writes 1.234 for 1234, a program with semicolons for 1 and a bit."""
+    (tmp_path / "tiles").mkdir()
+    Image.new("L", (1300, 400)).save(tmp_path / "tiles/a.png")
+    rows = [mark.join(("a", x, other, "low")) for other in others]
+    (tmp_path / "p.csv").write_text("\n".join([mark.join(("image", "x", "y", "class")), *rows]))
+    if expected is None:
+        message = r"line 2: x is '1\.234': .* write 1234 or 1\.2340, or save the table with commas"
+        with pytest.raises(lc.InputError, match=message):
+            read(tmp_path / "p.csv", tmp_path / "tiles")
+        return
+    rows = [int(float(other.replace(",", "."))) for other in others]
+    assert read(tmp_path / "p.csv", tmp_path / "tiles")[0] == {"a": {(row, expected): 0 for row in rows}}
+
+
+def test_metres_with_points_for_thousands_are_read(tiles):
+    text = "x;y;class\n326.001,25;2.779.998,25;middle\n326.002;2.779.998;low\n"
+    (tiles / "p.csv").write_text(text)
+    points, _ = read(tiles / "p.csv", tiles / "tiles", crs=UTM)
+    assert points == {"a": {(3, 2): 1, (4, 4): 0}}

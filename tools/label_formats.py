@@ -45,6 +45,7 @@ CLASS_FIELDS = "class", "lc1", "survey_lc1"  # ours; LUCAS's to 2018, and of 202
 PLACES = ("", "th_", "point_")  # what stands before lat and lon; LUCAS observes its theoretical points
 METRES = {"x", "y", "easting", "northing", "east", "north", "e", "n"}
 ANY_COMMA = re.compile(r"^([+-]?\d+),(\d+)$")
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")
 NO_PLACE = {"", "nan", "null", "na"}
 FOLDERS = ".kml", ".kmz"  # whose layers are folders
 NOT_TAKEN = "88.888888"  # a latitude, in LUCAS
@@ -518,7 +519,7 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str
     except csv.Error as error:
         raise lc.InputError(f"{path}, line 1: cannot be read ({error}); save it as CSV UTF-8") from error
 
-    def rows() -> Iterator[tuple[int, dict[str, str]]]:
+    def rows() -> Iterator[tuple[int, list[str]]]:
         try:
             for fields in reader:
                 line = reader.line_num + bool(skipped)
@@ -526,16 +527,39 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str
                     if len(fields) != len(columns):
                         cure = "quote a name with a comma, and write 3.5, not 3,5"
                         raise lc.InputError(f"{path}, line {line}: has not {len(columns)} fields; {cure}")
-                    fields = [text.strip() for text in fields]
-                    if mark != ",":  # of pixels and metres 1,234 may be a thousand and more
-                        commas = [lc.COMMA if name in METRES else ANY_COMMA for name in columns]
-                        pairs_of = zip(commas, fields, strict=True)
-                        fields = [comma.sub(r"\1.\2", text) for comma, text in pairs_of]
-                    yield line, dict(zip(columns, fields, strict=True))
+                    yield line, [text.strip() for text in fields]
         except csv.Error as error:
             raise lc.InputError(f"{path}, line {reader.line_num}: cannot be read ({error})") from error
 
-    return columns, rows()
+    found = rows() if mark == "," else plain_numbers(path, columns, list(rows()))
+    return columns, ((line, dict(zip(columns, fields, strict=True))) for line, fields in found)
+
+
+def plain_numbers(path: Path, columns: list[str], rows: list[tuple[int, list[str]]]) -> Iterator[tuple]:
+    """The rows of a table without separating commas, with a point for the decimal comma, and no thousands.
+
+    1.234 of pixels or metres may be a thousand and more there, or a fraction: the other numbers tell.
+    Raises InputError if they do not. 1,234 is left as it is, to be refused as a number.
+    """
+    metres = [at for at, name in enumerate(columns) if name in METRES]
+    numbers = [(line, columns[at], fields[at]) for line, fields in rows for at in metres]
+    texts = [text for _, _, text in numbers]
+    grouped = [one for one in numbers if THOUSANDS.fullmatch(one[2])]
+    commas = any("," in text for text in texts) or any(text.count(".") > 1 for text in texts)
+    points = any("." in text and not THOUSANDS.fullmatch(text) and "," not in text for text in texts)
+    if "image" in columns:  # no image is so large
+        points |= any(abs(int(text.replace(".", ""))) >= 100_000 for _, _, text in grouped)
+    if grouped and commas == points:
+        line, name, text = grouped[0]
+        problem = f"{name} is {text!r}: a thousand and more, or a fraction?"
+        cure = f"write {text.replace('.', '')} or {text}0, or save the table with commas between its columns"
+        raise lc.InputError(f"{path}, line {line}: {problem}; {cure}")
+    for line, fields in rows:
+        for at, text in enumerate(fields):
+            if at in metres and commas and not points:
+                text = re.sub(r"\.(?=\d{3}(\D|$))", "", text)
+            fields[at] = (lc.COMMA if at in metres else ANY_COMMA).sub(r"\1.\2", text)
+        yield line, fields
 
 
 def table_points(path: Path, rows: Iterable, field: str) -> Iterator[Shape]:
