@@ -104,7 +104,7 @@ def test_unknown_colours_become_255_and_are_named_with_their_number(run):
     masks, printed = run({"a.png": picture, "b.png": picture}, "--palette", "dubai", "--tolerance", "3")
     assert (masks["a.png"] == 255).all() and "#010203 (6)" in printed and "#090909 (2)" in printed
     masks, printed = run({"a.png": picture, "b.png": picture}, "--palette", "deepglobe")
-    assert "8 pixels are not in the palette" in printed and (masks["b.png"] == 4).sum() == 12
+    assert "not in the palette, and 255 now: 8 pixels, " in printed and (masks["b.png"] == 4).sum() == 12
 
 
 def test_tolerance_takes_the_nearest_colour_and_no_further_one(run):
@@ -114,7 +114,7 @@ def test_tolerance_takes_the_nearest_colour_and_no_further_one(run):
     assert (
         "3 pixels took the nearest colour" in printed
         and "#78ffff (1)" in printed
-        and "#00f0f0 (1)" in printed
+        and "#00f0f0 (1: urban land with --tolerance 22)" in printed
     )
     noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3)).astype(np.uint8)
     noise[noise[..., 1:].max(2) < 128] = 0  # red is the one corner of the cube that is no class
@@ -134,7 +134,7 @@ def test_own_colours_ids_and_files_describe_a_palette(run, tmp_path):
     ids = np.array([[0, 1, 2, 5, 255, 7]], np.uint8)
     merged = ("--ids", "1,2,5", "--names", "town,town,water", "--unlabelled", "0,255")
     masks, printed = run({"a.png": ids}, *merged)
-    assert masks["a.png"].tolist() == [[255, 0, 0, 1, 255, 255]] and "became 255: 7 (1)" in printed
+    assert masks["a.png"].tolist() == [[255, 0, 0, 1, 255, 255]] and "255 now: 1 pixel, 7 (1)" in printed
     assert (
         'CLASS_NAMES: list[str] | None = ["town", "water"]' in printed
         and "CLASS_COLORS: list[str] | None = None" in printed
@@ -147,6 +147,59 @@ def test_own_colours_ids_and_files_describe_a_palette(run, tmp_path):
     red = np.array([[(255, 0, 0), (0, 0, 255), (0, 0, 0)]], np.uint8)
     masks, _ = run({"a.png": red}, "--colors", "#0000ff,#FF0000", "--unlabelled", "#000000")
     assert masks["a.png"].tolist() == [[1, 0, 255]]
+
+
+def palette_csv(tmp_path, *rows):
+    (tmp_path / "own.csv").write_text("\n".join(["name,color,id", *rows]))
+    return "--palette", tmp_path / "own.csv"
+
+
+def test_a_palette_keeps_its_ids_where_they_are_class_ids(run, tmp_path):
+    ids = np.array([[0, 1, 2, 7]], np.uint8)
+    rows = "forest,#00ff00,2", "water,#0000ff,0", ",,7", "town,#ff0000,1"
+    masks, printed = run({"a.png": ids}, *palette_csv(tmp_path, *rows))
+    assert masks["a.png"].tolist() == [[0, 1, 2, 255]] and "changed" not in printed
+    assert '["water", "town", "forest"]' in printed and '["#0000ff", "#ff0000", "#00ff00"]' in printed
+    masks, printed = run({"a.png": ids + 1}, *palette_csv(tmp_path, "forest,,3", "water,,1", "town,,2"))
+    assert masks["a.png"].tolist() == [[1, 2, 0, 255]]
+    assert "ids that changed: 3 is 0, 1 is 1" not in printed and "ids that changed: 3 is 0" in printed
+
+
+def test_a_palette_of_the_modules_classes_has_their_order(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(lc, "CLASS_NAMES", ["Water", "forest", "town"])
+    colors = np.array([[(0, 255, 0), (0, 0, 255), (255, 0, 0)]], np.uint8)
+    rows = "forest,#00ff00,", "water,#0000ff,", "town,#ff0000,"
+    masks, _ = run({"a.png": colors}, *palette_csv(tmp_path, *rows))
+    assert masks["a.png"].tolist() == [[1, 0, 2]]
+    masks, _ = run({"a.png": colors[:, ::2]}, *palette_csv(tmp_path, *rows[::2]))
+    assert masks["a.png"].tolist() == [[0, 1]], "of a class too few they are as they appear"
+
+
+def test_without_a_palette_the_one_that_fits_is_named(run):
+    _, picture = draw(cm.read_palette("isprs"))
+    printed = run({"a.png": picture}, code=2)
+    assert "the masks hold #000000, #0000ff, " in printed and "those of --palette isprs" in printed
+    assert "hold 0, 3" in run({"a.png": np.array([[3, 0]], np.uint8)}, code=2)
+    dubai = np.full((2, 2, 3), (60, 16, 152), np.uint8)
+    assert "all of them are in --palette dubai" in run({"a.png": dubai}, "--palette", "isprs")[1]
+
+
+@pytest.mark.parametrize("flags", [(), ("--ids", "3,5", "--names", "water,forest")])
+def test_the_legend_of_a_mask_counts(flags, run, tmp_path):
+    """Alone it is the palette, and beside one it must not contradict."""
+    pytest.importorskip("rasterio")
+    names = "Unclassified", "", "", "forest", "", "water"
+    xml = "".join(f"<Category>{name}</Category>" for name in names)
+    band = f'<PAMRasterBand band="1"><CategoryNames>{xml}</CategoryNames></PAMRasterBand>'
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>")
+    ids = {"a.png": np.array([[3, 5, 0, 9]], np.uint8)}
+    if flags:
+        assert "a.png: calls 3 'forest', which is 'water' here" in run(ids, *flags, code=2)
+        return
+    masks, printed = run(ids)
+    assert masks["a.png"].tolist() == [[0, 1, 255, 255]] and '["forest", "water"]' in printed
+    assert "ids that changed: 3 is 0, 5 is 1" in printed and "255 now: 1 pixel, 9 (1)" in printed
 
 
 def test_ids_may_exceed_255(run):

@@ -104,7 +104,7 @@ def test_edges_can_be_dropped_and_what_that_costs_is_said(tmp_path, capsys):
         (row, column) for row in range(4) for column in range(4)
     }
     lost = (mask != 255).sum() - len(labels_of(tiles))
-    assert f"left out: {lost:,} labels in edge tiles" in capsys.readouterr().out
+    assert f"left out: labels in edge tiles ({lost:,})" in capsys.readouterr().out
 
 
 def test_the_seed_decides_the_blocks(tmp_path):
@@ -124,7 +124,7 @@ def test_tiles_without_a_label_are_left_out(tmp_path, capsys):
     run(tmp_path, block=1, labels=("--masks", "masks"))
     assert len(read_tiles(tmp_path)) == 4
     printed = capsys.readouterr()
-    assert "left out: 12 tiles without a label" in printed.out
+    assert "left out: tiles without a label (12)" in printed.out
     assert re.search("warning: (train|val) has no label of forest", printed.err)
     assert "warning: train and val has no label of road" in printed.err
 
@@ -172,7 +172,7 @@ def test_points_land_on_their_pixel_in_their_tile(tmp_path, capsys):
         for y, x in np.argwhere(mask != 255).tolist():
             assert at[name, column * 32 + x, row * 32 + y] == mask[y, x]
     printed = capsys.readouterr().out
-    assert "left out: 1 points without a class" in printed and "its score will be their accuracy" in printed
+    assert "left out: points without a class (1)" in printed and "its score will be their accuracy" in printed
 
 
 @pytest.mark.parametrize("step, sparse", [(2, False), (6, True)])

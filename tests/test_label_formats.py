@@ -751,3 +751,39 @@ def test_metres_with_points_for_thousands_are_read(tiles):
     (tiles / "p.csv").write_text(text)
     points, _ = read(tiles / "p.csv", tiles / "tiles", crs=UTM)
     assert points == {"a": {(3, 2): 1, (4, 4): 0}}
+
+
+def write_layers(path, *fields, values=(["middle"], ["low"])):
+    """A GeoPackage of two layers, whose class stands in these fields."""
+    places = shapely.Point(326001.25, 2779998.25), shapely.Point(326002.25, 2779997.25)
+    for layer, field, own, place in zip("ab", fields, values, places, strict=True):
+        table = geopandas.GeoDataFrame({field: own}, geometry=[place], crs=UTM)
+        table.to_file(path, layer=layer)
+
+
+@pytest.mark.parametrize("second", ["class", "Class", "cover"])
+def test_layers_that_call_the_field_otherwise_lose_no_label(second, tiles):
+    write_layers(tiles / "p.gpkg", "class", second)
+    if second == "cover":
+        with pytest.raises(
+            lc.InputError, match=r"its layer b has no field 'class' \(it has cover\); call it"
+        ):
+            read(tiles / "p.gpkg", tiles / "tiles", layer="all")
+    else:
+        points, gone = read(tiles / "p.gpkg", tiles / "tiles", layer="all")
+        assert points == {"a": {(3, 2): 1, (5, 4): 0}} and not gone
+
+
+def test_ids_that_count_from_1_or_stand_beside_names_are_told(tiles):
+    """1 of low, middle, high may be meant as low."""
+
+    def notes(*values):
+        write_layers(tiles / "p.gpkg", "class", "class", values=values)
+        how = labels.reading(layer="all")
+        labels.read_labels(tiles / "p.gpkg", lc.list_images(tiles / "tiles"), KNOWN, how)
+        (tiles / "p.gpkg").unlink()
+        return "; ".join(how.notes)
+
+    assert "begin with 1, but ids count from 0, which is low" in notes([1], [2])
+    assert "like 2, others a name, like low: ids count from 0, which is low" in notes([2.0], ["Low"])
+    assert not notes([0], [2]) and not notes(["low"], ["high"])

@@ -214,8 +214,9 @@ def test_vector_points_become_a_csv_that_a_person_can_open(tiles, tmp_path, caps
     assert lines[0][-5:] == ["3", "points", "in", "2", "images"]
     assert lines[1:4] == [["low", "1"], ["middle", "1"], ["high", "1"]]
     assert " ".join(lines[4]) == "of each image: east 1, west 2"
-    assert " ".join(lines[5]) == "passed over: 1 points outside of all images"
-    assert len(lines) == 6
+    assert " ".join(lines[5]) == "passed over: points outside of all images (1)"
+    assert " ".join(lines[6]).startswith("note: some labels give an id, like 2, others a name, like low")
+    assert len(lines) == 7
 
 
 def test_one_geopackage_gives_train_and_val_what_their_masks_say(data, capsys):
@@ -227,7 +228,7 @@ def test_one_geopackage_gives_train_and_val_what_their_masks_say(data, capsys):
         )
         said = capsys.readouterr().out
         assert f"{number} points in" in said
-        assert f"passed over: {others} points outside of all images" in said
+        assert f"passed over: points outside of all images ({others})" in said
         dataset = lc.LandCoverDataset(data / side / "images", output, class_names=NAMES)
         assert len(dataset) == number // 20
         for index, (image, _) in enumerate(dataset.tiles):
@@ -246,8 +247,8 @@ def test_a_csv_is_put_in_order(data, capsys):
     images = data / "train/images"
     assert run(data / "mixed.csv", images, data / "points.csv", "--class-names", ",".join(NAMES)) == 0
     said = capsys.readouterr().out
-    assert "passed over: 1 points without a class" in said
-    assert "passed over: 1 images without a label" in said
+    assert "passed over: points without a class (1)" in said
+    assert "passed over: images without a label (1)" in said
     assert {row[3] for row in rows_of(data / "points.csv")[1:]} <= set(NAMES)
     both = [
         lc.read_points(data / name, lc.list_images(images), NAMES)[0] for name in ("mixed.csv", "points.csv")

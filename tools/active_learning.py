@@ -34,6 +34,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cv2
+import geo
 import numpy as np
 import torch
 from labels import POINT_SUFFIXES, check_no_label_lost, read_points
@@ -486,7 +487,8 @@ def suggest(args: argparse.Namespace) -> None:
         partial_path.open("w", newline="", encoding="utf-8") as file,
     ):
         csv.writer(file).writerows([("image", "x", "y", "class", "uncertainty"), *rows])
-    print(f"wrote {args.output}: {len(rows)} points in {len(images)} images; fill in the column class")
+    found = f"{geo.counted(len(rows), 'point')} in {geo.counted(len(images), 'image')}"
+    print(f"wrote {args.output}: {found}; fill in the column class")
 
 
 def check_not_lost(args: argparse.Namespace) -> None:

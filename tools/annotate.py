@@ -865,7 +865,8 @@ def take_reference(config: argparse.Namespace, points: list[Point]) -> None:
         example = f"{points[0].pixel[0]}, for one, is not in {config.images}"
         raise lc.InputError(f"--points {config.points}: {example}; name the folder by --images")
     if missing := sampled - config.tiles.keys():
-        print(f"{config.images}: lacks {len(missing)} images of the sample, whose points cannot be shown")
+        lacks = geo.counted(len(missing), "image")
+        print(f"{config.images}: lacks {lacks} of the sample, whose points cannot be shown")
     config.tiles = {name: path for name, path in config.tiles.items() if name in sampled}
     config.sizes = {name: config.sizes[name] for name in config.tiles}
 
@@ -913,7 +914,8 @@ def main(argv: list[str]) -> None:
     prepare(config)
     with Server(config) as server:
         address = f"http://127.0.0.1:{server.server_port}/"
-        print(f"{len(config.tiles)} tiles at {address}, labels go to {config.points}; Ctrl-C ends")
+        tiles = geo.counted(len(config.tiles), "tile")
+        print(f"{tiles} at {address}, labels go to {config.points}; Ctrl-C ends")
         if not config.no_browser:
             browse = functools.partial(webbrowser.open, address)  # a text browser would not return
             threading.Thread(target=browse, daemon=True).start()
@@ -928,7 +930,7 @@ def main(argv: list[str]) -> None:
     next_step = f"train on them:\n{command}" if command else "more tiles need some to train"
     if config.reference:
         next_step = "assess the map by them"
-    print(f"\n{config.points}: {labels:,} labels; {next_step}")
+    print(f"\n{config.points}: {geo.counted(labels, 'label')}; {next_step}")
     # A prediction may take minutes, and PyTorch aborts if the interpreter ends around it.
     if config.choosing.locked() or config.live.lock.locked() or config.training["running"]:
         sys.stdout.flush()

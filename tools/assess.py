@@ -184,7 +184,7 @@ def write_sample(args: argparse.Namespace) -> None:
             write_geopackage(results.enter_context(lc.atomic_write(written[-1])), rows, region)
     print("wrote " + ", ".join(map(str, written)))
     found = Counter(row["stratum"] for row in rows)
-    print(f"{len(rows):,} points, {args.design}: {lc.format_counts(found)}")
+    print(f"{geo.counted(len(rows), 'point')}, {args.design}: {lc.format_counts(found)}")
     print(f"next, label them: python tools/annotate.py --images SCENES --points {args.output}")
 
 

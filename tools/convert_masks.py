@@ -9,9 +9,11 @@
         --unlabelled 0
 
 --palette is a data set below or a CSV file with the columns name,color,id (one of color and id may lack).
-Rows (and --names) of the same name become one class, a row without a name is unlabelled; classes are
-numbered as they appear. Where ids are given, grey pictures are read as ids; everything else goes by its
-colours. What the palette does not know becomes 255, and the program says how much of it there was.
+Rows (and --names) of the same name become one class, a row without a name is unlabelled. Classes keep the
+ids of a palette that are 0, 1, 2 and so on; else names that are those of CLASS_NAMES have its order; else
+they are numbered as they appear, and ids that change are told. Without a palette the masks' own legends
+count (category names, attribute tables, .vat.dbf, .qml). Where ids are given, grey pictures are read as ids;
+everything else goes by its colours. What the palette does not know becomes 255, and is told.
 --tolerance takes colours damaged by JPEG to the nearest of the palette within that distance in RGB.
 --rename OLD=NEW takes the files whose name ends in OLD, and pairs them with their image.
 A mask that has a place (GeoTIFF, world file; pip install rasterio) keeps it, as NAME.tif.
@@ -24,6 +26,7 @@ import contextlib
 import csv
 import importlib.util
 import json
+import math
 import re
 import sys
 import tempfile
@@ -86,6 +89,7 @@ PALETTES = {
     "landcover.ai": """background,#000000,0 | building,#614a4a,1 | woodland,#267300,2 | water,#00c5ff,3
         | road,#cfcfcf,4""",
 }
+NOTHING = {"unlabelled", "unlabeled", "unclassified", "nodata", "no data", "no_data", "ignore"}
 UNKNOWN = 254  # in a table: neither a class nor known to be unlabelled
 TRANSPARENT = 2**24  # the code of pixels without a colour
 
@@ -129,14 +133,61 @@ def make_palette(rows: list[dict], source: str) -> Palette:
     return palette
 
 
+def in_own_order(palette: Palette) -> Palette:
+    """The palette with its own ids if they are 0 to N - 1, else in the order of CLASS_NAMES if it fits."""
+    count, ids = len(palette.names), {one: code for code, one in palette.by_id.items() if one != 255}
+    own, ours = ([lc.plain_name(name) for name in names] for names in (palette.names, lc.CLASS_NAMES or []))
+    alone = sum(one != lc.IGNORE_INDEX for one in palette.by_id.values()) == count
+    if alone and sorted(ids.values()) == list(range(count)):
+        new = dict(ids)
+    elif sorted(own) == sorted(ours):
+        new = {class_id: ours.index(name) for class_id, name in enumerate(own)}
+    else:
+        return palette
+    order, new = sorted(new, key=new.get), new | {lc.IGNORE_INDEX: lc.IGNORE_INDEX}
+    codes = ({code: new[one] for code, one in table.items()} for table in (palette.by_color, palette.by_id))
+    return Palette([palette.names[at] for at in order], [palette.colors[at] for at in order], *codes)
+
+
 def read_palette(name: str) -> Palette:
     """A palette that is built in, or that of a CSV file."""
     if name in PALETTES:
         entries = map(str.strip, PALETTES[name].split("|"))
-        return make_palette(list(csv.DictReader(entries, ("name", "color", "id"))), name)
+        return in_own_order(make_palette(list(csv.DictReader(entries, ("name", "color", "id"))), name))
     if not Path(name).is_file():
         raise lc.InputError(f"--palette {name}: is neither a file nor one of {', '.join(PALETTES)}")
-    return make_palette([row for _, row in lc.csv_rows(Path(name), ("name",))], name)
+    return in_own_order(make_palette([row for _, row in lc.csv_rows(Path(name), ("name",))], name))
+
+
+def own_palette(masks: dict[str, Path]) -> Palette:
+    """The palette of the masks' legends. Raises InputError, which names the one that fits, without."""
+    legend: dict[int, str] = {}
+    for path in masks.values():
+        for value, name in geo.value_names(path).items():
+            if lc.plain_name(legend.setdefault(value, name)) != lc.plain_name(name):
+                problem = f"calls {value} {name!r}, an earlier mask {legend[value]!r}"
+                raise lc.InputError(f"{path}: {problem}; correct one, or convert them apart")
+    rows = [{"name": name if lc.plain_name(name) not in NOTHING else "", "id": str(value)}
+            for value, name in sorted(legend.items())]  # fmt: skip
+    if legend:
+        print("names and ids are those of the masks' own legends")
+        return in_own_order(make_palette(rows, "the legends of the masks"))
+    seen: set[str] = set()
+    for path in list(masks.values())[:20]:
+        codes, is_ids = read_codes(path, Palette(by_color={0: 0}, by_id={0: 0}))
+        seen |= {str(code) if is_ids else f"#{code:06x}" for code in np.unique(codes) if code != TRANSPARENT}
+    most = ", ".join(sorted(seen)[:12]) + (", …" if len(seen) > 12 else "")
+    fits = f"; they are those of --palette {' or '.join(fitting)}" if (fitting := palettes_of(seen)) else ""
+    lc.complain(f"give --palette, or --colors or --ids: the masks hold {most}{fits}")
+
+
+def palettes_of(seen: set[str]) -> list[str]:
+    """The known palettes that have all of these colours, of which ids are none."""
+    fit = []
+    for name in PALETTES if all(code.startswith("#") for code in seen) else ():
+        if {int(code[1:], 16) for code in seen} <= read_palette(name).by_color.keys():
+            fit.append(name)
+    return fit
 
 
 def read_codes(path: Path, palette: Palette) -> tuple[np.ndarray, bool]:
@@ -213,30 +264,52 @@ def class_ids_of(
     return class_ids, lost, int(counts[near].sum())
 
 
-def convert(config: argparse.Namespace, palette: Palette) -> None:
-    """Converts the masks of a folder, all or none, and says what became of their pixels."""
-    old, _, new = config.rename.partition("=")
+def find_masks(config: argparse.Namespace) -> dict[str, Path]:
+    """The masks of the folder, by name without suffix. Raises InputError without."""
+    old = config.rename.partition("=")[0]
     found = lc.files_by_stem(config.input, lc.IMAGE_SUFFIXES)
     masks = {stem: path for stem, path in found.items() if stem.endswith(old)}
     if not masks:
         raise lc.InputError(f"{config.input}: holds no mask NAME{old} ({', '.join(lc.IMAGE_SUFFIXES)})")
+    return masks
+
+
+def check_legend(path: Path, palette: Palette) -> None:
+    """Raises InputError if a mask calls an id by the name that the palette gives another."""
+    known = {lc.plain_name(name): class_id for class_id, name in enumerate(palette.names)}
+    for value, name in geo.value_names(path).items() if importlib.util.find_spec("rasterio") else ():
+        class_id = palette.by_id.get(value, lc.IGNORE_INDEX)
+        if known.get(lc.plain_name(name), class_id) != class_id:
+            here = "unlabelled" if class_id == lc.IGNORE_INDEX else palette.names[class_id]
+            cure = (
+                "correct --ids, --names or the palette, or leave them out: the mask's own legend counts then"
+            )
+            raise lc.InputError(f"{path}: calls {value} {name!r}, which is {here!r} here; {cure}")
+
+
+def convert(config: argparse.Namespace, palette: Palette) -> None:
+    """Converts the masks of a folder, all or none, and says what became of their pixels."""
+    old, _, new = config.rename.partition("=")
+    masks = find_masks(config)
     if config.output.resolve() == config.input.resolve():
         raise lc.InputError(f"--output {config.output}: is the input; name another folder")
     lc.prepare_output(config.output)
-    pixels, unknown, mended = np.zeros(256, np.int64), Counter(), 0
+    pixels, unknown, mended, by_id = np.zeros(256, np.int64), Counter(), 0, False
     with tempfile.TemporaryDirectory(dir=config.output, prefix=".partial-") as partial:
         for stem, path in tqdm(masks.items(), "converting", unit="mask", disable=None):
             codes, is_ids = read_codes(path, palette)
+            if is_ids:
+                check_legend(path, palette)
             classes, tolerance = (palette.by_id, 0) if is_ids else (palette.by_color, config.tolerance)
             class_ids, strange, near = class_ids_of(codes, classes, tolerance)
             save_mask(Path(partial), f"{stem.removesuffix(old)}{new}", class_ids, path)
             pixels += np.bincount(class_ids.ravel(), minlength=256)
             for code, count in strange.items():
                 unknown[str(code) if is_ids else f"#{code:06x}"] += count
-            mended += near
+            mended, by_id = mended + near, by_id or is_ids
         for path in Path(partial).iterdir():
             path.replace(config.output / path.name)
-    report(config.output, len(masks), palette, pixels, unknown, mended)
+    report(config.output, len(masks), palette, pixels, unknown, mended, by_id)
 
 
 def save_mask(folder: Path, name: str, class_ids: np.ndarray, source: Path) -> None:
@@ -257,19 +330,48 @@ def save_mask(folder: Path, name: str, class_ids: np.ndarray, source: Path) -> N
         dataset.write(class_ids, 1)
 
 
+def near(code: str, palette: Palette) -> str:
+    """The entry of the palette that is close to an unknown colour, in words; else the palette that has it."""
+    if not code.startswith("#"):
+        return ""
+    own, *colors = ([c >> 16, c >> 8 & 255, c & 255] for c in (int(code[1:], 16), *palette.by_color))
+    distances = [math.dist(own, color) for color in colors]
+    best = int(np.argmin(distances))
+    if distances[best] <= 30:
+        class_id = list(palette.by_color.values())[best]
+        name = "unlabelled" if class_id == lc.IGNORE_INDEX else palette.names[class_id]
+        return f": {name} with --tolerance {math.ceil(distances[best])}"
+    return ""
+
+
 def report(
-    output: Path, count: int, palette: Palette, pixels: np.ndarray, unknown: Counter, mended: int
+    output: Path,
+    count: int,
+    palette: Palette,
+    pixels: np.ndarray,
+    unknown: Counter,
+    mended: int,
+    by_id: bool,
 ) -> None:
-    print(f"wrote {count} masks to {output}, {pixels.sum():,} pixels")
+    """Prints what became of the pixels, ids that changed and colours that the palette lacks."""
+    wrote = geo.counted(count, "mask")
+    print(f"wrote {wrote} to {output}, {geo.counted(pixels.sum(), 'pixel')}")
     names, numbers = [*palette.names, "unlabelled"], [*pixels[: len(palette.names)], pixels[-1]]
     for name, number in zip(names, numbers, strict=True):
         print(f"  {name:{max(10, *map(len, palette.names))}}  {number / pixels.sum():7.2%}")
     if mended:
-        print(f"{mended:,} pixels took the nearest colour of the palette")
+        print(f"{geo.counted(mended, 'pixel')} took the nearest colour of the palette")
+    changed = [f"{code} is {one}" for code, one in palette.by_id.items() if one not in (code, 255)]
+    if by_id and changed:
+        print(f"ids that changed: {', '.join(changed[:20])}{', …' if len(changed) > 20 else ''}")
     if unknown:
-        most = ", ".join(f"{code} ({number:,})" for code, number in unknown.most_common(8))
+        most = ", ".join(
+            f"{code} ({number:,}{near(code, palette)})" for code, number in unknown.most_common(8)
+        )
         rest = f" and {len(unknown) - 8:,} more" if len(unknown) > 8 else ""
-        print(f"{unknown.total():,} pixels are not in the palette and became 255: {most}{rest}")
+        if fitting := palettes_of({*unknown}) if pixels[:255].sum() == 0 else ():
+            rest += f"; all of them are in --palette {' or '.join(fitting)}"
+        print(f"not in the palette, and 255 now: {geo.counted(unknown.total(), 'pixel')}, {most}{rest}")
     names, colors = (json.dumps(texts, ensure_ascii=False) for texts in (palette.names, palette.colors))
     print("paste into landcover_segmentation.py:")
     print(f"NUM_CLASSES: int = {len(palette.names)}\nCLASS_NAMES: list[str] | None = {names}")
@@ -291,7 +393,9 @@ def given_palette(args: argparse.Namespace) -> Palette:
     lists = {key: text.split(",") for key, text in lists.items() if text}
     lengths = {len(texts) for texts in lists.values()}
     if not lists.keys() & {"color", "id"}:
-        lc.complain("give --palette, or --colors or --ids")
+        if args.names or args.unlabelled:
+            lc.complain("--names and --unlabelled go with --colors or --ids; give one of them")
+        return own_palette(find_masks(args))
     if len(lengths) > 1:
         lc.complain(f"--colors, --ids and --names differ in length: {', '.join(map(str, sorted(lengths)))}")
     lists.setdefault("name", lc.numbered_classes(lengths.pop()))

@@ -290,7 +290,7 @@ def report(config: argparse.Namespace, tiles: dict, val: set, left_out: Counter)
         print(f"  {name:{width}}  {numbers[0]:>14,}  {numbers[1]:>14,}")
     for what, number in left_out.items():
         if number:
-            print(f"left out: {number:,} {what}")
+            print(f"left out: {what} ({number:,})")
     if counts["val"].sum() < lc.SPARSE_SHARE * len(val) * config.tile**2:  # as training judges
         print("note: val has points only, so its score will be their accuracy: mIoU takes dense masks")
     for name, *numbers in zip(config.class_names, *counts.values(), strict=True):
@@ -301,7 +301,8 @@ def report(config: argparse.Namespace, tiles: dict, val: set, left_out: Counter)
             warnings.warn(f"{' and '.join(lacking)} has no label of {name}: {cure}", stacklevel=2)
         elif numbers[1] < 10:
             cure = "label more of it elsewhere, or try a smaller --block or another --seed"
-            print(f"note: val has {numbers[1]} labelled pixel(s) of {name}, whose score says little: {cure}")
+            few = geo.counted(numbers[1], "labelled pixel")
+            print(f"note: val has {few} of {name}, whose score says little: {cure}")
     print(f"train on them: {training_command(config)}")
 
 

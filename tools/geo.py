@@ -400,6 +400,11 @@ def warp_command(path: str | Path, image: str | Path) -> str:
     )
 
 
+def counted(number: int, thing: str) -> str:
+    """1 point, 1,234 points."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def command(*words: object) -> str:
     """A command line to be pasted: a word with a space is quoted."""
     return " ".join(f'"{word}"' if " " in str(word) else str(word) for word in words)

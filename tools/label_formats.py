@@ -709,15 +709,14 @@ def read_vector(path: Path, how: types.SimpleNamespace, gone: Counter) -> Featur
     import pandas
 
     tables, folders = read_tables(path, how.layer, gone), path.suffix.lower() in FOLDERS
-    texts: list[str] = []
     fields = list(dict.fromkeys(name for _, table in tables for name in filled_fields(table)))
     from_folders = folders and not how.field and not any(name.lower() == "class" for name in fields)
     field = None if from_folders else choose_field(path, fields, how.field)
     if from_folders:
         how.cure = f"; or name a field with --field: {shown(fields)}"
-    for name, table in tables:
-        column = table[field] if field in table else pandas.Series([None] * len(table))
-        texts += [name] * len(table) if from_folders else [text_of(value) for value in column]
+        texts = [name for name, table in tables for _ in range(len(table))]
+    else:
+        texts = [text for name, table in tables for text in class_texts(path, name, table, field)]
     systems = [table.crs for _, table in tables]
     if None not in systems and not how.crs:  # layers may differ
         tables = [(name, table.to_crs(systems[0])) for name, table in tables]
@@ -728,6 +727,19 @@ def read_vector(path: Path, how: types.SimpleNamespace, gone: Counter) -> Featur
         cure = "give it with --crs, like EPSG:32633"
         raise lc.InputError(f"{path}: names no reference system (CRS); {cure}")
     return Features(geometry, name_features(path, tables), texts)
+
+
+def class_texts(path: Path, layer: str, table: typing.Any, field: str) -> list[str]:
+    """The class of each feature of a layer. Raises InputError if it calls the field otherwise.
+
+    The folders of a KML have the fields that their placemarks use.
+    """
+    found = sorted((name for name in table.columns if name.lower() == field.lower()), key=field.__ne__)
+    if not found and len(table) and path.suffix.lower() not in FOLDERS:
+        cure = "call it the same in all, or read one layer at a time with --layer and --field"
+        fields = shown(filled_fields(table)) or "none"
+        raise lc.InputError(f"{path}: its layer {layer} has no field {field!r} (it has {fields}); {cure}")
+    return [text_of(value) for value in table[found[0]]] if found else [""] * len(table)
 
 
 def read_tables(path: Path, layer: str | None, gone: Counter) -> list[tuple[str, typing.Any]]:

@@ -309,8 +309,8 @@ def place_images(images: dict[str, Path], crs: typing.Any, how: types.SimpleName
             edit = geo.command("rio", "edit-info", "--crs", "EPSG:…", unnamed[0])
             cure = f"name that of the image: {edit}"
             raise lc.InputError(f"{unnamed[0]}: {problem}; {cure}")
-        taken = f"{len(unnamed)} images name no reference system and are taken to be in that of the labels"
-        how.notes.append(f"{taken}, {crs.to_string()[:40]}")
+        taken = f"is taken to be that of the labels, {crs.to_string()[:40]}"
+        how.notes.append(f"the reference system of {geo.counted(len(unnamed), 'image')} without one {taken}")
     return grounds
 
 
@@ -592,6 +592,7 @@ def place_marks(
     """Sorts marks by image: a table (N, 6) of row, column, class, mark, level and whether it is a point for
     each, and where the marks stand. Raises InputError that lists all unknown classes."""
     tables, wheres, unknown, counted, first = {}, [], Counter(), set(), None
+    meant: set[str] = set()
     drawn: dict[str, list] = {}
 
     def add(mark: Mark, pixels: np.ndarray) -> None:
@@ -601,6 +602,7 @@ def place_marks(
 
     for mark in marks:
         text = plain(mark.text)
+        meant |= {text} if known.get(text) is not None else set()
         if reason := why_passed_over(mark, text, known):
             if (mark.where, reason) not in counted or mark.kind == "pixel":
                 gone[f"{mark.kind}s {reason}"] += len(mark.pixels) if mark.kind == "pixel" else 1
@@ -626,12 +628,26 @@ def place_marks(
         neither = f"neither 0 to {ids - 1} nor" if ids else "not"
         wrong = f"class {next(iter(unknown))!r} is {neither} one of {names}"
         raise lc.InputError(f"{first}: {wrong}; unknown in all: {most}{more}; {cure}")
+    how.notes += [] if how.classes else doubtful_ids(meant, known)
     for shares in drawn.values():  # the lowest lots of a polygon, over all images on which it lies
         limit = np.sort(np.concatenate([lots for _, _, lots in shares]))[: how.points_per_polygon][-1]
         for mark, pixels, lots in shares:
             if (lots <= limit).any():
                 add(mark, pixels[lots <= limit])
     return tables, wheres
+
+
+def doubtful_ids(texts: Iterable[str], known: dict) -> Iterator[str]:
+    """What to ask about labels that give their class by id: do those count from 1, or beside names?"""
+    names = {text for text, class_id in known.items() if text != str(class_id)}
+    ids = sorted(int(text) for text in texts if text not in names) if names else []
+    named = sorted(text for text in texts if text in names)
+    first = next((name for name, class_id in known.items() if class_id == 0), "")
+    if ids and named:
+        both = f"some labels give an id, like {ids[0]}, others a name, like {named[0]}"
+        yield f"{both}: ids count from 0, which is {first}"
+    elif ids and ids[0] == 1:
+        yield f"the ids of the labels begin with 1, but ids count from 0, which is {first}"
 
 
 def why_passed_over(mark: Mark, text: str, known: dict) -> str | None:
@@ -680,9 +696,13 @@ def read_points(
 ) -> tuple[dict[str, lc.Points], Counter]:
     """Reads the labels of all images from whatever this program reads, as `lc.read_points` does from a CSV.
 
-    images: by name without suffix. options: as for `reading`. Returns and raises what `lc.read_points` does.
+    images: by name without suffix. options: as for `reading`. Returns and raises what `lc.read_points` does,
+    and warns of what a person should know.
     """
-    found, gone = read_labels(Path(path), images, known_classes(class_names), reading(**options))
+    how = reading(**options)
+    found, gone = read_labels(Path(path), images, known_classes(class_names), how)
+    for note in how.notes:
+        warnings.warn(note, stacklevel=2)
     points = {stem: {(y, x): class_id for y, x, class_id in rows.tolist()} for stem, rows in found.items()}
     return points, +gone
 
@@ -754,8 +774,8 @@ def write_masks(folder: Path, labels: dict[str, np.ndarray], images: dict[str, P
 def report(path: Path, labels: dict[str, np.ndarray], names: Sequence[str], how, gone: Counter) -> None:
     """Prints the labels of each class and image, and what was passed over."""
     counts = np.bincount(np.concatenate([rows[:, 2] for rows in labels.values()]), minlength=len(names))
-    what = "points" if path.suffix.lower() == ".csv" else "labelled pixels"
-    print(f"wrote {path}: {counts.sum():,} {what} in {len(labels):,} images")
+    found = geo.counted(counts.sum(), "point" if path.suffix.lower() == ".csv" else "labelled pixel")
+    print(f"wrote {path}: {found} in {geo.counted(len(labels), 'image')}")
     width = max(10, *map(len, names))
     for name, number in zip(names, counts, strict=True):
         print(f"  {name:{width}}  {number:>10,}")
@@ -765,7 +785,7 @@ def report(path: Path, labels: dict[str, np.ndarray], names: Sequence[str], how,
         print(f"  and {len(labels) - 20:,} more; {min(amounts):,} to {max(amounts):,} in each")
     for reason, number in gone.items():
         if number:
-            print(f"passed over: {number:,} {reason}")
+            print(f"passed over: {reason} ({number:,})")
     for note in how.notes:
         print(f"note: {note}")
 
