@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import time
+import types
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -17,6 +18,7 @@ from test_annotations import NAMES, UTM, write_tif
 import landcover_segmentation as lc
 
 sys.path.insert(0, str(ROOT / "tools"))
+import convert_masks
 import cut_tiles
 import geo
 import label_formats
@@ -766,7 +768,7 @@ def test_layers_that_call_the_field_otherwise_lose_no_label(second, tiles):
     write_layers(tiles / "p.gpkg", "class", second)
     if second == "cover":
         with pytest.raises(
-            lc.InputError, match=r"its layer b has no field 'class' \(it has cover\); call it"
+            lc.InputError, match=r"its layer b has no field 'class' \(it has cover\); name both"
         ):
             read(tiles / "p.gpkg", tiles / "tiles", layer="all")
     else:
@@ -787,3 +789,100 @@ def test_ids_that_count_from_1_or_stand_beside_names_are_told(tiles):
     assert "begin with 1, but ids count from 0, which is low" in notes([1], [2])
     assert "like 2, others a name, like low: ids count from 0, which is low" in notes([2.0], ["Low"])
     assert not notes([0], [2]) and not notes(["low"], ["high"])
+
+
+def test_names_of_a_coded_domain_count(tiles):
+    """ArcGIS and QGIS write the code of a value, and its name beside it."""
+    import sqlite3
+
+    write_layers(tiles / "p.gpkg", "class", "class", values=([0], [2]))
+    with sqlite3.connect(tiles / "p.gpkg") as base:
+        base.executescript("""
+            CREATE TABLE gpkg_data_columns (table_name, column_name, description, constraint_name);
+            CREATE TABLE gpkg_data_column_constraints (constraint_name, constraint_type, value, description);
+            INSERT INTO gpkg_data_columns VALUES ('a', 'class', NULL, 'cover');
+            INSERT INTO gpkg_data_column_constraints VALUES
+                ('cover', 'enum', '0', 'High'), ('cover', 'enum', '1', 'middle');
+        """)
+    how = labels.reading(layer="a")
+    points, _ = labels.read_labels(tiles / "p.gpkg", lc.list_images(tiles / "tiles"), KNOWN, how)
+    assert points["a"].tolist() == [[3, 2, 2]] and "count by these names: 0 High" in how.notes[0]
+    how = labels.reading(layer="b")
+    points, _ = labels.read_labels(tiles / "p.gpkg", lc.list_images(tiles / "tiles"), KNOWN, how)
+    assert points["a"].tolist() == [[5, 4, 2]] and not how.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "driver"), [("l.dat", "ENVI"), ("l.rst", "RST"), ("l.sdat", "SAGA"), ("l.gpkg", "GPKG")]
+)
+def test_label_rasters_of_any_format_are_read(name, driver, tiles):
+    from rasterio.shutil import copy
+
+    write_tif(tiles / "given.tif", np.uint8([np.arange(20) // 7]).repeat(10, 0)[..., None], left=326000.0)
+    copy(tiles / "given.tif", tiles / name, driver=driver)
+    assert read(tiles / name, tiles / "tiles")[0] == read(tiles / "given.tif", tiles / "tiles")[0]
+
+
+def test_files_whose_fields_differ_are_read_at_once(tiles):
+    (tiles / "f").mkdir()
+    for name, field, place in (("a", "class", 326001.25), ("b", "Cover", 326003.25)):
+        geometry = [shapely.Point(place, 2779998.25)]
+        table = geopandas.GeoDataFrame({field: ["middle"]}, geometry=geometry, crs=UTM)
+        table.to_file(tiles / f"f/{name}.gpkg")
+    with pytest.raises(lc.InputError, match=r"a\.gpkg: .* if files differ, several: Cover,class"):
+        read(tiles / "f", tiles / "tiles", field="Cover")
+    points, _ = read(tiles / "f", tiles / "tiles", field="Cover,class")
+    assert points == {"a": {(3, 2): 1, (3, 6): 1}}
+
+
+def test_a_table_without_a_head_names_one(tiles):
+    (tiles / "p.txt").write_text("0 0.1 0.1 0.2 0.1 0.2 0.2\n1 0.5 0.5 0.6 0.5 0.6 0.6\n")
+    with pytest.raises(lc.InputError, match=r"line 1: is no head .* of YOLO export COCO"):
+        read(tiles / "p.txt", tiles / "tiles")
+
+
+@pytest.mark.parametrize(("crs", "exact"), [("EPSG:4267", False), ("EPSG:4326", True)])
+def test_labels_of_a_datum_whose_grid_is_missing_are_told(crs, exact, tmp_path):
+    """Without it NAD27 lies tens of metres beside NAD83."""
+    import pyproj
+
+    (tmp_path / "tiles").mkdir()
+    where = {"crs": "EPSG:26915", "left": 499_000.0, "top": 4_983_000.0, "size": 100.0}
+    write_tif(tmp_path / "tiles/a.tif", np.zeros((40, 40, 3), np.uint8), **where)
+    point = geopandas.GeoSeries([shapely.Point(500_000, 4_982_000)], crs="EPSG:26915").to_crs(crs)
+    geopandas.GeoDataFrame({"class": ["low"]}, geometry=point).to_file(tmp_path / "p.gpkg")
+    how = labels.reading()
+    labels.read_labels(tmp_path / "p.gpkg", lc.list_images(tmp_path / "tiles"), KNOWN, how)
+    told = [note for note in how.notes if "a grid is missing" in note]
+    group = pyproj.transformer.TransformerGroup(crs, "EPSG:26915", always_xy=True)
+    assert bool(told) == (not group.best_available and not exact)
+
+
+def test_a_class_that_is_declared_to_be_no_data_is_told(tiles, capsys):
+    """QGIS declares 0 by itself."""
+    ids = np.uint8([np.arange(20) // 7]).repeat(10, 0)
+    (tiles / "masks").mkdir()
+    place = rasterio.transform.from_origin(326000.0, 2780000.0, 0.5, 0.5)
+    form = {"width": 20, "height": 10, "count": 1, "dtype": "uint8", "crs": UTM, "nodata": 0}
+    with rasterio.open(tiles / "masks/a.tif", "w", "GTiff", transform=place, **form) as dataset:
+        dataset.write(ids, 1)
+    told = "0 is a class, but declared to be no data: unlabelled; else rio edit-info --unset-nodata"
+    how = labels.reading()
+    labels.read_labels(tiles / "masks/a.tif", lc.list_images(tiles / "tiles"), KNOWN, how)
+    assert told in how.notes[0]
+    with pytest.warns(UserWarning, match=told):
+        convert_masks.read_codes(tiles / "masks/a.tif", convert_masks.Palette(by_id={0: 0, 1: 1, 2: 2}))
+    config = types.SimpleNamespace(labels={"a.tif": tiles / "masks/a.tif"}, class_names=NAMES)
+    config.scenes = {"a.tif": tiles / "tiles/a.tif"}
+    with pytest.warns(UserWarning, match=told), cut_tiles.open_labels("a.tif", config):
+        pass
+
+
+def test_a_program_without_a_flag_names_the_one_that_has_it(tiles):
+    table = geopandas.GeoDataFrame(
+        {"cover": ["low"]}, geometry=[shapely.Point(326001.25, 2779998.25)], crs=UTM
+    )
+    table.to_file(tiles / "p.gpkg")
+    with pytest.raises(lc.InputError, match=r"--field: cover \(flags of python tools/labels\.py --labels "):
+        read(tiles / "p.gpkg", tiles / "tiles")
+    assert read(tiles / "p.gpkg", tiles / "tiles", field="cover")[0] == {"a": {(3, 2): 0}}

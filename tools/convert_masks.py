@@ -30,6 +30,7 @@ import math
 import re
 import sys
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -196,6 +197,9 @@ def read_codes(path: Path, palette: Palette) -> tuple[np.ndarray, bool]:
         with lc.open_raster(path) as dataset:
             if dataset.count == 1:
                 geo.check_lossless(path)
+                ids = [str(code) for code, class_id in palette.by_id.items() if class_id != lc.IGNORE_INDEX]
+                if note := geo.nodata_class(dataset, ids):
+                    warnings.warn(note, stacklevel=2)
                 return read_raster_codes(dataset), True
     with lc.open_picture(path) as picture:
         deep, grey = lc.is_deep(picture), picture.mode in ("1", "L", "P")

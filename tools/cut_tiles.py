@@ -108,6 +108,10 @@ def open_labels(name: str, config: argparse.Namespace) -> typing.Iterator[tuple[
             return
         geo.check_same_ground(labels, path)
         geo.check_value_names(labels, path, config.class_names)
+        if not geo.is_picture(labels):
+            with lc.open_raster(labels) as dataset:
+                if note := geo.nodata_class(dataset, [str(at) for at in range(len(config.class_names))]):
+                    warnings.warn(note, stacklevel=2)
         shape, read = stack.enter_context(open_mask(labels))
         if tuple(shape) != (scene.height, scene.width):
             raise lc.InputError(f"{labels}: differs in size from {path}; make them the same size")

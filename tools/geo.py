@@ -11,7 +11,7 @@ import sys
 import tempfile
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -285,6 +285,19 @@ def check_value_names(path: str | Path, image: str | Path, class_names: Sequence
             raise lc.InputError(f"{path}: {problem}; {cure}")
     if strange:
         warnings.warn(f"{path}: calls {'; '.join(strange)}: is that one class?", stacklevel=2)
+
+
+def nodata_class(dataset: typing.Any, classes: Container[str]) -> str | None:
+    """What to tell of a raster of labels that declares a class to be no data, as QGIS does of 0 by itself.
+
+    classes: the values that are classes, as text.
+    """
+    if dataset.nodata is None or f"{dataset.nodata:g}" not in classes:
+        return None
+    cure = command("rio", "edit-info", "--unset-nodata", dataset.name)
+    return (
+        f"{dataset.name}: {dataset.nodata:g} is a class, but declared to be no data: unlabelled; else {cure}"
+    )
 
 
 def check_palettes(masks: Iterable[str | Path]) -> None:

@@ -23,6 +23,7 @@ import io
 import json
 import math
 import re
+import sqlite3
 import sys
 import types
 import typing
@@ -519,6 +520,11 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str
     except csv.Error as error:
         raise lc.InputError(f"{path}, line 1: cannot be read ({error}); save it as CSV UTF-8") from error
 
+    if numbers := [name for name in columns if re.fullmatch(r"-?\d[\d. -]*", name)]:
+        problem = f"is no head with the names of columns, for it holds {numbers[0][:40]}"
+        cure = "put image,x,y,class or lon,lat,class before it; of YOLO export COCO instead"
+        raise lc.InputError(f"{path}, line 1: {problem}; {cure}")
+
     def rows() -> Iterator[tuple[int, list[str]]]:
         try:
             for fields in reader:
@@ -589,18 +595,25 @@ def number(text: str, where: str) -> float:
 
 def choose_field(path: Path, names: Sequence[str], wanted: str | None) -> str:
     """The field that holds the class: the one that is asked for, else a known one. Raises InputError."""
-    for given in [wanted] if wanted else CLASS_FIELDS:
-        if found := [name for name in names if name == given] or [
-            name for name in names if name.lower() == given.lower()
-        ]:
-            return found[0]
+    if (found := known_field(names, wanted)) is not None:
+        return found
     if wanted and any(name.lower().startswith(f"{wanted.lower()}:") for name in names):
         cure = "export the sample data, which have one answer for each point"
         raise lc.InputError(f"{path}: holds plot data of Collect Earth Online, shares of answers; {cure}")
     if not names:
         raise lc.InputError(f"{path}: is empty, or has no field for the class; add one")
     cure = f"name one with --field: {shown(names)}"
+    cure += f"; if files differ, several: {wanted},{names[0]}" if wanted else ""
     raise lc.InputError(f"{path}: has no field {wanted or 'class'!r}; {cure}")
+
+
+def known_field(names: Sequence[str], wanted: str | None) -> str | None:
+    """The first of the fields that is asked for, by a name or several with commas, else a known one."""
+    for given in [wanted, *wanted.split(",")] if wanted else CLASS_FIELDS:
+        alike = [name for name in names if name.lower() == given.strip().lower()]
+        if alike:
+            return given if given in alike else alike[0]
+    return None
 
 
 def place_columns(path: Path, columns: Sequence[str], crs: str | None) -> tuple[str, ...]:
@@ -634,11 +647,15 @@ def place_columns(path: Path, columns: Sequence[str], crs: str | None) -> tuple[
 
 
 class Features(typing.NamedTuple):
-    """Geometries (a GeoSeries), and for each where it stands and what class it names."""
+    """Geometries (a GeoSeries), and for each where it stands and what class it names.
+
+    coded: what the file itself says that values of the class mean.
+    """
 
     geometry: typing.Any
     wheres: list[str]
     texts: list[str]
+    coded: dict[str, str] = types.MappingProxyType({})
 
 
 def need_packages(path: Path) -> None:
@@ -700,6 +717,23 @@ def table_features(
     return Features(geopandas.GeoSeries(geometry, crs=reference_system(crs)), wheres, texts)
 
 
+def is_vector(path: Path) -> bool:
+    """Whether GDAL has a vector driver for a file, or no driver at all; else it is a raster."""
+    if path.suffix.lower() == ".parquet":
+        return True
+    need_packages(path)
+    import pyogrio
+
+    with contextlib.suppress(Exception):  # GDAL's errors have no class in common
+        if len(pyogrio.list_layers(path)):
+            return True
+    try:
+        lc.open_raster(path).close()
+    except lc.InputError:
+        return True
+    return False
+
+
 def read_vector(path: Path, how: types.SimpleNamespace, gone: Counter) -> Features:
     """The features of a vector file, of `read_tables`.
 
@@ -711,12 +745,14 @@ def read_vector(path: Path, how: types.SimpleNamespace, gone: Counter) -> Featur
     tables, folders = read_tables(path, how.layer, gone), path.suffix.lower() in FOLDERS
     fields = list(dict.fromkeys(name for _, table in tables for name in filled_fields(table)))
     from_folders = folders and not how.field and not any(name.lower() == "class" for name in fields)
-    field = None if from_folders else choose_field(path, fields, how.field)
+    coded: dict[str, str] = {}
+    if not from_folders:
+        choose_field(path, fields, how.field)  # raises InputError if no layer has it
     if from_folders:
         how.cure = f"; or name a field with --field: {shown(fields)}"
         texts = [name for name, table in tables for _ in range(len(table))]
     else:
-        texts = [text for name, table in tables for text in class_texts(path, name, table, field)]
+        texts = [text for name, table in tables for text in class_texts(path, name, table, how.field, coded)]
     systems = [table.crs for _, table in tables]
     if None not in systems and not how.crs:  # layers may differ
         tables = [(name, table.to_crs(systems[0])) for name, table in tables]
@@ -726,20 +762,35 @@ def read_vector(path: Path, how: types.SimpleNamespace, gone: Counter) -> Featur
     if geometry.crs is None:
         cure = "give it with --crs, like EPSG:32633"
         raise lc.InputError(f"{path}: names no reference system (CRS); {cure}")
-    return Features(geometry, name_features(path, tables), texts)
+    return Features(geometry, name_features(path, tables), texts, coded)
 
 
-def class_texts(path: Path, layer: str, table: typing.Any, field: str) -> list[str]:
-    """The class of each feature of a layer. Raises InputError if it calls the field otherwise.
-
-    The folders of a KML have the fields that their placemarks use.
+def class_texts(
+    path: Path, layer: str, table: typing.Any, wanted: str | None, coded: dict[str, str]
+) -> list[str]:
+    """The class of each feature of a layer; coded gets the names of its values. Raises InputError if it
+    calls the field otherwise. The folders of a KML have the fields that their placemarks use.
     """
-    found = sorted((name for name in table.columns if name.lower() == field.lower()), key=field.__ne__)
-    if not found and len(table) and path.suffix.lower() not in FOLDERS:
-        cure = "call it the same in all, or read one layer at a time with --layer and --field"
+    field = known_field(list(table.columns), wanted)
+    if field is None and len(table) and path.suffix.lower() not in FOLDERS:
+        cure = "name both with --field, like class,cover, or read one layer with --layer"
         fields = shown(filled_fields(table)) or "none"
-        raise lc.InputError(f"{path}: its layer {layer} has no field {field!r} (it has {fields}); {cure}")
-    return [text_of(value) for value in table[found[0]]] if found else [""] * len(table)
+        problem = f"its layer {layer} has no field {wanted or 'class'!r} (it has {fields})"
+        raise lc.InputError(f"{path}: {problem}; {cure}")
+    if field is not None and path.suffix.lower() == ".gpkg":
+        coded |= coded_names(path, layer, field)
+    return [text_of(value) for value in table[field]] if field else [""] * len(table)
+
+
+def coded_names(path: Path, layer: str, field: str) -> dict[str, str]:
+    """What the values of a field of a GeoPackage mean, as its schema says (a coded value domain)."""
+    uri, table = f"file:{urllib.parse.quote(str(path.resolve()))}?mode=ro", "gpkg_data_column_constraints"
+    query = f"""SELECT value, {table}.description FROM gpkg_data_columns JOIN {table} USING (constraint_name)
+        WHERE table_name = ? AND column_name = ? AND constraint_type = 'enum'"""
+    with lc.readable(path), contextlib.closing(sqlite3.connect(uri, uri=True)) as base:
+        if not base.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchall():
+            return {}
+        return {str(value): name for value, name in base.execute(query, (layer, field)) if name}
 
 
 def read_tables(path: Path, layer: str | None, gone: Counter) -> list[tuple[str, typing.Any]]:

@@ -25,6 +25,7 @@ name of the class. A folder gets masks NAME.png: class ids, and 255 where nothin
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import math
 import re
@@ -379,7 +380,31 @@ def ground_marks(
         kind = geometry.iloc[index].geom_type.lower().removeprefix("multi").removesuffix("string")
         lost = Mark(features.wheres[names[index]], None, kind, NO_PIXELS, features.texts[names[index]])
         yield marks.get(index, lost)
+    how.notes += inexact(geometry.crs, grounds)
     how.notes += why_outside(geometry[[not (on or at in marks) for at, on in enumerate(found)]], grounds)
+
+
+def inexact(crs: typing.Any, grounds: dict[str, Ground]) -> Iterator[str]:
+    """Whether labels lie beside their pixels for want of a grid that shifts one datum to the other."""
+    import pyproj
+
+    for system in {ground.crs for ground in grounds.values()} - {None}:
+        with warnings.catch_warnings(), contextlib.suppress(pyproj.exceptions.ProjError):
+            warnings.simplefilter("ignore")
+            ways = pyproj.transformer.TransformerGroup(crs, system.to_wkt(), always_xy=True)
+            if ways.best_available or not ways.transformers:
+                continue
+            own = [abs(one.transform.determinant) ** 0.5 for one in grounds.values() if one.crs == system]
+            metre = 1 / 111_320 if system.is_geographic else 1
+            off = ways.transformers[0].accuracy
+            if off < 0 or off * metre > min(own):
+                size = f"{off:g} m" if off >= 0 else "many metres"
+                grids = [
+                    grid.short_name for grid in ways.unavailable_operations[0].grids if not grid.available
+                ]
+                what = f"from {crs.to_string()[:40]} to {system.to_string()[:40]} labels may be {size} off"
+                cure = f"pyproj sync --file {grids[0] if grids else '…'}, or bring them over in QGIS"
+                yield f"{what}, for a grid is missing: {cure}"
 
 
 def apply(transform: typing.Any, points: np.ndarray) -> np.ndarray:
@@ -447,7 +472,7 @@ def raster_marks(
             raise lc.InputError(f"{path}: no image is called like it, and it has no georeference; {cure}")
         if named is None:
             place_images(images, dataset.crs, how)
-        on_images, names = False, legend_names(path, known, how)
+        on_images, names = False, legend_names(path, geo.value_names(path), known, how)
         for stem in [named] if named else tqdm(images, "placing labels", leave=False, disable=None):
             if offset := raster_offset(path, dataset, images[stem], stem == named):
                 on_images = True
@@ -455,12 +480,12 @@ def raster_marks(
         gone["rasters of labels outside of all images"] += not on_images
 
 
-def legend_names(path: Path, known: dict, how: types.SimpleNamespace) -> dict[str, str]:
-    """The class that a raster itself names for each value, where it is one of ours and --classes is silent.
+def legend_names(path: Path, said: dict, known: dict, how: types.SimpleNamespace) -> dict[str, str]:
+    """The class that a file itself says each value to be, where it is one of ours and --classes is silent.
 
     Its 1 may be our 2: what it says by name counts, and is told; so are names that are none of ours.
     """
-    said = {str(value): name for value, name in geo.value_names(path).items()}
+    said = {str(value): name for value, name in said.items()}
     said = {value: name for value, name in said.items() if not (how.classes and value in known)}
     meant = {value: name for value, name in said.items() if plain(name) in known}
     other = [f"{value} {name}" for value, name in meant.items() if known.get(value) != known[plain(name)]]
@@ -503,6 +528,8 @@ def window_marks(
         labelled = dataset.read_masks(1, window=(rows, columns)) > 0
     labelled &= np.isfinite(values)
     gone["pixels without data in the labels"] += int((~labelled).sum())
+    if not labelled.all() and (note := geo.nodata_class(dataset, known)) and note not in how.notes:
+        how.notes.append(note)
     found = np.unique(values[labelled])
     if len(found) > 1000 or np.iscomplexobj(values):
         cure = "class them first, or choose the band that holds classes"
@@ -582,8 +609,13 @@ def marks_of(
     if shapes is not None:
         how.used.add("field")
         return pixel_marks(shapes, images, gone)
+    if not formats.is_vector(path):
+        return raster_marks(path, images, how, known, gone)
     how.used |= {"field", "layer", "crs"}
-    return ground_marks(formats.read_vector(path, how, gone), images, how, gone)
+    features = formats.read_vector(path, how, gone)
+    names = legend_names(path, features.coded, known, how)
+    texts = [names.get(text, text) for text in features.texts]
+    return ground_marks(features._replace(texts=texts), images, how, gone)
 
 
 def place_marks(
@@ -700,7 +732,14 @@ def read_points(
     and warns of what a person should know.
     """
     how = reading(**options)
-    found, gone = read_labels(Path(path), images, known_classes(class_names), how)
+    try:
+        found, gone = read_labels(Path(path), images, known_classes(class_names), how)
+    except lc.InputError as error:
+        if not re.search(r"--(field|layer|crs|classes)\b", str(error)) or options:
+            raise
+        folder = next(iter(images.values())).parent
+        words = "tools/labels.py", "--labels", path, "--images", folder, "--output", "points.csv"
+        raise lc.InputError(f"{error} (flags of {geo.command('python', *words)})") from error
     for note in how.notes:
         warnings.warn(note, stacklevel=2)
     points = {stem: {(y, x): class_id for y, x, class_id in rows.tolist()} for stem, rows in found.items()}
@@ -739,7 +778,7 @@ def drop_without_data(labels: dict[str, np.ndarray], images: dict[str, Path], go
 def check_no_label_lost(path: Path) -> None:
     """Raises InputError if a CSV or masks that are to be written would replace labels that somebody gave."""
     if path.suffix.lower() != ".csv":
-        if path.is_dir() and any(file.suffix.lower() == ".png" for file in path.iterdir()):
+        if path.is_dir() and any(file.suffix.lower() in lc.MASK_SUFFIXES for file in path.iterdir()):
             raise lc.InputError(f"{path}: holds masks, which would be lost; name another with --output")
         return
     if path.is_dir():
@@ -804,7 +843,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
          help="NAME.csv, or a folder for masks (default: %(default)s)")
     flag("--class-names", metavar="LIST",
          help="in order of id, like water,forest (default: CLASS_NAMES of the module)")
-    flag("--field", metavar="NAME", help="the field that holds the class (default: class)")
+    flag("--field", metavar="NAME", help="the field that holds the class (default: class); several, like "
+         "class,cover, where files differ")
     flag("--layer", metavar="NAME", help="the layer of a file with several; all: every one of them")
     flag("--classes", metavar="FILE", type=Path, help="a CSV of from,to: other words and codes for classes")
     flag("--crs", metavar="CRS",
