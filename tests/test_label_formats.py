@@ -643,6 +643,22 @@ def test_world_files_place_pictures(tiles):
     assert read(tiles / "p.csv", tiles / "tiles", crs=UTM)[0] == {"a": {(3, 2): 1}}
 
 
+def test_a_prj_beside_a_picture_names_its_system(tiles):
+    """ESRI's programs, Metashape and Pix4D write one; the labels' own system was taken for it."""
+    (tiles / "tiles/a.tif").unlink()
+    Image.new("RGB", (20, 10)).save(tiles / "tiles/a.jpg")
+    (tiles / "tiles/a.jgw").write_text("0.5\n0\n0\n-0.5\n326000.25\n2779999.75\n")
+    point = geopandas.GeoDataFrame(
+        {"class": ["low"]}, geometry=[shapely.Point(326001.25, 2779998.25)], crs=UTM
+    )
+    point.to_file(tiles / "p.gpkg")
+    (tiles / "tiles/a.prj").write_text(point.crs.to_wkt("WKT1_ESRI"))
+    assert read(tiles / "p.gpkg", tiles / "tiles")[0] == {"a": {(3, 2): 0}}
+    (tiles / "tiles/a.prj").write_text(geopandas.GeoSeries(crs="EPSG:32641").crs.to_wkt("WKT1_ESRI"))
+    with pytest.raises(lc.InputError, match=r"outside of all images.*give --crs"):
+        read(tiles / "p.gpkg", tiles / "tiles")
+
+
 def test_uploads_of_label_studio_are_found_in_its_coco_too(picture):
     name, content = coco([np.ravel(CORNERS).tolist()])
     (picture / name).write_text(content.replace("a.png", "/data/upload/1/0123abcd-a.png"))

@@ -9,7 +9,8 @@ the columns image,x,y,class, pixels from the top left corner, which is 0,0, or v
 .gpkg) with a field class; the class by id or by name. A point without a class is not labelled yet and is
 passed over.
 
-Neighbouring tiles look alike, so whole blocks of --block x --block tiles go to one side. They are chosen
+Neighbouring tiles look alike, so whole blocks of --block x --block tiles go to one side, and so does one
+block in several scenes; train tiles on ground of val tiles are left out. Blocks are chosen
 at random, by --seed: of 1000 draws of about --val-share of the tiles, the one with most classes on both
 sides, then the one where the val share of the tiles and of the labels of each class is closest to what
 was asked for. Tiles without a label are left out; those at the right and lower edge are padded with
@@ -146,13 +147,16 @@ def cut(name: str, config: argparse.Namespace, bar: tqdm) -> typing.Iterator[tup
 def plan(config: argparse.Namespace, bar: tqdm) -> tuple[dict, Counter]:
     """Reads everything once. Returns the tiles to write, and what is left out: tiles by reason, and labels.
 
-    The tiles are {(scene, row, column): labelled pixels per class (C,)}.
+    The tiles are {(scene, row, column): labelled pixels per class (C,)}. Sets config.places, the reference
+    system and transform of each scene.
     """
+    config.places = {}
     tiles, size, left_out = {}, config.tile, Counter(config.passed_over)
     for name in config.scenes:
         for scene, row, column, _, mask, hidden in cut(name, config, bar):
             counts = np.bincount(mask.ravel(), minlength=256)[: len(config.class_names)]
             left_out["labels without data"] += hidden
+            config.places[name] = scene.crs, scene.transform
             if not counts.any():
                 left_out["tiles without a label"] += 1
             elif config.edges == "drop" and (
@@ -165,9 +169,57 @@ def plan(config: argparse.Namespace, bar: tqdm) -> tuple[dict, Counter]:
     return tiles, left_out
 
 
+def block_name(key: tuple, config: argparse.Namespace) -> tuple:
+    """The block of a tile: where it lies on the ground, so that two dates of one place go to one side."""
+    name, row, column = key[0], key[1] // config.block, key[2] // config.block
+    crs, transform = config.places[name]
+    if transform is None:
+        return name, row, column
+    side = config.block * config.tile
+    corner = np.array(geo.on_ground(transform, column * side, row * side))
+    pixel = abs(transform.determinant) ** 0.5
+    return str(crs), *np.round(corner / pixel).astype(int).tolist(), round(pixel, 9)
+
+
+def tile_bounds(keys: list[tuple], config: argparse.Namespace) -> np.ndarray:
+    """left, bottom, right, top of each tile (N, 4), in the reference system of the first scene that has one;
+    NaN without a place."""
+    bounds = np.full((len(keys), 4), np.nan)
+    system = next((crs for crs, _ in config.places.values() if crs), None)
+    for at, (name, row, column) in enumerate(keys):
+        crs, transform = config.places[name]
+        if transform is None:
+            continue
+        sides = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * config.tile + [
+            column * config.tile,
+            row * config.tile,
+        ]
+        x, y = geo.on_ground(transform, *sides.T)
+        if crs and crs != system:
+            from rasterio.warp import transform as warp
+
+            x, y = map(np.array, warp(crs, system, x, y))
+        bounds[at] = x.min(), y.min(), x.max(), y.max()
+    return bounds
+
+
+def on_ground_of_val(tiles: dict, val: set[tuple], config: argparse.Namespace) -> list[tuple]:
+    """The train tiles that share ground with a val tile of another scene; those of one scene never do."""
+    keys = [key for key in tiles if key not in val] if len(config.scenes) > 1 else []
+    own, other = tile_bounds(keys, config), tile_bounds(sorted(val), config)
+    found = []
+    for key, (left, bottom, right, top) in zip(keys, own, strict=True):
+        width = np.minimum(right, other[:, 2]) - np.maximum(left, other[:, 0])
+        height = np.minimum(top, other[:, 3]) - np.maximum(bottom, other[:, 1])
+        least = (right - left) / config.tile / 2  # neighbours meet but for rounding
+        if ((width > least) & (height > least)).any():
+            found.append(key)
+    return found
+
+
 def choose_val(tiles: dict, config: argparse.Namespace) -> set[tuple]:
     """The keys of the tiles that become val: whole blocks, the best of 1000 draws, as the help says."""
-    block_of = {key: (key[0], key[1] // config.block, key[2] // config.block) for key in tiles}
+    block_of = {key: block_name(key, config) for key in tiles}
     blocks = {block: index for index, block in enumerate(dict.fromkeys(block_of.values()))}
     if len(blocks) < 2:
         problem = "all tiles with labels lie in one block"
@@ -224,6 +276,12 @@ def cut_scenes(config: argparse.Namespace) -> None:
     with tqdm(total=2 * rows, desc="reading", unit="row of tiles", disable=None) as bar:
         tiles, left_out = plan(config, bar)
         val = choose_val(tiles, config)
+        for key in on_ground_of_val(tiles, val, config):
+            left_out["train tiles on ground of val tiles of another scene"] += 1
+            left_out["labels in those tiles"] += int(tiles.pop(key).sum())
+        if not tiles.keys() - val:
+            problem = "all other tiles lie on ground of val tiles"
+            raise lc.InputError(f"--val-share {config.val_share}: {problem}; make it or --block smaller")
         lc.prepare_output(config.output)
         bar.set_description("cutting")
         with tempfile.TemporaryDirectory(dir=config.output, prefix=".partial-") as partial:

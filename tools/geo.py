@@ -138,7 +138,7 @@ def picture_place(path: str | Path) -> tuple:
 def dataset_place(dataset: typing.Any) -> tuple:
     """The crs and transform of a rasterio dataset; (None, None) and, if there is a cure, a word without."""
     if not dataset.transform.is_identity:
-        return dataset.crs, dataset.transform
+        return system_of(dataset), dataset.transform
     if dataset.gcps[0] or dataset.rpcs:
         kind = "ground control points" if dataset.gcps[0] else "a sensor model (RPC)"
         cure = f"to keep its place: {placing_command(dataset)}"
@@ -186,6 +186,17 @@ def value_names(path: str | Path) -> dict[int, str]:
                 problem = f"one of its legends calls {value} {names[value]!r}, another {name!r}"
                 raise lc.InputError(f"{path}: {problem}; remove the wrong one (.aux.xml, .vat.dbf, .qml)")
     return names
+
+
+def system_of(dataset: typing.Any) -> typing.Any:
+    """The reference system of a rasterio dataset, or of the .prj beside it, which GDAL seldom reads."""
+    beside = Path(dataset.name).with_suffix(".prj")
+    if dataset.crs or not beside.is_file():
+        return dataset.crs
+    from rasterio.crs import CRS
+
+    with lc.readable(beside):
+        return CRS.from_wkt(beside.read_text(errors="replace"))
 
 
 def gdal_legend(path: Path) -> dict[int, str]:
@@ -294,10 +305,10 @@ def nodata_class(dataset: typing.Any, classes: Container[str]) -> str | None:
     """
     if dataset.nodata is None or f"{dataset.nodata:g}" not in classes:
         return None
-    cure = command("rio", "edit-info", "--unset-nodata", dataset.name)
-    return (
-        f"{dataset.name}: {dataset.nodata:g} is a class, but declared to be no data: unlabelled; else {cure}"
-    )
+    unset = command("rio", "edit-info", "--unset-nodata", dataset.name)
+    cure = unset if dataset.driver == "GTiff" else "save it without"
+    problem = f"{dataset.nodata:g} is a class, but declared to be no data: unlabelled"
+    return f"{dataset.name}: {problem}; else {cure}"
 
 
 def check_palettes(masks: Iterable[str | Path]) -> None:

@@ -287,7 +287,7 @@ def ground_of(image: Path) -> Ground | None:
         corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * (dataset.width, dataset.height)
         corners = apply(dataset.transform, corners)
         bounds = np.concatenate([corners.min(0), corners.max(0)])
-        return Ground(dataset.height, dataset.width, dataset.crs, dataset.transform, bounds)
+        return Ground(dataset.height, dataset.width, geo.system_of(dataset), dataset.transform, bounds)
 
 
 def place_images(images: dict[str, Path], crs: typing.Any, how: types.SimpleNamespace) -> dict[str, Ground]:
