@@ -902,3 +902,29 @@ def test_a_program_without_a_flag_names_the_one_that_has_it(tiles):
     with pytest.raises(lc.InputError, match=r"--field: cover \(flags of python tools/labels\.py --labels "):
         read(tiles / "p.gpkg", tiles / "tiles")
     assert read(tiles / "p.gpkg", tiles / "tiles", field="cover")[0] == {"a": {(3, 2): 0}}
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8"])
+def test_umlauts_of_a_shapefile_without_its_cpg_are_read(encoding, tiles):
+    names = ["Gewässer", "Straße"]
+    places = [shapely.Point(326001.25, 2779998.25), shapely.Point(326002.25, 2779997.25)]
+    geopandas.GeoDataFrame({"class": names}, geometry=places, crs=UTM).to_file(
+        tiles / "p.shp", encoding=encoding
+    )
+    (tiles / "p.cpg").unlink()
+    points, _ = labels.read_points(tiles / "p.shp", lc.list_images(tiles / "tiles"), names)
+    assert points == {"a": {(3, 2): 0, (5, 4): 1}}
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_what_is_left_out_hides_what_lies_below_it(level, picture):
+    """A cloud on a field is no field."""
+    field = '<polygon label="low" z_order="0" points="0,0;10,0;10,10;0,10"/>'
+    cloud = f'<polygon label="cloud" z_order="{level}" points="2,2;5,2;5,5;2,5"/>'
+    (picture / "c.xml").write_text(cvat(field + cloud)[1])
+    (picture / "t.csv").write_text("from,to\ncloud,\n")
+    known, how = labels.known_classes(NAMES, picture / "t.csv"), labels.reading(classes=picture / "t.csv")
+    found, gone = labels.read_labels(picture / "c.xml", lc.list_images(picture / "tiles"), known, how)
+    assert len(found["a"]) == 91 and set(found["a"][:, 2].tolist()) == {0}
+    assert not ({(row, column) for row, column, _ in found["a"].tolist()} & {(3, 3), (2, 2), (4, 4)})
+    assert gone["polygons of classes that --classes leaves out"] == 1

@@ -779,7 +779,17 @@ def class_texts(
         raise lc.InputError(f"{path}: {problem}; {cure}")
     if field is not None and path.suffix.lower() == ".gpkg":
         coded |= coded_names(path, layer, field)
-    return [text_of(value) for value in table[field]] if field else [""] * len(table)
+    texts = [text_of(value) for value in table[field]] if field else [""] * len(table)
+    if path.suffix.lower() == ".shp" and not path.with_suffix(".cpg").exists():
+        texts = list(map(as_utf8, texts))
+    return texts
+
+
+def as_utf8(text: str) -> str:
+    """A text that was written in UTF-8 and read as Latin-1, as GDAL does where a shapefile lacks its .cpg."""
+    with contextlib.suppress(UnicodeError):
+        return text.encode("latin-1").decode("utf-8")
+    return text
 
 
 def coded_names(path: Path, layer: str, field: str) -> dict[str, str]:

@@ -11,12 +11,14 @@
   Online's sample data are known;
 - in pixels: a CSV of image,x,y,class, whose 0,0 is the top left pixel; CVAT for images 1.1; Label Studio
   (JSON); LabelMe; VGG Image Annotator; COCO;
-- rasters of class ids or codes (pip install rasterio): of an image's name, or on its grid.
+- rasters of class ids or codes (pip install rasterio): of an image's name, or on its grid, which is less than
+  half a pixel off at every corner. Names in their legends (.aux.xml, .vat.dbf, .qml) and in the coded domains
+  of a GeoPackage count.
 
 The class is a name, in any case, or an id; where names are numbers, a number is a name. --classes is a CSV of
-from,to for other words and codes; an empty to leaves labels out. A label belongs to every image of --images
-on which it falls; for train and val run the program once for each. Polygons hold the pixels whose centre they
-hold, lines are one pixel wide. What is passed over is counted.
+from,to for other words and codes; an empty to leaves labels out, and what lies below such polygons. A label
+belongs to every image of --images on which it falls; for train and val run the program once for each.
+Polygons hold the pixels whose centre they hold, lines are one pixel wide. What is passed over is counted.
 
 --output NAME.csv gets image,x,y,class: file name, whole pixels from the top left one, which is 0,0, and the
 name of the class. A folder gets masks NAME.png: class ids, and 255 where nothing is labelled.
@@ -628,7 +630,9 @@ def place_marks(
     drawn: dict[str, list] = {}
 
     def add(mark: Mark, pixels: np.ndarray) -> None:
-        facts = np.int64([known[plain(mark.text)], len(wheres), mark.level, mark.kind == "point"])
+        class_id = known[plain(mark.text)]
+        class_id = lc.IGNORE_INDEX if class_id is None else class_id
+        facts = np.int64([class_id, len(wheres), mark.level, mark.kind == "point"])
         tables.setdefault(mark.stem, []).append(np.hstack([pixels, np.tile(facts, (len(pixels), 1))]))
         wheres.append(mark.where)
 
@@ -639,6 +643,10 @@ def place_marks(
             if (mark.where, reason) not in counted or mark.kind == "pixel":
                 gone[f"{mark.kind}s {reason}"] += len(mark.pixels) if mark.kind == "pixel" else 1
             counted.add((mark.where, reason))
+            if mark.stem is not None and known.get(text, "") is None and mark.kind in ("polygon", "mask"):
+                add(
+                    mark, mark.pixels
+                )  # what is left out hides what lies below it, or beside it in another class
         elif text not in known:
             unknown[mark.text] += len(mark.pixels) if mark.kind == "pixel" else 1
             first = first or mark.where
@@ -720,7 +728,8 @@ def settle(
     gone["pixels that two classes claim"] += int(claimed.sum())
     repeated = np.add.reduceat(points.astype(int), starts) - 1
     gone["points on a pixel that has one already"] += int(repeated[~claimed].clip(0).sum())
-    return table[starts[~claimed]][:, :3]
+    settled = table[starts[~claimed]][:, :3]
+    return settled[settled[:, 2] != lc.IGNORE_INDEX]
 
 
 def read_points(
