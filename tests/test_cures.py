@@ -263,7 +263,7 @@ def test_masks_that_name_their_ids_otherwise_are_translated_by_the_cure(tmp_path
     words = shlex.split(re.search(r"python tools/labels.py .*", capsys.readouterr().err)[0])
     monkeypatch.chdir(tmp_path)
     assert labels.main(words[2:]) == 0
-    made = lc.read_mask(tmp_path / "masks/a.png")
+    made = lc.read_mask(tmp_path / "masks_translated/a.png")
     assert (made[:, :32] == 2).all() and (made[:, 32:] == 1).all()
 
 

@@ -291,7 +291,7 @@ def check_value_names(path: str | Path, image: str | Path, class_names: Sequence
             strange.append(f"{value} {name!r}, here {class_names[value]!r}")
         if wanted not in (None, value):
             problem = f"calls {value} {name!r}, which is class {wanted} here"
-            words = "tools/labels.py", "--labels", path, "--images", image, "--output", "masks"
+            words = "tools/labels.py", "--labels", path, "--images", image, "--output", "masks_translated"
             cure = f"translate it: {command('python', *words, '--class-names', ','.join(class_names))}"
             raise lc.InputError(f"{path}: {problem}; {cure}")
     if strange:

@@ -744,7 +744,7 @@ def read_points(
     try:
         found, gone = read_labels(Path(path), images, known_classes(class_names), how)
     except lc.InputError as error:
-        if not re.search(r"--(field|layer|crs|classes)\b", str(error)) or options:
+        if options or "rio " in str(error) or not re.search(r"--(field|layer|crs|classes)\b", str(error)):
             raise
         folder = next(iter(images.values())).parent
         words = "tools/labels.py", "--labels", path, "--images", folder, "--output", "points.csv"
