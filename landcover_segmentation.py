@@ -119,7 +119,8 @@ WORLD_SUFFIXES = (".pgw", ".pngw", ".jgw", ".jpgw", ".jpegw", ".wld")  # where a
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, for RGB in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RGB_BANDS = (1, 2, 3)
-WITH_LOSS = "is packed with loss (JPEG), which changes ids; save the original as PNG"
+WITH_LOSS = "is packed with loss, which changes ids; save the original as PNG"
+THOUSANDS = re.compile(r"^[1-9]\d{0,2}(\.\d{3})+$")  # of a table with semicolons or tabs
 COMMA = re.compile(r"^(?![1-9]\d{0,2},\d{3}$)(-?\d+),(\d+)$")  # 1,234 may be a thousand and more
 NO_CLASS = ("", "nan", "<na>", "null", "none")  # what tables write where nothing is known
 SPARSE_SHARE = 0.05  # labels on fewer of the pixels are points: drawn as dots, and no IoU is claimed
@@ -475,8 +476,9 @@ def read_mask(path: PathLike) -> np.ndarray:
 def raster_mask(dataset, window=None) -> np.ndarray:
     """Class ids as of `read_mask`, of a rasterio dataset or of a window of it."""
     bands = [band for band, kind in enumerate(dataset.colorinterp, 1) if kind.name != "alpha"]
-    packing = dataset.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION")
-    if packing and "JPEG" in packing:
+    packing = dataset.tags(ns="IMAGE_STRUCTURE")
+    lossy = packing.get("COMPRESSION_REVERSIBILITY") == "LOSSY" or "JPEG" in packing.get("COMPRESSION", "")
+    if lossy or float(packing.get("MAX_Z_ERROR", 0)) > 0.5:  # of LERC; less changes no whole number
         raise InputError(f"{dataset.name}: {WITH_LOSS}")
     with readable(dataset.name):
         values = dataset.read(bands, window=window)
@@ -499,7 +501,7 @@ def as_class_ids(values: np.ndarray, path: PathLike) -> np.ndarray:
 
 
 def place_of(path: PathLike) -> tuple | None:
-    """Where an image lies, if it says so: reference system, transform and (left, bottom, right, top)."""
+    """Where an image lies, if it says so: reference system, transform and corners, four x and four y."""
     beside = [Path(path).with_suffix(suffix) for suffix in WORLD_SUFFIXES] + [Path(f"{path}.aux.xml")]
     picture = Path(path).suffix.lower() in (".png", ".jpg", ".jpeg")
     if picture and not any(file.exists() for file in beside):
@@ -508,20 +510,37 @@ def place_of(path: PathLike) -> tuple | None:
         if not dataset.transform.is_identity:
             if dataset.tags().get("EXIF_Orientation", "1") != "1":
                 warnings.warn(f"{path}: EXIF turns it, not its place; remove one", stacklevel=2)
-            (left, right), (bottom, top) = map(sorted, (dataset.bounds[::2], dataset.bounds[1::2]))
-            return dataset.crs, dataset.transform, (left, bottom, right, top)
+            w, h = dataset.width, dataset.height
+            return dataset.crs, dataset.transform, on_ground(dataset.transform, (0, w, 0, w), (0, 0, h, h))
+
+
+def on_ground(transform, x: Sequence, y: Sequence) -> tuple:
+    """All x and all y of points after an affine transform."""
+    (a, b, c, d, e, f), (x, y) = transform[:6], np.array([x, y], float)
+    return tuple(a * x + b * y + c), tuple(d * x + e * y + f)
+
+
+@cache
+def corners_in(system, place: tuple) -> tuple:
+    """The corners of a place, of `place_of`, in a reference system; one that is not known has that system."""
+    if not (system and place[0]) or system == place[0]:
+        return place[2]
+    from rasterio.warp import transform
+
+    return tuple(map(tuple, transform(place[0], system, *place[2])))
 
 
 def check_same_ground(image: Path, mask: Path) -> None:
     """Raises InputError if an image and a mask each say where they lie, and it is not the same place."""
-    if not (one := place_of(image)) or not (other := place_of(mask)):
-        return
-    pixel = abs(one[1].a or one[1].b)  # of which the far corners may be apart by a half
-    same = one[1].almost_equals(other[1], 0.01 * pixel) and np.allclose(one[2], other[2], 0, pixel / 2)
-    if not same or (one[0] and other[0] and one[0] != other[0]):
-        how = " ".join(["", *unlabelled_flags(mask)])
-        cure = f'correct its place, or lay it on the image: rio warp "{mask}" OUT.tif --like "{image}"{how}'
-        raise InputError(f"{mask}: lies on other ground than {image}; {cure}")
+    one, other = place_of(image), place_of(mask)
+    if one and other:  # what lies less than half a pixel off at every corner has the same pixels
+        pair = (on_ground(~other[1], *corners) for corners in (corners_in(other[0], one), other[2]))
+        if not np.abs(np.subtract(*pair)).max() < 0.49:
+            how = " ".join(["", *unlabelled_flags(mask)])
+            cure = (
+                f'correct its place, or lay it on the image: rio warp "{mask}" OUT.tif --like "{image}"{how}'
+            )
+            raise InputError(f"{mask}: lies on other ground than {image}; {cure}")
 
 
 def unlabelled_flags(labels: PathLike) -> list[str]:
@@ -533,21 +552,12 @@ def unlabelled_flags(labels: PathLike) -> list[str]:
 
 def overlap(one: tuple, other: tuple) -> bool:
     """Whether two places, of `place_of`, surely share ground, in whatever reference systems they lie."""
-    (left, bottom, right, top), (west, south, east, north) = one[2], box_in(one[0], other)
+    places = one[2], corners_in(one[0], other)  # of each what is within, if it is turned
+    (_, left, right, _), (_, bottom, top, _), (_, west, east, _), (_, south, north, _) = (
+        sorted(axis) for place in places for axis in place
+    )
     least = 0.5 * abs(one[1].a or one[1].b)  # of a pixel: neighbours meet but for rounding
     return min(right, east) - max(left, west) > least and min(top, north) - max(bottom, south) > least
-
-
-@cache
-def box_in(system, place: tuple) -> tuple:
-    """A place's (left, bottom, right, top) in a reference system; a turned one reaches further there."""
-    if not (system and place[0]) or system == place[0]:
-        return place[2]
-    from rasterio.warp import transform
-
-    left, bottom, right, top = place[2]
-    x, y = map(sorted, transform(place[0], system, [left, left, right, right], [bottom, top, bottom, top]))
-    return x[1], y[1], x[2], y[2]
 
 
 def format_ids(mask: np.ndarray) -> str:
@@ -590,7 +600,7 @@ def read_points(
 
 
 def format_counts(counts: Counter) -> str:
-    return ", ".join(f"{number:,} {what}" for what, number in counts.items() if number)
+    return ", ".join(f"{what} ({number:,})" for what, number in counts.items() if number)
 
 
 def csv_points(path: Path, images: dict[str, Path]) -> Iterator[tuple[str, str, int, int, str]]:
@@ -635,7 +645,7 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
     What spreadsheets make of a CSV is read too: byte order marks, UTF-16, a line sep=;, semicolons or tabs,
     and with semicolons decimal commas. Raises InputError unless it is CSV with these columns.
     """
-    form = f"it must be CSV in UTF-8 (in Excel: CSV UTF-8), with the columns {','.join(columns)}"
+    form = f"it must be CSV in UTF-8 with the columns {','.join(columns)}; labels.py of tools/ reads others"
     try:
         encoding = "utf-16" if path.read_bytes()[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
         with path.open(encoding=encoding, newline="") as file:
@@ -644,7 +654,8 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
             file.seek(start)
             mark = max(",;\t", key=file.readline().count)
             file.seek(start)
-            reader = csv.DictReader(file, delimiter=mark, skipinitialspace=True, strict=True)
+            lines = (re.sub(r'"[ \t]+(?=[,;\t\r\n])', '"', line) for line in file)  # blanks after quotes
+            reader = csv.DictReader(lines, delimiter=mark, skipinitialspace=True, strict=True)
             head = [name.strip().lower() for name in reader.fieldnames or []]
             wrong = [name for name in columns if head.count(name) != 1]
             if wrong:
@@ -657,8 +668,13 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
                     where = f"{path}, line {reader.line_num}"
                     raise InputError(f"{where}: has not {len(head)} fields; {cure}")
                 found = {name: text.strip() for name, text in row.items()}
-                if mark == ";":
+                if mark != ",":
                     found = {name: COMMA.sub(r"\1.\2", text) for name, text in found.items()}
+                    if doubt := [found[axis] for axis in "xy" if THOUSANDS.match(row.get(axis) or "")]:
+                        cure = f"write {doubt[0].replace('.', '')} or {doubt[0]}0, or save it with commas"
+                        raise InputError(
+                            f"{path}, line {reader.line_num}: {doubt[0]} may be thousands; {cure}"
+                        )
                 if any(found.values()):
                     yield reader.line_num + skipped, found
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -1052,6 +1068,22 @@ def check_class_ids(path: Path, mask: np.ndarray, num_classes: int | None) -> No
         raise InputError(f"{path}: holds {ids}; correct NUM_CLASSES or the mask (255 = unlabelled)")
 
 
+def ignored_meanings(path: Path, num_classes: int) -> Iterator[str]:
+    """Yields what a mask says of its ids that is not read, in words."""
+    beside = Path(f"{path}.aux.xml"), Path(f"{path}.vat.dbf"), path.with_suffix(".qml")
+    legend = any(file.exists() for file in beside)
+    with open_image(path) as mask:
+        if isinstance(mask, Image.Image):
+            legend |= mask.mode == "P"
+        else:
+            legend |= any(name.startswith("CLASS_") for name in mask.tags(1))
+            if mask.nodata in range(num_classes):
+                cure = "to label them: rio edit-info --unset-nodata FILE"
+                yield f"have masks that declare class {mask.nodata:g} to be no data, so unlabelled; {cure}"
+    if legend:
+        yield "have masks with names or colours of their own, which are not read: CLASS_NAMES counts"
+
+
 @dataclass
 class DatasetReport:
     """What `check_dataset` found in a data set."""
@@ -1091,8 +1123,7 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
         place = place_of(path)
         places += [place] if place else []
         if dataset.points is None:
-            odd = image_facts(labels)[2] == "mode P" or Path(f"{labels}.aux.xml").exists()
-            notes["have masks whose palette or .aux.xml is not read"] += odd
+            notes.update(ignored_meanings(labels, num_classes))
         otherwise = misread_declarations(path, dataset.reading["bands"])
         notes.update(f"do not mean what they declare: {told}" for told in otherwise)
         sizes.append(mask.shape)
@@ -2406,9 +2437,7 @@ def check_fit(config: argparse.Namespace, train: DatasetReport) -> None:
         cure = "if 255 is a class: python tools/convert_masks.py --ids 0,255 --input IN --output OUT"
         raise InputError(f"{where}: {problem}; {cure}, else label more classes")
     if config.crop_size > largest:
-        least = LIMITS["CROP_SIZE"][0]
-        few = f"tiles of {least} pixels a side are the least"
-        cure = f"take {largest} or less" if largest >= least else few
+        cure = f"take {largest} or less; tiles of {LIMITS['CROP_SIZE'][0]} pixels a side are the least"
         raise InputError(f"CROP_SIZE = {config.crop_size}: no tile in {folder} is that large; {cure}")
     each = 2 if pick_device(config.device).type == "cpu" else 1  # what batch norm needs
     smallest = min(map(len, shuffled_batches(tiles, config.batch_size, config.seed, 0)))

@@ -100,7 +100,7 @@ BAD_ROWS = {
         "line 4: pixel 3,4 of a.png has another class in line 2",
     ),
     "no row": ("", "holds no point with a class on an image; it is empty"),
-    "no class yet": ("a,3,4,", "holds no point with a class on an image; 1 points without a class"),
+    "no class yet": ("a,3,4,", "holds no point with a class on an image; points without a class .1."),
     "other separator within": ("a.png;3;4;0", "line 2: has not 4 fields"),
     "decimal comma": ("a.png,3,5,4,5,0", "line 2: has not 4 fields; .* write 3.5"),
     "quoted decimal comma": ('a.png,"3,5",4,0', "line 2: x is '3,5'; write 3.5"),
@@ -170,7 +170,7 @@ def test_trained_from_a_csv_through_the_script(data, capsys):
     assert lc.main(flags(data, train_mask_dir=data / "points.csv", num_points=15, epochs=1)) == 0
     said = capsys.readouterr().out
     assert "tiles: 5 train, 2 val" in said
-    assert "left out of training: 1 images without a point" in said
+    assert "left out of training: images without a point (1)" in said
     assert "75 of the 100 points are learnt from: NUM_POINTS = 15" in said
     assert "best mIoU" in said
     metrics = json.loads((data.parent / "out/metrics.json").read_text())

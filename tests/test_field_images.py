@@ -152,6 +152,7 @@ def test_whole_floats_are_whole_numbers_and_numbers_that_are_names_are_no_ids(te
         "Image,X,Y,Class\n007.PNG,1,2,0.0\n",
         "image,x,y,class\nC:\\tiles\\007.png,1,2,0\n",
         ",image,x,y,class\n0,tiles/007.png,1,2,0\n1,007,5,5,nan\n",
+        '"image" , "x" , "y" , "class"\n"007" , "1" , 2 , "0" \n',
     ],
 )
 def test_what_tables_make_of_points_is_understood(content, tmp_path):
@@ -248,16 +249,45 @@ def test_points_that_train_and_val_share_are_told_with_their_number(places, data
     assert told == {"37 pixels off": ["2"], "elsewhere": []}.get(places, ["4"]), "3 lies on 40, 37 pixels off"
 
 
-@pytest.mark.parametrize("packing", ["deflate", "jpeg"])
-def test_a_mask_packed_with_loss_is_refused(packing, tmp_path):
-    form = {"count": 1, "height": 64, "width": 64, "dtype": "uint8", "compress": packing}
+@pytest.mark.parametrize(
+    ("packing", "lossy"),
+    [
+        ({"compress": "deflate"}, False),
+        ({"compress": "jpeg"}, True),
+        ({"compress": "webp", "webp_lossless": True}, False),
+        ({"compress": "webp", "webp_level": 50}, True),
+        ({"compress": "lerc"}, False),
+        ({"compress": "lerc", "max_z_error": 0.5}, False),
+        ({"compress": "lerc", "max_z_error": 1}, True),
+    ],
+)
+def test_a_mask_packed_with_loss_is_refused(packing, lossy, tmp_path):
+    count = 3 if packing["compress"] == "webp" else 1
+    form = {"count": count, "height": 64, "width": 64, "dtype": "uint8", **packing}
     with rasterio.open(tmp_path / "mask.tif", "w", "GTiff", **form) as file:
-        file.write(STRIPES[None])
-    if packing == "deflate":
+        file.write(np.repeat(STRIPES[None], count, 0))
+    if lossy or count > 1:  # WebP has colours, which are no ids
+        with pytest.raises(lc.InputError, match="packed with loss" if lossy else "colour picture"):
+            lc.read_mask(tmp_path / "mask.tif")
+    else:
         assert (lc.read_mask(tmp_path / "mask.tif") == STRIPES).all()
-        return
-    with pytest.raises(lc.InputError, match=r"mask\.tif: is packed with loss"):
-        lc.read_mask(tmp_path / "mask.tif")
+
+
+@pytest.mark.parametrize(
+    ("shift", "system", "same"),
+    [(0.4, 32633, True), (0.5, 32633, False), (0, 25833, True), (0, 32632, False)],
+)
+def test_a_mask_is_of_the_ground_of_its_image_less_than_half_a_pixel_off(shift, system, same, tmp_path):
+    """Whatever its reference system is called; further off, the nearest label is another."""
+    write_raster(tmp_path / "image.tif", noise(3, 64, 64))
+    write_raster(tmp_path / "mask.tif", STRIPES, x=500_000 + shift)
+    with rasterio.open(tmp_path / "mask.tif", "r+") as file:
+        file.crs = CRS.from_epsg(system)
+    try:
+        lc.check_same_ground(tmp_path / "image.tif", tmp_path / "mask.tif")
+        assert same
+    except lc.InputError as error:
+        assert not same and "lies on other ground" in str(error)
 
 
 def test_ground_that_only_touches_is_not_shared(tmp_path):
@@ -278,8 +308,12 @@ def test_shared_ground_is_found_in_other_reference_systems(system, moved, shared
     if system:
         there, pixel = CRS.from_epsg(system), 1 if system > 10_000 else 1e-5
         (x,), (y,) = transform(here, there, [x], [y])
-    own = here, from_origin(500_000, 5_600_000, 1, 1), (500_000, 5_599_900, 500_100, 5_600_000)
-    other = there, from_origin(x, y, pixel, pixel), (x, y - 100 * pixel, x + 100 * pixel, y)
+    sides = (0, 100, 0, 100), (0, 0, 100, 100)
+    lattices = from_origin(500_000, 5_600_000, 1, 1), from_origin(x, y, pixel, pixel)
+    own, other = (
+        (crs, lattice, lc.on_ground(lattice, *sides))
+        for crs, lattice in zip((here, there), lattices, strict=True)
+    )
     assert lc.overlap(own, other) == lc.overlap(other, own) == shared
 
 
@@ -439,15 +473,32 @@ def test_a_turned_picture_with_a_place_is_told(tmp_path):
     assert lc.place_of(tmp_path / "as_stored.jpg")
 
 
-def test_masks_with_colours_or_names_of_their_own_are_told(data, capsys):
-    masks = sorted((data / "train/masks").glob("*.png"))
-    picture = Image.fromarray(lc.read_mask(masks[0]), "P")
-    picture.putpalette([0, 0, 255, 0, 160, 0, 90, 90, 90])
-    picture.save(masks[0])
-    masks[1].with_suffix(".png.aux.xml").write_text("<PAMDataset></PAMDataset>")
-    found = lc.check_dataset(lc.LandCoverDataset(data / "train/images", data / "train/masks"), 3)
-    assert found.notes["have masks whose palette or .aux.xml is not read"] == 2
-    assert not found.sparse
+@pytest.mark.parametrize("kind", ["palette", ".tif.aux.xml", ".tif.vat.dbf", ".qml", "tags"])
+def test_masks_with_colours_or_names_of_their_own_are_told(kind, tmp_path):
+    mask = tmp_path / "x.tif"
+    write_raster(mask, STRIPES)
+    assert not list(lc.ignored_meanings(mask, 2))
+    if kind == "palette":
+        mask, picture = tmp_path / "x.png", Image.fromarray(STRIPES, "P")
+        picture.putpalette([0, 0, 255, 0, 160, 0, 90, 90, 90])
+        picture.save(mask)
+    elif kind == "tags":
+        with rasterio.open(mask, "r+") as file:
+            file.update_tags(1, CLASS_1="water")
+    else:
+        (tmp_path / f"x{kind}").touch()
+    (note,) = lc.ignored_meanings(mask, 2)
+    assert note.startswith("have masks with names or colours of their own, which are not read")
+
+
+@pytest.mark.parametrize(("nodata", "told"), [(0, True), (2, False), (255, False)])
+def test_a_class_that_is_declared_to_be_no_data_is_told(nodata, told, tmp_path):
+    """QGIS does so of 0 by itself."""
+    write_raster(tmp_path / "mask.tif", STRIPES, nodata=nodata)
+    notes = list(lc.ignored_meanings(tmp_path / "mask.tif", 2))
+    assert [note.startswith("have masks that declare class 0 to be no data") for note in notes] == [
+        True
+    ] * told
 
 
 @pytest.mark.parametrize("read", [lc.read_points, labels.read_points])
@@ -462,3 +513,6 @@ def test_what_may_be_thousands_is_no_pixel(read, tmp_path):
                 read(*how)
         else:
             assert read(*how)[0] == {"a": {(5, place): 0}}
+    (tmp_path / "points.csv").write_text("image;x;y;class\na;1.234;5;0\n")
+    with pytest.raises(lc.InputError, match=r"1\.234.* thousand.*write 1234 or 1\.2340"):
+        lc.read_points(*how)
