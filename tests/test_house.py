@@ -4,6 +4,7 @@ import ast
 import io
 import re
 import tokenize
+from functools import cache
 
 import pytest
 from conftest import ROOT, SCRIPT
@@ -14,6 +15,7 @@ SHARED_TOOLS = {"geo", "labels", "label_formats", "active_learning", "live_model
 SHARED_TOOLS |= {"estimators", "regions"}
 
 
+@cache
 def imported(path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
