@@ -5,8 +5,10 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # each of pytest-xdist's processes keeps to a core of its own
 
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -19,6 +21,24 @@ REAL_DATA = ROOT.parent / "shared" / "data" / "dubai256"
 
 sys.path.insert(0, str(ROOT))
 os.environ["TORCH_HOME"] = "/nonexistent"  # no test depends on what this machine has downloaded before
+
+
+PYTHON = [sys.executable, ROOT / "tests/quick_python.py"]  # starts a program as a user does, and sooner
+
+
+def pytest_configure(config):
+    """The first of pytest's processes starts the server that forks programs for all of them."""
+    if not hasattr(os, "pidfd_open") or "QUICK_PYTHON" in os.environ:
+        return
+    folder = tempfile.mkdtemp()
+    os.environ["QUICK_PYTHON"] = f"{folder}/socket"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.environ["QUICK_PYTHON"])
+        server.listen()
+        command, how = [*PYTHON, "--serve", str(server.fileno())], {"pass_fds": [server.fileno()]}
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, **how)
+    config.add_cleanup(process.stdin.close)  # ends it
+    config.add_cleanup(lambda: shutil.rmtree(folder))
 
 
 LONGEST = "test_distributed.py", "test_learning.py"
@@ -100,6 +120,18 @@ def quick_pictures(request, monkeypatch):
         monkeypatch.setattr(f"landcover_segmentation.{name}", stub)
 
 
+@pytest.fixture
+def quick_starts(monkeypatch):
+    """The Python that the code under test starts, too, has its imports made."""
+    start = subprocess.Popen.__init__
+
+    def start_quickly(process, command, *given, **options):
+        quick = [*PYTHON, *command[1:]] if command[0] == sys.executable else command
+        start(process, quick, *given, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", start_quickly)
+
+
 @pytest.fixture(scope="session")
 def a_finished_run(tmp_path_factory) -> Path:
     """A folder with the data and the results of one run, for all tests of this process to copy."""
@@ -125,5 +157,5 @@ def finished(a_finished_run, tmp_path, monkeypatch) -> Path:
 def run_script(*arguments: str, **options) -> subprocess.CompletedProcess:
     """Starts the program as a user would."""
     return subprocess.run(
-        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=900, **options
+        [*PYTHON, SCRIPT, *arguments], capture_output=True, text=True, timeout=900, **options
     )

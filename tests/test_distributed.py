@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SCRIPT, flags, write_tiles
+from conftest import PYTHON, ROOT, SCRIPT, flags, write_tiles
 from torch import nn
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -29,7 +29,8 @@ import map_scenes
 import landcover_segmentation as lc
 
 CPU = torch.device("cpu")
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+TORCHRUN = [*PYTHON, Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc_per_node=2"]
+TORCHRUN += ["--no-python", *PYTHON]  # whose ranks, too, start with their imports made
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 STEPS = [
     [0, 1, 2, 3, 4],
@@ -162,14 +163,20 @@ def both(tmp_path_factory):
     (folder / "images/tile_0.png").rename(folder / "scene.png")
     shutil.copytree(folder / "data/train/masks", folder / "broken")
     (folder / "broken/tile_3.png").write_bytes(b"no picture")  # the second process reads it
-    settings = {"epochs": 4, "batch_size": 5, "precision": "float32", "multi_scale": 1.2}
+    settings = {
+        "backbone": "mobilenet_v3_large",
+        "epochs": 4,
+        "batch_size": 5,
+        "precision": "float32",
+        "multi_scale": 1.2,
+    }
     arguments = flags(folder / "data", **settings)
     (folder / "flags").write_text("\n".join(arguments))
     (folder / "rest").write_text(interrupt([*TORCHRUN, SCRIPT, *arguments], "epoch   1/4"))
     (folder / "written").write_text("\n".join(path.name for path in (folder / "out").iterdir()))
     shutil.copy(folder / "out/training_history.csv", folder / "interrupted.csv")
     done = subprocess.run(
-        [sys.executable, __file__, folder], env=ENVIRONMENT, capture_output=True, text=True, timeout=900
+        [*PYTHON, __file__, folder], env=ENVIRONMENT, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     (folder / "said").write_text(done.stdout)

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import PYTHON, ROOT
 
 import landcover_segmentation as lc
 
@@ -90,7 +90,7 @@ def test_deepness_draws_the_map_that_the_module_draws(tmp_path):
     model = make_model()
     lc.save_checkpoint(tmp_path / "best model.pth", model, NAMES, COLORS)
     command = [
-        sys.executable,
+        *PYTHON,
         ROOT / "tools/export_onnx.py",
         "--checkpoint",
         "best model.pth",

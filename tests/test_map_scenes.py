@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import PYTHON, ROOT
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -693,7 +693,7 @@ def test_the_command_maps_a_folder(tmp_path, checkpoint):
         "--tta",
         "--confidence",
     ]
-    command = [sys.executable, ROOT / "tools/map_scenes.py", *given]
+    command = [*PYTHON, ROOT / "tools/map_scenes.py", *given]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
