@@ -84,6 +84,22 @@ def data(tmp_path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def tiny_network():
+    """`tiny`, a backbone of this process alone: most of a short run's time would go into a real network's
+    millions of weights, drawn, copied and saved. Tests that look at a network, or start a program, name one.
+    """
+    import landcover_segmentation as lc
+
+    nn = lc.nn
+
+    def build(num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
+        backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1))
+        return backbone, nn.Conv2d(8, num_classes, 1)
+
+    lc.ARCHITECTURES["deeplabv3"]["tiny"] = build
+
+
 def flags(data: Path, **settings) -> list[str]:
     """Command-line flags for a quick run on `data`; settings override."""
     given = {
@@ -95,7 +111,7 @@ def flags(data: Path, **settings) -> list[str]:
         "val_image_dir": data / "val/images",
         "val_mask_dir": data / "val/masks",
         "num_points": 20,
-        "backbone": "mobilenet_v3_large",
+        "backbone": "tiny",
         "weights": "none",
         "epochs": 1,
         "batch_size": 2,
@@ -126,7 +142,7 @@ def quick_starts(monkeypatch):
     start = subprocess.Popen.__init__
 
     def start_quickly(process, command, *given, **options):
-        quick = [*PYTHON, *command[1:]] if command[0] == sys.executable else command
+        quick = [*PYTHON, *command[1:]] if command[0] in ("python", sys.executable) else command
         start(process, quick, *given, **options)
 
     monkeypatch.setattr(subprocess.Popen, "__init__", start_quickly)

@@ -168,7 +168,10 @@ BROKEN_SETTINGS = {
     "wild learning rate": ({"learning_rate": 5}, "LEARNING_RATE"),
     "learning rate in words": ({"learning_rate": "fast"}, "LEARNING_RATE = 'fast': must be"),
     "backbone of another architecture": ({"architecture": "segformer"}, "BACKBONE of segformer .* mit_b0"),
-    "weights out of reach": ({"weights": "imagenet"}, "WEIGHTS = 'imagenet'"),
+    "weights out of reach": (
+        {"weights": "imagenet", "backbone": "mobilenet_v3_large"},
+        "WEIGHTS = 'imagenet'",
+    ),
     "no such flag": ({"num_pionts": 5}, "num-pionts"),
 }
 

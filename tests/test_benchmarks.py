@@ -514,7 +514,7 @@ def test_pictures_show_tiles_chosen_by_rule(results, tmp_path, monkeypatch):
 def test_the_first_run_is_the_program_as_it_is(tmp_path, data, monkeypatch):
     program = [sys.executable, str(ROOT / "landcover_segmentation.py")]
     assert program == first_run.FIRST
-    monkeypatch.setattr(first_run, "FIRST", [*program, *flags(data)])
+    monkeypatch.setattr(first_run, "FIRST", [*program, *flags(data, backbone="mobilenet_v3_large")])
 
     def run_here(command: list[str], cwd: Path, check: bool) -> None:
         assert (command[:2], cwd, check) == (program, ROOT, True)

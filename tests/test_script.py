@@ -54,7 +54,9 @@ def test_the_file_runs_alone_does_nothing_when_imported_and_its_help_lists_every
 
 def test_a_run_writes_everything_it_promises(data):
     out = data.parent / "out"
-    done = run_script(*flags(data, epochs=2, precision="float32"), cwd=data.parent)
+    done = run_script(
+        *flags(data, epochs=2, precision="float32", backbone="mobilenet_v3_large"), cwd=data.parent
+    )
     assert done.returncode == 0, done.stderr
     for said in (
         "5 train, 2 val",
@@ -119,7 +121,7 @@ def test_a_long_title_is_not_cut(tmp_path, pictures):
 
 def test_interrupted_and_resumed_equals_uninterrupted(data, monkeypatch, capsys):
     """The same seed gives the same result, whole or in two parts; Ctrl-C leaves checkpoint and plots."""
-    whole, parts = data.parent / "whole", data.parent / "parts"
+    whole, parts, real = data.parent / "whole", data.parent / "parts", {"backbone": "mobilenet_v3_large"}
     steps, update = [], lc.update_teacher
 
     def interrupt_in_the_second_epoch(*given):
@@ -129,16 +131,16 @@ def test_interrupted_and_resumed_equals_uninterrupted(data, monkeypatch, capsys)
 
     with monkeypatch.context() as patch:
         patch.setattr(lc, "update_teacher", interrupt_in_the_second_epoch)
-        assert lc.main(flags(data, epochs=2, output_dir=parts)) == 130
+        assert lc.main(flags(data, **real, epochs=2, output_dir=parts)) == 130
     assert "go on later with --resume" in capsys.readouterr().out
     assert {path.name for path in parts.iterdir()} == {*lc.RESULT_FILES, "last_checkpoint.pth"}
     assert len(history(parts)) == 1
     lc.load_model(parts / "best_model.pth")
 
-    assert lc.main([*flags(data, epochs=3, output_dir=parts), "--resume"]) == 2
+    assert lc.main([*flags(data, **real, epochs=3, output_dir=parts), "--resume"]) == 2
     assert "EPOCHS" in capsys.readouterr().err
-    assert lc.main([*flags(data, epochs=2, output_dir=parts), "--resume"]) == 0
-    assert lc.main(flags(data, epochs=2, output_dir=whole)) == 0
+    assert lc.main([*flags(data, **real, epochs=2, output_dir=parts), "--resume"]) == 0
+    assert lc.main(flags(data, **real, epochs=2, output_dir=whole)) == 0
     assert history(parts) == history(whole)
     assert same_weights(weights(parts), weights(whole))
     assert same_weights(weights(parts, "last_checkpoint.pth"), weights(whole, "last_checkpoint.pth"))
@@ -167,7 +169,7 @@ def test_a_full_disk_leaves_earlier_results_alone(finished, capsys):
     before, limits = contents(finished.parent / "out"), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
     try:
-        code = lc.main(flags(finished, seed=5))
+        code = lc.main(flags(finished, seed=5, backbone="mobilenet_v3_large"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 2
@@ -322,7 +324,10 @@ def test_few_labels_are_drawn_as_dots():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_same_seed_same_result_on_a_gpu(data):
     for out in ("a", "b"):
-        assert lc.main(flags(data, device="cuda", output_dir=data.parent / out)) == 0
+        assert (
+            lc.main(flags(data, device="cuda", backbone="mobilenet_v3_large", output_dir=data.parent / out))
+            == 0
+        )
     assert same_weights(weights(data.parent / "a"), weights(data.parent / "b"))
 
 
@@ -430,7 +435,7 @@ def test_predict_names_the_program_that_took_it_over(capsys):
 
 def test_missing_weights_are_said_in_every_result(data, capsys):
     out = data.parent / "out"
-    assert lc.main(flags(data, weights="auto")) == 0
+    assert lc.main(flags(data, weights="auto", backbone="mobilenet_v3_large")) == 0
     said = capsys.readouterr()
     assert "warning: no ImageNet weights for mobilenet_v3_large" in said.err
     assert said.out.count("no ImageNet weights could be had") == 2, "at the start and at the end"
