@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import PYTHON, ROOT
 from PIL import Image
 
 import landcover_segmentation as lc
@@ -225,7 +225,7 @@ def test_started_as_a_user_would_the_masks_pair_with_their_images(tmp_path):
     for number in (7, 8):
         Image.fromarray(picture).save(tmp_path / f"images/{number}_mask.png")
         Image.fromarray(picture).save(tmp_path / f"images/{number}_sat.jpg")
-    command = [sys.executable, ROOT / "tools/convert_masks.py", "--input", "images", "--output", "new/masks"]
+    command = [*PYTHON, ROOT / "tools/convert_masks.py", "--input", "images", "--output", "new/masks"]
     given = ["--palette", "deepglobe", "--rename", "_mask=_sat"]
     done = subprocess.run([*command, *given], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import PYTHON, ROOT
 from PIL import Image
 
 import landcover_segmentation as lc
@@ -408,7 +408,7 @@ def test_values_bands_and_what_has_no_data_are_kept(dtype, count, alpha, nodata,
 def test_started_as_a_user_would_the_tiles_are_what_training_reads(tmp_path):
     write_scene(tmp_path, "a", 256, 256)
     command = [
-        sys.executable,
+        *PYTHON,
         ROOT / "tools/cut_tiles.py",
         "--images",
         "scenes/a.png",
