@@ -19,7 +19,7 @@ import urllib.parse
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, write_tiles
+from conftest import PYTHON, ROOT, write_tiles
 from PIL import Image
 
 import landcover_segmentation as lc
@@ -666,7 +666,7 @@ def test_patches_of_noisy_images_do_not_fall_into_crumbs(serve, halves, tiles, u
 
 
 @pytest.fixture
-def quick_training(monkeypatch):
+def quick_training(monkeypatch, quick_starts):
     """Training without ImageNet's weights, for an epoch."""
     words_of = annotate.training_words
     monkeypatch.setattr(annotate, "GENTLY", [])
@@ -1220,7 +1220,7 @@ def test_control_c_ends_cleanly_and_says_how_to_train(tiles, tmp_path):
         *CLASSES,
     ]
     process = subprocess.Popen(
-        [sys.executable, ROOT / "tools/annotate.py", *given],
+        [*PYTHON, ROOT / "tools/annotate.py", *given],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
