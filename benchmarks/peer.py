@@ -17,7 +17,6 @@ import argparse
 import fcntl
 import os
 import subprocess
-import sys
 import time
 from itertools import product
 from pathlib import Path
