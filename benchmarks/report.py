@@ -132,7 +132,11 @@ PLACES_WHERE = {
     "`scenes`, 256 px": ("scenes256", "100", "", "miou"),
     "`choose_scenes`": ("choose_scenes", "100", "", "miou"),
 }
-ARMS = {"generated": "variant", "infrared": "bands"}  # CSVs of few cells: the column that tells them apart
+ARMS = {
+    "generated": "variant",
+    "infrared": "bands",
+    "peer": "variant",
+}  # CSVs of few cells: the column that tells them apart
 MIXED = " ‡"
 NOT_RUN = "*Not run yet.*"
 
@@ -553,6 +557,19 @@ def infrared_table() -> str:
     return markdown(header, body) if with_it else NOT_RUN
 
 
+def peer_table() -> str:
+    """The same tiles, points and epochs with another program, of benchmarks/peer.py."""
+    found, body = rows("peer.csv"), []
+    (peer,) = arms("peer", "geoai")
+    for name in dict.fromkeys(row["variant"] for row in found):
+        own = pick(found, variant=name)
+        lead = gained(own, peer) if name != "geoai" else "-"
+        times = [spread(column(own, "seconds"), 0), spread(costs(own, peer), 2)]
+        body.append([f"`{name}`", counted(column(own)), lead, *times])
+    header = ["", "mIoU", "over geoai, seed by seed", "processor seconds", "of geoai's"]
+    return markdown(header, body) if found else NOT_RUN
+
+
 def tiles_table() -> str:
     """The tiles that were measured, of benchmarks/dubai_tiles.py."""
     found, body = rows("dubai_tiles.csv"), []
@@ -701,6 +718,7 @@ TABLES = {
     "first_run": first_run_table,
     "generated": generated_table,
     "infrared": infrared_table,
+    "peer": peer_table,
     "tiles": tiles_table,
     "active": active_table,
     "coverage": coverage_table,
