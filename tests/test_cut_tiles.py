@@ -459,9 +459,12 @@ def test_masks_must_lie_where_their_scene_does(place, tmp_path, capsys):
         assert len(said.splitlines()) == 1 and not (tmp_path / "out/train").exists()
 
 
-@pytest.mark.parametrize("shift", [0, 7, 1000])
-def test_two_scenes_of_one_place_are_not_on_both_sides(shift, tmp_path, capsys):
-    """Of two dates the blocks are one; where grids differ, train tiles on ground of val are left out."""
+@pytest.mark.parametrize(("shift", "turn"), [(0, (1, 0)), (7, (1, 0)), (1000, (1, 0)), (1000, (0.8, 0.6))])
+def test_two_scenes_of_one_place_are_not_on_both_sides(shift, turn, tmp_path, capsys):
+    """Of two dates the blocks are one; where grids differ, train tiles on ground of val are left out.
+
+    Of a turned scene the tiles' bounds overlap, but not the tiles.
+    """
     rasterio = pytest.importorskip("rasterio")
     for name, left in (("a", 5e5), ("b", 5e5 + shift)):
         write_scene(tmp_path, name, 96, 96)
@@ -469,15 +472,14 @@ def test_two_scenes_of_one_place_are_not_on_both_sides(shift, tmp_path, capsys):
         bands = np.asarray(Image.open(picture)).transpose(2, 0, 1)
         picture.unlink()
         form = {"count": 3, "height": 96, "width": 96, "dtype": "uint8", "crs": "EPSG:32633"}
-        place = rasterio.Affine(1, 0, left, 0, -1, 56e5)
+        place = rasterio.Affine(turn[0], turn[1], left, turn[1], -turn[0], 56e5)
         with rasterio.open(tmp_path / f"scenes/{name}.tif", "w", "GTiff", transform=place, **form) as dataset:
             dataset.write(bands)
     run(tmp_path, block=1)
     places = {}
     for side in ("train", "val"):
         for path in (tmp_path / "out" / side / "images").iterdir():
-            with rasterio.open(path) as dataset:
-                places.setdefault(side, []).append((dataset.crs, dataset.transform, dataset.bounds))
+            places.setdefault(side, []).append(lc.place_of(path))
     assert not any(lc.overlap(own, other) for own in places["train"] for other in places["val"])
     left_out = re.search(
         r"train tiles on ground of val tiles of another scene \((\d+)\)", capsys.readouterr().out

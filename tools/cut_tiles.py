@@ -188,31 +188,27 @@ def tile_bounds(keys: list[tuple], config: argparse.Namespace) -> np.ndarray:
     system = next((crs for crs, _ in config.places.values() if crs), None)
     for at, (name, row, column) in enumerate(keys):
         crs, transform = config.places[name]
-        if transform is None:
-            continue
-        sides = np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) * config.tile + [
-            column * config.tile,
-            row * config.tile,
-        ]
-        x, y = geo.on_ground(transform, *sides.T)
-        if crs and crs != system:
-            from rasterio.warp import transform as warp
-
-            x, y = map(np.array, warp(crs, system, x, y))
-        bounds[at] = x.min(), y.min(), x.max(), y.max()
+        if transform is not None:
+            left, right, top, bottom = (config.tile * side for side in (column, column + 1, row, row + 1))
+            corners = lc.on_ground(transform, (left, right, left, right), (top, top, bottom, bottom))
+            x, y = lc.corners_in(system, (crs, transform, corners))
+            bounds[at] = min(x), min(y), max(x), max(y)
     return bounds
 
 
 def on_ground_of_val(tiles: dict, val: set[tuple], config: argparse.Namespace) -> list[tuple]:
-    """The train tiles that share ground with a val tile of another scene; those of one scene never do."""
-    keys = [key for key in tiles if key not in val] if len(config.scenes) > 1 else []
-    own, other = tile_bounds(keys, config), tile_bounds(sorted(val), config)
-    found = []
+    """The train tiles that share ground with a val tile of another scene.
+
+    Those of one scene never do, though the bounds of its turned tiles overlap.
+    """
+    keys, val_keys = [key for key in tiles if key not in val and len(config.scenes) > 1], sorted(val)
+    own, other = tile_bounds(keys, config), tile_bounds(val_keys, config)
+    scenes, found = np.array([name for name, _, _ in val_keys]), []
     for key, (left, bottom, right, top) in zip(keys, own, strict=True):
         width = np.minimum(right, other[:, 2]) - np.maximum(left, other[:, 0])
         height = np.minimum(top, other[:, 3]) - np.maximum(bottom, other[:, 1])
         least = (right - left) / config.tile / 2  # neighbours meet but for rounding
-        if ((width > least) & (height > least)).any():
+        if ((width > least) & (height > least) & (scenes != key[0])).any():
             found.append(key)
     return found
 
