@@ -120,7 +120,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, for RGB in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RGB_BANDS = (1, 2, 3)
 WITH_LOSS = "is packed with loss, which changes ids; save the original as PNG"
-THOUSANDS = re.compile(r"^[1-9]\d{0,2}(\.\d{3})+$")  # of a table with semicolons or tabs
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")  # of a table with semicolons or tabs
 COMMA = re.compile(r"^(?![1-9]\d{0,2},\d{3}$)(-?\d+),(\d+)$")  # 1,234 may be a thousand and more
 NO_CLASS = ("", "nan", "<na>", "null", "none")  # what tables write where nothing is known
 SPARSE_SHARE = 0.05  # labels on fewer of the pixels are points: drawn as dots, and no IoU is claimed
@@ -515,7 +515,7 @@ def place_of(path: PathLike) -> tuple | None:
 
 
 def on_ground(transform, x: Sequence, y: Sequence) -> tuple:
-    """All x and all y of points after an affine transform."""
+    """All x and all y of points after an affine transform, whose own operator depends on its version."""
     (a, b, c, d, e, f), (x, y) = transform[:6], np.array([x, y], float)
     return tuple(a * x + b * y + c), tuple(d * x + e * y + f)
 
@@ -536,10 +536,8 @@ def check_same_ground(image: Path, mask: Path) -> None:
     if one and other:  # what lies less than half a pixel off at every corner has the same pixels
         pair = (on_ground(~other[1], *corners) for corners in (corners_in(other[0], one), other[2]))
         if not np.abs(np.subtract(*pair)).max() < 0.49:
-            how = " ".join(["", *unlabelled_flags(mask)])
-            cure = (
-                f'correct its place, or lay it on the image: rio warp "{mask}" OUT.tif --like "{image}"{how}'
-            )
+            warp = " ".join([f'rio warp "{mask}" OUT.tif --like "{image}"', *unlabelled_flags(mask)])
+            cure = f"correct its place, or lay it on the image: {warp}"
             raise InputError(f"{mask}: lies on other ground than {image}; {cure}")
 
 
@@ -552,12 +550,10 @@ def unlabelled_flags(labels: PathLike) -> list[str]:
 
 def overlap(one: tuple, other: tuple) -> bool:
     """Whether two places, of `place_of`, surely share ground, in whatever reference systems they lie."""
-    places = one[2], corners_in(one[0], other)  # of each what is within, if it is turned
-    (_, left, right, _), (_, bottom, top, _), (_, west, east, _), (_, south, north, _) = (
-        sorted(axis) for place in places for axis in place
-    )
-    least = 0.5 * abs(one[1].a or one[1].b)  # of a pixel: neighbours meet but for rounding
-    return min(right, east) - max(left, west) > least and min(top, north) - max(bottom, south) > least
+    places = (on_ground(~one[1], *corners) for corners in (one[2], corners_in(one[0], other)))
+    sides = np.sort([*places], axis=-1)[..., 1:3]  # of the other, if it is turned against one, what is within
+    shared = sides[..., 1].min(0) - sides[..., 0].max(0)
+    return bool((shared > 0.5).all())  # of a pixel: neighbours meet but for rounding
 
 
 def format_ids(mask: np.ndarray) -> str:
@@ -663,20 +659,18 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
                 raise InputError(f"{path}, line 1: {problem}; {form}")
             reader.fieldnames = head
             for row in reader:
+                line = reader.line_num + skipped
                 if None in row or None in row.values():
                     cure = "quote a name with a comma; write 3.5, not 3,5"
-                    where = f"{path}, line {reader.line_num}"
-                    raise InputError(f"{where}: has not {len(head)} fields; {cure}")
+                    raise InputError(f"{path}, line {line}: has not {len(head)} fields; {cure}")
                 found = {name: text.strip() for name, text in row.items()}
                 if mark != ",":
-                    found = {name: COMMA.sub(r"\1.\2", text) for name, text in found.items()}
-                    if doubt := [found[axis] for axis in "xy" if THOUSANDS.match(row.get(axis) or "")]:
+                    if doubt := [found[axis] for axis in "xy" if THOUSANDS.fullmatch(found.get(axis, ""))]:
                         cure = f"write {doubt[0].replace('.', '')} or {doubt[0]}0, or save it with commas"
-                        raise InputError(
-                            f"{path}, line {reader.line_num}: {doubt[0]} may be thousands; {cure}"
-                        )
+                        raise InputError(f"{path}, line {line}: {doubt[0]} may be thousands; {cure}")
+                    found = {name: COMMA.sub(r"\1.\2", text) for name, text in found.items()}
                 if any(found.values()):
-                    yield reader.line_num + skipped, found
+                    yield line, found
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error}); {form}") from error
 

@@ -298,6 +298,17 @@ def test_ground_that_only_touches_is_not_shared(tmp_path):
     assert not lc.overlap(one, beside)
 
 
+def test_ground_of_turned_images_is_shared():
+    """At 45 degrees nothing of it lies surely within its bounds."""
+    half = 0.5**0.5
+    sides, places = ((0, 100, 0, 100), (0, 0, 100, 100)), []
+    for corner in (0, 60, 110):  # of pixels along the first row
+        lattice = Affine(half, half, 500_000 + half * corner, half, -half, 5_600_000 + half * corner)
+        places.append((CRS.from_epsg(32633), lattice, lc.on_ground(lattice, *sides)))
+    one, over, beside = places
+    assert lc.overlap(one, one) and lc.overlap(one, over) and not lc.overlap(one, beside)
+
+
 @pytest.mark.parametrize("system", [32632, 4326, None])
 @pytest.mark.parametrize(("moved", "shared"), [(0, True), (60, True), (110, False)])
 def test_shared_ground_is_found_in_other_reference_systems(system, moved, shared):
@@ -513,6 +524,6 @@ def test_what_may_be_thousands_is_no_pixel(read, tmp_path):
                 read(*how)
         else:
             assert read(*how)[0] == {"a": {(5, place): 0}}
-    (tmp_path / "points.csv").write_text("image;x;y;class\na;1.234;5;0\n")
-    with pytest.raises(lc.InputError, match=r"1\.234.* thousand.*write 1234 or 1\.2340"):
+    (tmp_path / "points.csv").write_text("sep=;\nimage;x;y;class\na;1.234 ;5;0\n")
+    with pytest.raises(lc.InputError, match=r"line 3.*1\.234.* thousand.*write 1234 or 1\.2340"):
         lc.read_points(*how)

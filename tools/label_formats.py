@@ -46,7 +46,6 @@ CLASS_FIELDS = "class", "lc1", "survey_lc1"  # ours; LUCAS's to 2018, and of 202
 PLACES = ("", "th_", "point_")  # what stands before lat and lon; LUCAS observes its theoretical points
 METRES = {"x", "y", "easting", "northing", "east", "north", "e", "n"}
 ANY_COMMA = re.compile(r"^([+-]?\d+),(\d+)$")
-THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")
 NO_PLACE = {"", "nan", "null", "na"}
 FOLDERS = ".kml", ".kmz"  # whose layers are folders
 NOT_TAKEN = "88.888888"  # a latitude, in LUCAS
@@ -550,9 +549,9 @@ def plain_numbers(path: Path, columns: list[str], rows: list[tuple[int, list[str
     metres = [at for at, name in enumerate(columns) if name in METRES]
     numbers = [(line, columns[at], fields[at]) for line, fields in rows for at in metres]
     texts = [text for _, _, text in numbers]
-    grouped = [one for one in numbers if THOUSANDS.fullmatch(one[2])]
+    grouped = [one for one in numbers if lc.THOUSANDS.fullmatch(one[2])]
     commas = any("," in text for text in texts) or any(text.count(".") > 1 for text in texts)
-    points = any("." in text and not THOUSANDS.fullmatch(text) and "," not in text for text in texts)
+    points = any("." in text and not lc.THOUSANDS.fullmatch(text) and "," not in text for text in texts)
     if "image" in columns:  # no image is so large
         points |= any(abs(int(text.replace(".", ""))) >= 100_000 for _, _, text in grouped)
     if grouped and commas == points:
