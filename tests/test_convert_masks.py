@@ -185,7 +185,7 @@ def test_without_a_palette_the_one_that_fits_is_named(run):
 
 
 @pytest.mark.parametrize("flags", [(), ("--ids", "3,5", "--names", "water,forest")])
-def test_the_legend_of_a_mask_counts(flags, run, tmp_path):
+def test_the_legend_of_a_mask_counts(flags, run, tmp_path, monkeypatch):
     """Alone it is the palette, and beside one it must not contradict."""
     pytest.importorskip("rasterio")
     names = "Unclassified", "", "", "forest", "", "water"
@@ -197,6 +197,9 @@ def test_the_legend_of_a_mask_counts(flags, run, tmp_path):
     if flags:
         assert "a.png: calls 3 'forest', which is 'water' here" in run(ids, *flags, code=2)
         return
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "rasterio.shutil", None)
+        assert "a.png: what says its .aux.xml? pip install rasterio" in run(ids, code=2)
     masks, printed = run(ids)
     assert masks["a.png"].tolist() == [[0, 1, 255, 255]] and '["forest", "water"]' in printed
     assert "ids that changed: 3 is 0, 5 is 1" in printed and "255 now: 1 pixel, 9 (1)" in printed

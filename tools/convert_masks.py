@@ -281,13 +281,12 @@ def find_masks(config: argparse.Namespace) -> dict[str, Path]:
 def check_legend(path: Path, palette: Palette) -> None:
     """Raises InputError if a mask calls an id by the name that the palette gives another."""
     known = {lc.plain_name(name): class_id for class_id, name in enumerate(palette.names)}
-    for value, name in geo.value_names(path).items() if importlib.util.find_spec("rasterio") else ():
+    legend = geo.value_names(path) if importlib.util.find_spec("rasterio") else {}
+    for value, name in legend.items():
         class_id = palette.by_id.get(value, lc.IGNORE_INDEX)
         if known.get(lc.plain_name(name), class_id) != class_id:
             here = "unlabelled" if class_id == lc.IGNORE_INDEX else palette.names[class_id]
-            cure = (
-                "correct --ids, --names or the palette, or leave them out: the mask's own legend counts then"
-            )
+            cure = "correct --ids, --names or the palette; without any, the mask's own legend counts"
             raise lc.InputError(f"{path}: calls {value} {name!r}, which is {here!r} here; {cure}")
 
 
@@ -334,8 +333,8 @@ def save_mask(folder: Path, name: str, class_ids: np.ndarray, source: Path) -> N
         dataset.write(class_ids, 1)
 
 
-def near(code: str, palette: Palette) -> str:
-    """The entry of the palette that is close to an unknown colour, in words; else the palette that has it."""
+def nearest_entry(code: str, palette: Palette) -> str:
+    """The entry of the palette that is close to an unknown colour, in words; nothing of ids and of others."""
     if not code.startswith("#"):
         return ""
     own, *colors = ([c >> 16, c >> 8 & 255, c & 255] for c in (int(code[1:], 16), *palette.by_color))
@@ -369,13 +368,14 @@ def report(
     if by_id and changed:
         print(f"ids that changed: {', '.join(changed[:20])}{', …' if len(changed) > 20 else ''}")
     if unknown:
-        most = ", ".join(
-            f"{code} ({number:,}{near(code, palette)})" for code, number in unknown.most_common(8)
-        )
+        shown = [
+            f"{code} ({number:,}{nearest_entry(code, palette)})" for code, number in unknown.most_common(8)
+        ]
         rest = f" and {len(unknown) - 8:,} more" if len(unknown) > 8 else ""
         if fitting := palettes_of({*unknown}) if pixels[:255].sum() == 0 else ():
             rest += f"; all of them are in --palette {' or '.join(fitting)}"
-        print(f"not in the palette, and 255 now: {geo.counted(unknown.total(), 'pixel')}, {most}{rest}")
+        found = f"{geo.counted(unknown.total(), 'pixel')}, {', '.join(shown)}{rest}"
+        print(f"not in the palette, and 255 now: {found}")
     names, colors = (json.dumps(texts, ensure_ascii=False) for texts in (palette.names, palette.colors))
     print("paste into landcover_segmentation.py:")
     print(f"NUM_CLASSES: int = {len(palette.names)}\nCLASS_NAMES: list[str] | None = {names}")

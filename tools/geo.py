@@ -206,8 +206,10 @@ def gdal_legend(path: Path) -> dict[int, str]:
     """
     if is_picture(path) and not Path(f"{path}.aux.xml").exists():
         return {}
-    from rasterio.shutil import copy
-
+    try:
+        from rasterio.shutil import copy
+    except ImportError as error:
+        raise lc.InputError(f"{path}: what says its .aux.xml? pip install rasterio") from error
     with tempfile.TemporaryDirectory() as folder, lc.readable(path):
         copy(str(path), f"{folder}/names.vrt", driver="VRT")
         band = ElementTree.parse(f"{folder}/names.vrt").find("VRTRasterBand")
@@ -398,12 +400,8 @@ def grid_offset(
     SAME_PIXEL or more off the grid of the labels.
     """
     sides = np.array([[0, scene.width, 0, scene.width], [0, 0, scene.height, scene.height]])
-    x, y = on_ground(scene.transform, *sides)
-    if scene.crs and labels.crs and scene.crs != labels.crs:
-        from rasterio.warp import transform
-
-        x, y = map(np.array, transform(scene.crs, labels.crs, x, y))
-    corners = np.array(on_ground(~labels.transform, x, y))
+    place = scene.crs, scene.transform, lc.on_ground(scene.transform, *sides)
+    corners = np.array(lc.on_ground(~labels.transform, *lc.corners_in(labels.crs, place)))
     size = np.array([[labels.width], [labels.height]])
     covered = np.minimum(corners.max(1, keepdims=True), size) - np.maximum(corners.min(1, keepdims=True), 0)
     if not (np.isfinite(corners).all() and (covered > SAME_PIXEL).all()):
