@@ -374,7 +374,7 @@ def test_labels_packed_with_loss_are_refused(kind, mosaic, tiles):
 
 
 def test_colours_packed_as_webp_may_be_without_loss(tiles):
-    """A mask in colours of one band and alpha, whose ids JPEG-like packing would change."""
+    """Its name alone does not tell."""
     ids = np.uint8([np.arange(64) // 22]).repeat(64, 0)
     form = {"width": 64, "height": 64, "count": 3, "dtype": "uint8", "compress": "webp"}
     for name, how in (("without", {"webp_lossless": True}), ("with", {"webp_level": 50})):

@@ -834,10 +834,8 @@ def prepare(config: argparse.Namespace) -> None:
     config.sizes, config.metres, config.places = {}, {}, {}
     for name, path in config.tiles.items():
         with geo.open_unscaled(path, config.bands) as scene:
-            config.sizes[name], config.places[name] = (
-                (scene.height, scene.width),
-                (scene.crs, scene.transform),
-            )
+            config.sizes[name] = scene.height, scene.width
+            config.places[name] = scene.crs, scene.transform
             hectares = geo.pixel_hectares(scene)
         config.metres[name] = None if hectares is None else 100 * float(hectares[len(hectares) // 2]) ** 0.5
     set_classes(config)

@@ -644,9 +644,7 @@ def place_marks(
                 gone[f"{mark.kind}s {reason}"] += len(mark.pixels) if mark.kind == "pixel" else 1
             counted.add((mark.where, reason))
             if mark.stem is not None and known.get(text, "") is None and mark.kind in ("polygon", "mask"):
-                add(
-                    mark, mark.pixels
-                )  # what is left out hides what lies below it, or beside it in another class
+                add(mark, mark.pixels)  # what is left out hides what lies below it
         elif text not in known:
             unknown[mark.text] += len(mark.pixels) if mark.kind == "pixel" else 1
             first = first or mark.where

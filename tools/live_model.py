@@ -102,9 +102,7 @@ class LiveModel:
         self.network: nn.Module | None = None
         self.features: OrderedDict[str, Tensor] = OrderedDict()
         self.vectors: dict[tuple[str, int, int], Tensor] = {}
-        self.fitted: tuple[dict, Classifier] | None = (
-            None  # the last labels that were learnt from, all of them
-        )
+        self.fitted: tuple[dict, Classifier] | None = None  # to all of these labels, of the last time
         self.lock = threading.Lock()
 
     def see(self, name: str) -> Tensor:
