@@ -121,6 +121,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 RGB_BANDS = (1, 2, 3)
 WITH_LOSS = "is packed with loss, which changes ids; save the original as PNG"
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")  # of a table with semicolons or tabs
+AFTER_QUOTES = re.compile(r'(?<=") +(?=[,;\t\r\n])')  # blanks that Python's csv takes for a mistake
 COMMA = re.compile(r"^(?![1-9]\d{0,2},\d{3}$)(-?\d+),(\d+)$")  # 1,234 may be a thousand and more
 NO_CLASS = ("", "nan", "<na>", "null", "none")  # what tables write where nothing is known
 SPARSE_SHARE = 0.05  # labels on fewer of the pixels are points: drawn as dots, and no IoU is claimed
@@ -650,7 +651,7 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
             file.seek(start)
             mark = max(",;\t", key=file.readline().count)
             file.seek(start)
-            lines = (re.sub(r'"[ \t]+(?=[,;\t\r\n])', '"', line) for line in file)  # blanks after quotes
+            lines = (AFTER_QUOTES.sub("", line) for line in file)
             reader = csv.DictReader(lines, delimiter=mark, skipinitialspace=True, strict=True)
             head = [name.strip().lower() for name in reader.fieldnames or []]
             wrong = [name for name in columns if head.count(name) != 1]

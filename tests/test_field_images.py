@@ -153,13 +153,15 @@ def test_whole_floats_are_whole_numbers_and_numbers_that_are_names_are_no_ids(te
         "image,x,y,class\nC:\\tiles\\007.png,1,2,0\n",
         ",image,x,y,class\n0,tiles/007.png,1,2,0\n1,007,5,5,nan\n",
         '"image" , "x" , "y" , "class"\n"007" , "1" , 2 , "0" \n',
+        '"image"\t"x"\t"y"\t"class"\n"007"\t"1"\t"2"\t"0"\n"007"\t"5"\t"5"\t\n',
     ],
 )
-def test_what_tables_make_of_points_is_understood(content, tmp_path):
+@pytest.mark.parametrize("read", [lc.read_points, labels.read_points])
+def test_what_tables_make_of_points_is_understood(content, read, tmp_path):
     save(tmp_path / "images/007.png", noise(8, 8, 3))
     for encoding in ("utf-8", "utf-16"):
         (tmp_path / "points.csv").write_bytes(content.encode(encoding))
-        points, _ = lc.read_points(tmp_path / "points.csv", lc.list_images(tmp_path / "images"), ["0", "1"])
+        points, _ = read(tmp_path / "points.csv", lc.list_images(tmp_path / "images"), ["0", "1"])
         assert points == {"007": {(2, 1): 0}}
 
 

@@ -513,7 +513,8 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str
     text = text[skipped.end() :] if skipped else text
     head = text.partition("\n")[0]
     mark = skipped[1] if skipped else max(",;\t", key=head.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True, strict=True)
+    lines = io.StringIO(lc.AFTER_QUOTES.sub("", text), newline="")
+    reader = csv.reader(lines, delimiter=mark, skipinitialspace=True, strict=True)
     try:
         columns = [name.strip().lower() for name in next(reader, [])]
     except csv.Error as error:
