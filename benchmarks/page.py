@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -50,10 +51,7 @@ def serving(images: Path, points: Path) -> Iterator[tuple[str, int]]:
     words += ["--num-points", PER_TILE, "--port", 0, "--no-browser", "--class-names", ",".join(study.CLASSES)]
     with subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, text=True) as process:
         try:
-            yield (
-                "http://127.0.0.1:" + process.stdout.readline().split("http://127.0.0.1:")[1].split("/")[0],
-                process.pid,
-            )
+            yield re.search(r"http://127.0.0.1:\d+", process.stdout.readline())[0], process.pid
         finally:
             process.kill()
 

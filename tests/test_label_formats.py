@@ -447,7 +447,7 @@ def test_labels_on_the_ground(name, tiles):
 
 def test_exchanged_axes_are_told(tiles):
     (tiles / "p.csv").write_text(f"lon,lat,class\n{LAT},{LON},middle\n")
-    with pytest.raises(lc.InputError, match=r"1 points outside .*with x and y exchanged"):
+    with pytest.raises(lc.InputError, match=r"points outside of all images .1.; .*with x and y exchanged"):
         read(tiles / "p.csv", tiles / "tiles")
 
 
@@ -532,7 +532,7 @@ PIXELS = "image,x,y,class\na.tif,2,3,middle\n"
     [
         ("p.csv", PIXELS, {"layer": "x"}, "--layer x: nothing in .*p.csv has a use for it"),
         ("p.csv", PIXELS, {"points_per_polygon": 3}, "--points-per-polygon 3: nothing in"),
-        ("p.csv", PIXELS, {"crs": UTM}, "1 points outside .*without it they are pixels"),
+        ("p.csv", PIXELS, {"crs": UTM}, "points outside of all images .1.; .*without it they are pixels"),
         (
             "p.xml",
             cvat('<points label="middle" points="1,1"/>')[1].replace("a.png", "a.tif"),

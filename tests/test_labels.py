@@ -128,7 +128,7 @@ BAD_VECTORS = {
     ),
     "elsewhere": (
         lambda tiles, path: write_vector(path, [(0, 0)], ["low"]),
-        "points.gpkg: holds no label with a class on an image; 1 points outside",
+        "points.gpkg: holds no label with a class on an image; points outside of all images .1.",
     ),
     "two classes": (
         lambda tiles, path: write_vector(path, [PLACES[0], (326000.4, 2779999.6)], ["low", "high"]),
