@@ -317,7 +317,7 @@ def find_inputs(config: argparse.Namespace) -> int:
         points, config.passed_over = read_points(config.points, scenes, config.class_names)
         config.labels = {scenes[stem].name: own for stem, own in points.items()}
     else:
-        found = by_stem(config.masks, (".png", ".tif", ".tiff"))
+        found = by_stem(config.masks, lc.MASK_SUFFIXES)
         masks = {lc.folded(stem): path for stem, path in found.items()}
         if config.images.is_file() and config.masks.is_file():  # they belong together, whatever their names
             masks = {lc.folded(config.images.stem): config.masks}
