@@ -725,7 +725,7 @@ def set_field(name: str, value: str, at=slice(0, 1)):
 @pytest.mark.parametrize(
     ("change", "flags", "words"),
     [
-        (set_field("image", "elsewhere"), {}, "1 labels of images that are not there, like elsewhere"),
+        (set_field("image", "elsewhere"), {}, "labels of images that are not there, like elsewhere (1)"),
         (set_field("x", "300"), {}, "line 2: point 300,"),
         (set_field("x", "0"), {}, "line 2: lies where the map has no data"),
         (set_field("class", "lava"), {}, "line 2: class 'lava' is neither"),
@@ -1046,7 +1046,7 @@ def test_maps_without_data_or_names(tmp_path, capsys, ids, names, words):
     path = write_map(tmp_path / "a_classes.tif", ids, names=names)
     assert run("sample", map=path, output=tmp_path / "points.csv", size=9) == (2 if words else 0)
     said = capsys.readouterr()
-    assert words in said.err if words else "9 class 0" in said.out
+    assert words in said.err if words else "class 0 (9)" in said.out
 
 
 def test_the_confidence_of_a_map_is_no_map(tmp_path, capsys):
