@@ -2432,7 +2432,8 @@ def check_fit(config: argparse.Namespace, train: DatasetReport) -> None:
         cure = "if 255 is a class: python tools/convert_masks.py --ids 0,255 --input IN --output OUT"
         raise InputError(f"{where}: {problem}; {cure}, else label more classes")
     if config.crop_size > largest:
-        cure = f"take {largest} or less; tiles of {LIMITS['CROP_SIZE'][0]} pixels a side are the least"
+        few = f"tiles of {(least := LIMITS['CROP_SIZE'][0])} pixels a side are the least"
+        cure = f"take {largest} or less" if largest >= least else few
         raise InputError(f"CROP_SIZE = {config.crop_size}: no tile in {folder} is that large; {cure}")
     each = 2 if pick_device(config.device).type == "cpu" else 1  # what batch norm needs
     smallest = min(map(len, shuffled_batches(tiles, config.batch_size, config.seed, 0)))

@@ -77,9 +77,10 @@ def run_peer(args: argparse.Namespace, tiles: Path, cell: dict) -> dict:
     write_points(config, train, folder)
     given = folder / "images", folder / "labels", folder / "model", config.num_classes, EPOCHS, cell["seed"]
     quiet = os.environ | {"OMP_NUM_THREADS": str(args.threads), "CUDA_VISIBLE_DEVICES": ""}
-    before = os.times().children_user
+    before = os.times()
     subprocess.run([args.peer, "-c", TRAIN_PEER, *map(str, given)], check=True, env=quiet)
-    seconds = os.times().children_user - before
+    after = os.times()
+    seconds = after.children_user - before.children_user + after.children_system - before.children_system
     network = smp.Unet("timm-tf_efficientnet_lite0", encoder_weights=None, classes=config.num_classes)
     network.load_state_dict(torch.load(folder / "model/final_model.pth", weights_only=True))
     plain = score(network.eval(), val, config.num_classes).as_dict()
