@@ -56,7 +56,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 import torchvision
 from albumentations.pytorch import ToTensorV2
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 from scipy.special import stdtrit
 from timm.layers import Conv2dSame, convert_sync_batchnorm
 from torch import Tensor, nn
@@ -120,8 +120,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's, for RGB in 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RGB_BANDS = (1, 2, 3)
 WITH_LOSS = "is packed with loss, which changes ids; save the original as PNG"
+LEGEND = re.compile(rb"<(Category|Entry|paletteEntry|Type[^>]*>2<)|CLASS_\d")  # of a file beside a mask
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")  # of a table with semicolons or tabs
-AFTER_QUOTES = re.compile(r'(?<=") +(?=[,;\t\r\n])')  # blanks that Python's csv takes for a mistake
+AFTER_QUOTES = re.compile(r'(?<=") +(?=[,;\t\r\n]|$)')  # blanks that Python's csv takes for a mistake
 COMMA = re.compile(r"^(?![1-9]\d{0,2},\d{3}$)(-?\d+),(\d+)$")  # 1,234 may be a thousand and more
 NO_CLASS = ("", "nan", "<na>", "null", "none")  # what tables write where nothing is known
 SPARSE_SHARE = 0.05  # labels on fewer of the pixels are points: drawn as dots, and no IoU is claimed
@@ -316,9 +317,12 @@ def misread_declarations(path: PathLike, bands: Sequence[int]) -> list[str]:
         colors = [image.colorinterp[band - 1].name for band in read[:3]]
         if colors != rgb and set(colors) == set(rgb):
             told.append(f"bands {', '.join(colors)} are read as {', '.join(rgb)}")
-        with contextlib.suppress(Exception), Image.open(path, formats=["TIFF"]) as header:
-            declared = str(header.tag_v2[42113]).strip("\0 ")
-            if image.nodata is None and not math.isnan(float(declared)):  # GDAL then takes all for data
+        with contextlib.suppress(Exception), Path(path).open("rb") as file:
+            start = file.read(16)  # Pillow's Image.open takes not all TIFF, and warns of large ones
+            header = TiffImagePlugin.ImageFileDirectory_v2(start[: 16 if 43 in start[2:4] else 8])
+            file.seek(header.next)
+            header.load(file)
+            if not math.isnan(float(declared := header[42113].strip("\0 "))) and image.nodata is None:
                 cure = "declare what fills it: rio edit-info --nodata=0 FILE"
                 told.append(f"nodata {declared} is no value of its type, so what is empty is data; {cure}")
     return told
@@ -528,7 +532,9 @@ def corners_in(system, place: tuple) -> tuple:
         return place[2]
     from rasterio.warp import transform
 
-    return tuple(map(tuple, transform(place[0], system, *place[2])))
+    with contextlib.suppress(Exception):  # GDAL's errors have no class in common
+        return tuple(map(tuple, transform(place[0], system, *place[2])))
+    return ((math.nan,) * 4,) * 2  # it cannot be there
 
 
 def check_same_ground(image: Path, mask: Path) -> None:
@@ -550,11 +556,15 @@ def unlabelled_flags(labels: PathLike) -> list[str]:
 
 
 def overlap(one: tuple, other: tuple) -> bool:
-    """Whether two places, of `place_of`, surely share ground, in whatever reference systems they lie."""
-    places = (on_ground(~one[1], *corners) for corners in (one[2], corners_in(one[0], other)))
-    sides = np.sort([*places], axis=-1)[..., 1:3]  # of the other, if it is turned against one, what is within
-    shared = sides[..., 1].min(0) - sides[..., 0].max(0)
-    return bool((shared > 0.5).all())  # of a pixel: neighbours meet but for rounding
+    """Whether two places, of `place_of`, share ground, in whatever reference systems they lie."""
+    (x, y), (u, v) = one[2], corners_in(one[0], other)
+    if min(max(x), max(u)) < max(min(x), min(u)) or min(max(y), max(v)) < max(min(y), min(v)):
+        return False  # as nearly all are, and told fast
+    for own, seen in ((one, other), (other, one)):  # what is apart is apart by a row or column of one of both
+        pair = [on_ground(~own[1], *place) for place in (own[2], corners_in(own[0], seen))]
+        if not np.all(np.max(pair, 2).min(0) - np.min(pair, 2).max(0) > 0.5):  # neighbours but for rounding
+            return False
+    return True
 
 
 def format_ids(mask: np.ndarray) -> str:
@@ -1065,16 +1075,16 @@ def check_class_ids(path: Path, mask: np.ndarray, num_classes: int | None) -> No
 
 def ignored_meanings(path: Path, num_classes: int) -> Iterator[str]:
     """Yields what a mask says of its ids that is not read, in words."""
-    beside = Path(f"{path}.aux.xml"), Path(f"{path}.vat.dbf"), path.with_suffix(".qml")
-    legend = any(file.exists() for file in beside)
+    beside = Path(f"{path}.aux.xml"), path.with_suffix(".qml")
+    legend = any(LEGEND.search(file.read_bytes()) for file in beside if file.exists())
+    with contextlib.suppress(OSError):  # of ArcGIS: whether a column holds text is in its head
+        table = Path(f"{path}.vat.dbf").read_bytes()
+        legend |= b"C" in table[43 : int.from_bytes(table[8:10], "little") : 32]
     with open_image(path) as mask:
-        if isinstance(mask, Image.Image):
-            legend |= mask.mode == "P"
-        else:
-            legend |= any(name.startswith("CLASS_") for name in mask.tags(1))
-            if mask.nodata in range(num_classes):
-                cure = "to label them: rio edit-info --unset-nodata FILE"
-                yield f"have masks that declare class {mask.nodata:g} to be no data, so unlabelled; {cure}"
+        if not (picture := isinstance(mask, Image.Image)) and mask.nodata in range(num_classes):
+            cure = "to label them: rio edit-info --unset-nodata FILE"
+            yield f"have masks that declare class {mask.nodata:g} to be no data, so unlabelled; {cure}"
+        legend |= mask.mode == "P" if picture else any(name.startswith("CLASS_") for name in mask.tags(1))
     if legend:
         yield "have masks with names or colours of their own, which are not read: CLASS_NAMES counts"
 

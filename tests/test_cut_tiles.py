@@ -459,19 +459,24 @@ def test_masks_must_lie_where_their_scene_does(place, tmp_path, capsys):
         assert len(said.splitlines()) == 1 and not (tmp_path / "out/train").exists()
 
 
-@pytest.mark.parametrize(("shift", "turn"), [(0, (1, 0)), (7, (1, 0)), (1000, (1, 0)), (1000, (0.8, 0.6))])
+@pytest.mark.parametrize(
+    ("shift", "turn"), [(0, (1, 0)), (7, (1, 0)), (1000, (1, 0)), (1000, (0.8, 0.6)), ("site", (1, 0))]
+)
 def test_two_scenes_of_one_place_are_not_on_both_sides(shift, turn, tmp_path, capsys):
     """Of two dates the blocks are one; where grids differ, train tiles on ground of val are left out.
 
-    Of a turned scene the tiles' bounds overlap, but not the tiles.
+    Of a turned scene the tiles' bounds overlap, but not the tiles. The grid of a site has no relation to
+    any other.
     """
     rasterio = pytest.importorskip("rasterio")
-    for name, left in (("a", 5e5), ("b", 5e5 + shift)):
+    site = shift == "site"
+    for name, left in (("a", 5e5), ("b", 5e5 if site else 5e5 + shift)):
         write_scene(tmp_path, name, 96, 96)
         picture = tmp_path / f"scenes/{name}.png"
         bands = np.asarray(Image.open(picture)).transpose(2, 0, 1)
         picture.unlink()
-        form = {"count": 3, "height": 96, "width": 96, "dtype": "uint8", "crs": "EPSG:32633"}
+        form = {"count": 3, "height": 96, "width": 96, "dtype": "uint8"}
+        form["crs"] = 'LOCAL_CS["site",UNIT["metre",1]]' if site and name == "b" else "EPSG:32633"
         place = rasterio.Affine(turn[0], turn[1], left, turn[1], -turn[0], 56e5)
         with rasterio.open(tmp_path / f"scenes/{name}.tif", "w", "GTiff", transform=place, **form) as dataset:
             dataset.write(bands)

@@ -1,16 +1,19 @@
 """Images and masks as the field delivers them are read for what they are, or refused in one line."""
 
+import math
 import re
 import shlex
 import sys
 from types import SimpleNamespace
 
 import numpy as np
+import pandas
+import pyogrio
 import pytest
 import rasterio
 import torch
 from conftest import ROOT, flags
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
@@ -21,6 +24,7 @@ from rasterio.warp import transform
 import landcover_segmentation as lc
 
 sys.path.insert(0, str(ROOT / "tools"))
+import geo
 import labels
 
 CPU = torch.device("cpu")
@@ -152,8 +156,8 @@ def test_whole_floats_are_whole_numbers_and_numbers_that_are_names_are_no_ids(te
         "Image,X,Y,Class\n007.PNG,1,2,0.0\n",
         "image,x,y,class\nC:\\tiles\\007.png,1,2,0\n",
         ",image,x,y,class\n0,tiles/007.png,1,2,0\n1,007,5,5,nan\n",
-        '"image" , "x" , "y" , "class"\n"007" , "1" , 2 , "0" \n',
-        '"image"\t"x"\t"y"\t"class"\n"007"\t"1"\t"2"\t"0"\n"007"\t"5"\t"5"\t\n',
+        '"image" , "x" , "y" , "class"\n"007" , "1" , 2 , "0" ',
+        '"image"\t"who"\t"x"\t"y"\t"class"\n"007"\t\t1\t2\t"0"\n"007"\t"me"\t5\t"5"\t\n',
     ],
 )
 @pytest.mark.parametrize("read", [lc.read_points, labels.read_points])
@@ -330,17 +334,49 @@ def test_shared_ground_is_found_in_other_reference_systems(system, moved, shared
     assert lc.overlap(own, other) == lc.overlap(other, own) == shared
 
 
+@pytest.mark.parametrize("turn", [0, 10, 45, 90])
+def test_turned_tiles_share_the_ground_that_straight_ones_do(turn):
+    cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
+    lattices = (Affine(cos, sin, cos * moved, sin, -cos, sin * moved) for moved in (0, 98, 100))
+    own, *others = ((None, one, lc.on_ground(one, (0, 100, 0, 100), (0, 0, 100, 100))) for one in lattices)
+    assert [lc.overlap(own, other) for other in others] == [True, False]
+
+
 @pytest.mark.parametrize(
-    ("declared", "told"), [("-9999", "-9999"), ("256", "256"), ("0", None), ("nan", None)]
+    ("system", "x"), [('LOCAL_CS["site",UNIT["metre",1]]', 0), ("EPSG:4326", 0), ("EPSG:32633", 1e13)]
 )
-def test_a_declared_nodata_that_its_type_cannot_hold_is_told(declared, told, tmp_path):
-    """rasterio says that such a file declares none: gdal_translate -ot Byte -a_nodata -9999 writes some."""
-    tags = TiffImagePlugin.ImageFileDirectory_v2()
-    tags[42113] = declared
-    Image.fromarray(noise(64, 64)).save(tmp_path / "tile.tif", tiffinfo=tags)
-    (note,) = lc.misread_declarations(tmp_path / "tile.tif", lc.RGB_BANDS) or [None]
-    assert (note is None) == (told is None)
-    assert not told or note.startswith(f"nodata {told} is no value of its type")
+def test_ground_that_cannot_be_compared_is_not_the_same(system, x, tmp_path):
+    """A grid of a site, metres that are called degrees, and a place far beyond the zone."""
+    write_raster(tmp_path / "image.tif", noise(3, 64, 64), x=x)
+    with rasterio.open(tmp_path / "image.tif", "r+") as file:
+        file.crs = CRS.from_string(system)
+    write_raster(tmp_path / "mask.tif", STRIPES)
+    with rasterio.open(tmp_path / "mask.tif", "r+") as file:
+        file.crs = CRS.from_epsg(32632)
+    image, mask = tmp_path / "image.tif", tmp_path / "mask.tif"
+    assert not lc.overlap(lc.place_of(image), lc.place_of(mask))
+    assert not lc.overlap(lc.place_of(mask), lc.place_of(image))
+    with pytest.raises(lc.InputError, match="lies on other ground"):
+        lc.check_same_ground(image, mask)
+    with pytest.raises(lc.InputError, match=r"cannot be compared.*name the right one: rio edit-info --crs"):
+        geo.check_same_ground(mask, image)
+
+
+@pytest.mark.parametrize("bands", [1, 3, 4])
+@pytest.mark.parametrize(("declared", "told"), [("-9999", True), ("65536", True), ("00000", False)])
+def test_a_declared_nodata_that_its_type_cannot_hold_is_told(declared, told, bands, tmp_path, monkeypatch):
+    """rasterio says that such a file declares none: gdal_translate -ot UInt16 -a_nodata -9999 writes some.
+
+    Of many bands and of scenes that Pillow takes for an attack, too.
+    """
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    write_raster(tmp_path / "tile.tif", noise(bands, 64, 64).astype("uint16"), nodata=12345)
+    content = (tmp_path / "tile.tif").read_bytes()
+    (tmp_path / "tile.tif").write_bytes(content.replace(b"12345\0", f"{declared:5}\0".encode()))
+    seen = lc.RGB_BANDS if bands > 1 else (1,)
+    (note,) = lc.misread_declarations(tmp_path / "tile.tif", seen) or [None]
+    assert bool(note) == told
+    assert not told or note.startswith(f"nodata {declared} is no value of its type")
 
 
 @pytest.mark.parametrize(
@@ -409,7 +445,7 @@ def test_the_cure_for_other_ground_teaches_no_class(nodata, tmp_path):
     write_raster(tmp_path / "mask.tif", STRIPES + 1, x=500_004, nodata=nodata)
     with pytest.raises(lc.InputError, match="other ground") as refused:
         lc.check_same_ground(tmp_path / "image.tif", tmp_path / "mask.tif")
-    command = str(refused.value).split("image: ")[1].replace("OUT.tif", str(tmp_path / "out.tif"))
+    command = str(refused.value).split("or: ")[1].replace("OUT.tif", str(tmp_path / "out.tif"))
     assert rio.main_group.main(shlex.split(command)[1:], standalone_mode=False) is None
     lc.check_same_ground(tmp_path / "image.tif", tmp_path / "out.tif")
     warped = lc.read_mask(tmp_path / "out.tif")
@@ -486,7 +522,37 @@ def test_a_turned_picture_with_a_place_is_told(tmp_path):
     assert lc.place_of(tmp_path / "as_stored.jpg")
 
 
-@pytest.mark.parametrize("kind", ["palette", ".tif.aux.xml", ".tif.vat.dbf", ".qml", "tags"])
+NAMES = {
+    ".tif.aux.xml": "<PAMRasterBand><CategoryNames><Category>water</Category></CategoryNames>",
+    ".qml": '<colorPalette><paletteEntry value="0" label="water"/></colorPalette>',
+    ".tif.vat.dbf": ["VALUE", "NAME"],
+}
+ORDINARY = {
+    ".tif.aux.xml": '<PAMRasterBand><Metadata><MDI key="STATISTICS_MEAN">1</MDI></Metadata></PAMRasterBand>',
+    ".qml": '<rasterrenderer type="singlebandgray"/>',
+    ".tif.vat.dbf": ["VALUE", "COUNT"],
+}
+
+
+def write_legend(path, content):
+    """A text, or the columns of a table, of which NAME is one of text."""
+    if isinstance(content, str):
+        path.write_text(content)
+        return
+    table = pandas.DataFrame({one: ["water"] if one == "NAME" else [1] for one in content})
+    pyogrio.write_dataframe(table, path.with_name("legend.dbf"), driver="ESRI Shapefile")
+    path.with_name("legend.dbf").rename(path)
+
+
+@pytest.mark.parametrize("kind", ORDINARY)
+def test_what_programs_lay_beside_a_mask_by_themselves_is_not_told(kind, tmp_path):
+    """QGIS statistics and a style without names, ArcGIS a table of counts."""
+    write_raster(tmp_path / "x.tif", STRIPES)
+    write_legend(tmp_path / f"x{kind}", ORDINARY[kind])
+    assert not list(lc.ignored_meanings(tmp_path / "x.tif", 2))
+
+
+@pytest.mark.parametrize("kind", ["palette", "tags", *NAMES])
 def test_masks_with_colours_or_names_of_their_own_are_told(kind, tmp_path):
     mask = tmp_path / "x.tif"
     write_raster(mask, STRIPES)
@@ -499,7 +565,7 @@ def test_masks_with_colours_or_names_of_their_own_are_told(kind, tmp_path):
         with rasterio.open(mask, "r+") as file:
             file.update_tags(1, CLASS_1="water")
     else:
-        (tmp_path / f"x{kind}").touch()
+        write_legend(tmp_path / f"x{kind}", NAMES[kind])
     (note,) = lc.ignored_meanings(mask, 2)
     assert note.startswith("have masks with names or colours of their own, which are not read")
 
@@ -526,6 +592,7 @@ def test_what_may_be_thousands_is_no_pixel(read, tmp_path):
                 read(*how)
         else:
             assert read(*how)[0] == {"a": {(5, place): 0}}
-    (tmp_path / "points.csv").write_text("sep=;\nimage;x;y;class\na;1.234 ;5;0\n")
-    with pytest.raises(lc.InputError, match=r"line 3.*1\.234.* thousand.*write 1234 or 1\.2340"):
-        lc.read_points(*how)
+    for text in ("1.234", " 1.234 "):
+        (tmp_path / "points.csv").write_text(f"sep=;\nimage;x;y;class\na;{text};5;0\n")
+        with pytest.raises(lc.InputError, match=r"line 3.*1\.234.* thousand.*write 1234 or 1\.2340"):
+            read(*how)

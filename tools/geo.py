@@ -401,7 +401,12 @@ def grid_offset(
     """
     sides = np.array([[0, scene.width, 0, scene.width], [0, 0, scene.height, scene.height]])
     place = scene.crs, scene.transform, lc.on_ground(scene.transform, *sides)
-    corners = np.array(lc.on_ground(~labels.transform, *lc.corners_in(labels.crs, place)))
+    seen = lc.corners_in(labels.crs, place)
+    if np.isnan(seen).all():
+        systems = " and ".join(one.to_string()[:40] for one in (labels.crs, scene.crs))
+        cure = "name the right one: rio edit-info --crs EPSG:… FILE"
+        raise lc.InputError(f"{path}: it and {image} cannot be compared, for they are in {systems}; {cure}")
+    corners = np.array(lc.on_ground(~labels.transform, *seen))
     size = np.array([[labels.width], [labels.height]])
     covered = np.minimum(corners.max(1, keepdims=True), size) - np.maximum(corners.min(1, keepdims=True), 0)
     if not (np.isfinite(corners).all() and (covered > SAME_PIXEL).all()):

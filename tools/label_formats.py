@@ -511,6 +511,7 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str
         raise lc.InputError(f"{path}: cannot be read ({error}); save it as CSV UTF-8") from error
     skipped = re.match(r"sep=(.)\r?\n", text)
     text = text[skipped.end() :] if skipped else text
+    text = re.sub(r'" +(?=[,;\t\r\n]|$)', '"', text)  # blanks after quotes
     head = text.partition("\n")[0]
     mark = skipped[1] if skipped else max(",;\t", key=head.count)
     lines = io.StringIO(lc.AFTER_QUOTES.sub("", text), newline="")

@@ -366,7 +366,9 @@ def ground_marks(
             there, bounds = in_system(ground.crs)
         except Exception as error:  # what pyproj raises here has no class in common
             problem = f"cannot be brought to the reference system of {images[stem]} ({error})"
-            raise lc.InputError(f"{how.path}: {problem}; name its own with --crs") from error
+            cure = "name its own with --crs, or that of the image: "
+            cure += geo.command("rio", "edit-info", "--crs", "EPSG:…", images[stem])
+            raise lc.InputError(f"{how.path}: {problem}; {cure}") from error
         close, frame = nearby(there.to_numpy(), bounds, ground), shapely.box(0, 0, *ground[1::-1])
         in_pixels = shapely.transform(np.array([*close.values()], object), partial(apply, ~ground.transform))
         for index, shape in zip(close, in_pixels, strict=True):
