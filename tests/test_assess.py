@@ -553,6 +553,20 @@ def test_a_folder_of_maps_is_one_region(tmp_path):
     assert shares[0] == shares[1]
 
 
+def test_a_map_of_no_place_on_the_globe_is_named(tmp_path, capsys):
+    """The grid of a site: by itself it is assessed, beside others it is not known what counts twice."""
+    write_map(tmp_path / "maps/a_classes.tif", patches(), crs='LOCAL_CS["site",UNIT["metre",1]]')
+    how = {"map": tmp_path / "maps", "size": 60, "output": tmp_path / "alone.csv"}
+    assert run("sample", **how) == 0
+    write_map(tmp_path / "maps/b_classes.tif", patches())
+    capsys.readouterr()
+    assert run("sample", **how | {"output": tmp_path / "both.csv"}) == 2
+    said = capsys.readouterr().err
+    assert (
+        "a_classes.tif: " in said and "assess it by itself, or name the right system: rio edit-info" in said
+    )
+
+
 def test_png_maps_and_size_from_the_half_width(tmp_path, capsys):
     from PIL import Image
 

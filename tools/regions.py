@@ -129,12 +129,10 @@ def read_region(paths: Sequence[Path]) -> Region:
 
 def check_no_ground_twice(maps: Sequence[Map]) -> None:
     """Raises InputError if two maps have data on the same ground, which would be counted twice."""
-    from rasterio.warp import transform_bounds
-
     placed = [each for each in maps if each.scene.crs]
     if len(placed) < 2:
         return
-    degrees = [transform_bounds(each.scene.crs, "EPSG:4326", *bounds_of(each.scene)) for each in placed]
+    degrees = list(map(bounds_in_degrees, placed))
     left, bottom, right, top = np.transpose(degrees)
     near = (
         (left[:, None] < right) & (right[:, None] > left) & (bottom[:, None] < top) & (top[:, None] > bottom)
@@ -144,6 +142,18 @@ def check_no_ground_twice(maps: Sequence[Map]) -> None:
             cure = "merge their scenes (rio merge) and map that, or leave one out"
             problem = f"has data on the ground of {placed[one].path}, which would count twice"
             raise lc.InputError(f"{placed[other].path}: {problem}; {cure}")
+
+
+def bounds_in_degrees(each: Map) -> tuple[float, float, float, float]:
+    """West, south, east and north of a map. Raises InputError if it lies nowhere on the globe."""
+    from rasterio.warp import transform_bounds
+
+    try:
+        return transform_bounds(each.scene.crs, "EPSG:4326", *bounds_of(each.scene))
+    except Exception as error:  # GDAL's errors have no class in common
+        problem = f"{each.scene.crs.to_string()[:40]} gives it no place on the globe to compare with others"
+        cure = "assess it by itself, or name the right system: rio edit-info --crs EPSG:… FILE"
+        raise lc.InputError(f"{each.path}: {problem}; {cure}") from error
 
 
 def bounds_of(scene: geo.Scene) -> tuple[float, float, float, float]:
