@@ -386,7 +386,11 @@ def check_same_ground(path: str | Path, image: str | Path) -> None:
         if scene.transform is None or labels.transform is None:
             return
         offset = grid_offset(path, labels, image, scene)
-    if offset is None or any(offset):
+    if offset is None:  # nothing of it would be left when warped
+        words = "rio", "edit-info", "--like", image, "--crs", "like", "--transform", "like", path
+        cure = f"give the labels of that place, or, if only their place is wrong: {command(*words)}"
+        raise lc.InputError(f"{path}: lies on other ground than {image}; {cure}")
+    if any(offset):
         raise lc.InputError(f"{path}: lies on other ground than {image}; {warp_command(path, image)}")
 
 
