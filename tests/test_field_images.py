@@ -445,7 +445,7 @@ def test_the_cure_for_other_ground_teaches_no_class(nodata, tmp_path):
     write_raster(tmp_path / "mask.tif", STRIPES + 1, x=500_004, nodata=nodata)
     with pytest.raises(lc.InputError, match="other ground") as refused:
         lc.check_same_ground(tmp_path / "image.tif", tmp_path / "mask.tif")
-    command = str(refused.value).split("or: ")[1].replace("OUT.tif", str(tmp_path / "out.tif"))
+    command = str(refused.value).split("on the image: ")[1].replace("OUT.tif", str(tmp_path / "out.tif"))
     assert rio.main_group.main(shlex.split(command)[1:], standalone_mode=False) is None
     lc.check_same_ground(tmp_path / "image.tif", tmp_path / "out.tif")
     warped = lc.read_mask(tmp_path / "out.tif")
