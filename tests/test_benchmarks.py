@@ -281,7 +281,8 @@ def test_a_command_of_a_row_is_understood_by_its_program(tmp_path, monkeypatch):
 
 def test_the_grid_has_every_cell_of_the_results(tmp_path, monkeypatch):
     """benchmarks/grid.sh with a Python that only says what it was asked to do."""
-    (tmp_path / "python").write_text("#!/usr/bin/env bash\nprintf '%q ' \"$@\"\necho\n")
+    lay_out = 'while [ $# -gt 1 ]; do [ "$1" = --link ] && mkdir "$2"; shift; done'
+    (tmp_path / "python").write_text(f"#!/usr/bin/env bash\nprintf '%q ' \"$@\"\necho\n{lay_out}\nexit 0\n")
     (tmp_path / "python").chmod(0o755)
     command = ["bash", ROOT / "benchmarks/grid.sh", tmp_path, tmp_path / "work"]
     python = os.environ | {"PYTHON": str(tmp_path / "python")}

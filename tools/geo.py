@@ -497,7 +497,8 @@ def odd_values(path: str | Path, bands: Sequence[int], ranges: Sequence | None) 
     ranges: the (lowest, highest) value of each band in training, as for `lc.read_tile`.
     """
     for told in lc.misread_declarations(path, bands):
-        yield f"{path}: {told}; is it like the images that the network learnt from?"
+        cure = "" if ";" in told else "; give the scene with the bands that the network learnt from"
+        yield f"{path}: {told}{cure}"
     with open_unscaled(path, bands) as scene:
         rows = np.unique(np.linspace(0, scene.height - 1, 16).astype(int))
         pixels = np.concatenate([scene.read(row, row + 1)[0] for row in rows.tolist()])
