@@ -30,7 +30,8 @@ from tqdm import tqdm
 import landcover_segmentation as lc
 
 EPOCHS, POINTS, SIZE, EVERY = 12, 20, 128, 3
-OURS = "plain_unet_random_weights", "default_unet_random_weights", "default"
+FROM_RANDOM = "plain_unet_random_weights", "plain_unet_random_weights_weak", "default_unet_random_weights"
+OURS = *FROM_RANDOM, "default"
 TRAIN_PEER = """
 import sys
 from geoai.train import train_segmentation_model

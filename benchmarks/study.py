@@ -166,6 +166,7 @@ VARIANTS = {
     "plain_random_weights": OFF | NO_IMAGENET,
     "default_random_weights": DEFAULT | NO_IMAGENET,
     "plain_unet_random_weights": OFF | NO_IMAGENET | {"architecture": "unet"},
+    "plain_unet_random_weights_weak": OFF | NO_IMAGENET | {"architecture": "unet", "augmentation": "weak"},
     "default_unet_random_weights": DEFAULT | NO_IMAGENET | {"architecture": "unet"},
     "default_lite1": DEFAULT | {"backbone": "efficientnet_lite1"},
     "default_lite2": DEFAULT | {"backbone": "efficientnet_lite2"},
