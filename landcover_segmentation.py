@@ -1070,7 +1070,8 @@ def check_class_ids(path: Path, mask: np.ndarray, num_classes: int | None) -> No
     """Raises InputError for a mask with ids that are no class."""
     if num_classes and mask.max(initial=0, where=mask != IGNORE_INDEX) >= num_classes:
         ids = f"class ids {format_ids(mask)} but NUM_CLASSES is {num_classes}"
-        raise InputError(f"{path}: holds {ids}; correct NUM_CLASSES or the mask (255 = unlabelled)")
+        cure = "correct NUM_CLASSES, or number them from 0: python tools/convert_masks.py --ids"
+        raise InputError(f"{path}: holds {ids}; {cure}")
 
 
 def ignored_meanings(path: Path, num_classes: int) -> Iterator[str]:
@@ -2228,7 +2229,7 @@ def draw_tile(row, image, points, truth, prediction, palette: np.ndarray) -> Non
 def draw_labels(axes, background: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> None:
     """Draws labels (H, W) as dots over the image where they are few, else as areas."""
     y, x = np.nonzero(labels != IGNORE_INDEX)
-    dots = len(x) < SPARSE_SHARE * labels.size
+    dots = len(x) < min(1000, SPARSE_SHARE * labels.size)  # those of polygons would hide each other
     axes.imshow(background if dots else colorize(labels, palette))
     if dots:
         axes.scatter(x, y, s=14, c=palette[labels[y, x]] / 255, edgecolors="black", linewidths=0.5)
@@ -2614,6 +2615,9 @@ def data_notes(run: Run, train: DatasetReport, val: DatasetReport) -> Iterator[s
         yield f"{ground} val tile(s) lie on ground of train tiles, which flatters the score: part them"
     if points := len(train.spots & val.spots):
         yield f"{points:,} val point(s) lie on pixels learnt from: leave them out of one side"
+    scored = val.labels_per_class.sum() / sum(h * w for h, w in val.sizes)
+    if not val.sparse and scored < 0.5:
+        yield f"val masks label {scored:.0%} of their pixels, which alone are scored: a whole map does worse"
     for split, data in (("training", run.train_set), ("validation", run.val_set)):
         if data.passed_over.total():
             yield f"left out of {split}: {format_counts(data.passed_over)} ({data.tiles[0][1]})"

@@ -85,13 +85,15 @@ def run_peer(args: argparse.Namespace, tiles: Path, cell: dict) -> dict:
     network = smp.Unet("timm-tf_efficientnet_lite0", encoder_weights=None, classes=config.num_classes)
     network.load_state_dict(torch.load(folder / "model/final_model.pth", weights_only=True))
     plain = score(network.eval(), val, config.num_classes).as_dict()
-    return {"miou": round(plain["miou"], 4), **study.iou_columns(plain), "seconds": round(seconds)}
+    scores = {"miou": round(plain["miou"], 4), **study.iou_columns(plain)}
+    return scores | {"seconds": round(seconds), "weights": "random initialisation"}
 
 
 def run_ours(args: argparse.Namespace, tiles: Path, cell: dict) -> dict:
     cell = cell | {"epochs": EPOCHS, "size": SIZE, "every": EVERY, "split": "val"}
     row = study.run_cell(args, tiles, cell, args.work / "models" / f"{cell['variant']}-{cell['seed']}.pth")
-    return {name: row[name] for name in ("miou", *(f"iou_{name}" for name in study.CLASSES), "seconds")}
+    classes = (f"iou_{name}" for name in study.CLASSES)
+    return {name: row[name] for name in ("miou", *classes, "seconds", "weights")}
 
 
 def main() -> None:

@@ -227,6 +227,24 @@ def points_of(path, names, seed=0):
     path.write_text("image,x,y,class\n" + "\n".join(rows))
 
 
+@pytest.mark.parametrize(("labelled", "told"), [(8, ["12%"]), (40, [])])
+def test_val_masks_of_polygons_are_told_to_flatter(labelled, told, tmp_path):
+    """What nobody labelled, edges above all, is not scored."""
+    for side in ("train", "val"):
+        mask = np.full((64, 64), 255, np.uint8)
+        mask[:labelled] = STRIPES[:labelled]
+        save(tmp_path / side / "images/a.png", noise(64, 64, 3))
+        save(tmp_path / side / "masks/a.png", mask)
+    sets = {
+        f"{side}_set": lc.LandCoverDataset(tmp_path / side / "images", tmp_path / side / "masks")
+        for side in ("train", "val")
+    }
+    found = [lc.check_dataset(tiles, 2) for tiles in sets.values()]
+    model, config = SimpleNamespace(reading={"ranges": None}), SimpleNamespace(num_points=None)
+    notes = "".join(lc.data_notes(SimpleNamespace(model=model, config=config, **sets), *found))
+    assert re.findall(r"val masks label (\d+%) of their pixels", notes) == told
+
+
 @pytest.mark.parametrize("places", ["none", "same", "half a pixel off", "37 pixels off", "elsewhere"])
 def test_points_that_train_and_val_share_are_told_with_their_number(places, data):
     """Whatever their tiles are called: of one image, or of one ground."""
