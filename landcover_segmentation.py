@@ -125,6 +125,7 @@ THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")  # of a table with semico
 AFTER_QUOTES = re.compile(r'(?<=") +(?=[,;\t\r\n]|$)')  # blanks that Python's csv takes for a mistake
 COMMA = re.compile(r"^(?![1-9]\d{0,2},\d{3}$)(-?\d+),(\d+)$")  # 1,234 may be a thousand and more
 NO_CLASS = ("", "nan", "<na>", "null", "none")  # what tables write where nothing is known
+SAME_PIXEL = 0.49  # of a pixel; half a pixel off is the grid of points, and nearest labels are others
 SPARSE_SHARE = 0.05  # labels on fewer of the pixels are points: drawn as dots, and no IoU is claimed
 CACHE_BYTES = 2**30  # decoded tiles that a data set keeps in memory: 2,700 of 256x256
 EVIDENCE_FLOOR = 0.003  # how much a pixel is like a class of which no point is near; chosen on train
@@ -539,10 +540,9 @@ def corners_in(system, place: tuple) -> tuple:
 
 def check_same_ground(image: Path, mask: Path) -> None:
     """Raises InputError if an image and a mask each say where they lie, and it is not the same place."""
-    one, other = place_of(image), place_of(mask)
-    if one and other:  # what lies less than half a pixel off at every corner has the same pixels
+    if (one := place_of(image)) and (other := place_of(mask)):
         pair = (on_ground(~other[1], *corners) for corners in (corners_in(other[0], one), other[2]))
-        if not np.abs(np.subtract(*pair)).max() < 0.49:
+        if not np.abs(np.subtract(*pair)).max() < SAME_PIXEL:  # at every corner
             warp = " ".join([f'rio warp "{mask}" OUT.tif --like "{image}"', *unlabelled_flags(mask)])
             cure = f"correct its place, or lay it on the image: {warp}"
             raise InputError(f"{mask}: lies on other ground than {image}; {cure}")
@@ -1070,7 +1070,7 @@ def check_class_ids(path: Path, mask: np.ndarray, num_classes: int | None) -> No
     """Raises InputError for a mask with ids that are no class."""
     if num_classes and mask.max(initial=0, where=mask != IGNORE_INDEX) >= num_classes:
         ids = f"class ids {format_ids(mask)} but NUM_CLASSES is {num_classes}"
-        cure = "correct NUM_CLASSES, or number them from 0: python tools/convert_masks.py --ids"
+        cure = "correct NUM_CLASSES or the mask (255 = unlabelled); ids from 1: tools/convert_masks.py --ids"
         raise InputError(f"{path}: holds {ids}; {cure}")
 
 

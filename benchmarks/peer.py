@@ -21,11 +21,9 @@ import time
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import study
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 import landcover_segmentation as lc
 
@@ -56,15 +54,12 @@ def write_points(config: argparse.Namespace, tiles: list, folder: Path) -> None:
         Image.fromarray(points).save(folder / "labels" / f"{path.stem}.png")
 
 
-def score(network: torch.nn.Module, val: list, num_classes: int) -> lc.Scores:
-    """The scores of a network that takes RGB in 0..1, as the peer's does."""
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    with torch.inference_mode():
-        for image, mask in tqdm(val, "scoring", leave=False, disable=None):
-            pixels = torch.from_numpy(lc.read_image(image)).permute(2, 0, 1)[None] / 255
-            truth = torch.from_numpy(np.ascontiguousarray(lc.read_mask(mask)))[None]
-            confusion += lc.confusion_matrix(network(pixels).argmax(1), truth, num_classes)
-    return lc.Scores(confusion)
+def score(network: torch.nn.Module, config: argparse.Namespace, tiles: list) -> lc.Scores:
+    """The scores on tiles of a network that takes RGB in 0..1, as the peer's does."""
+    val_set = lc.make_dataset(config, "val", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    val_set.tiles = tiles
+    loader = lc.make_loader(val_set, [[index] for index in range(len(tiles))], 0, study.CPU)
+    return lc.validate(network, loader, config.num_classes, study.CPU, progress="scoring")
 
 
 def run_peer(args: argparse.Namespace, tiles: Path, cell: dict) -> dict:
@@ -84,7 +79,7 @@ def run_peer(args: argparse.Namespace, tiles: Path, cell: dict) -> dict:
     seconds = after.children_user - before.children_user + after.children_system - before.children_system
     network = smp.Unet("timm-tf_efficientnet_lite0", encoder_weights=None, classes=config.num_classes)
     network.load_state_dict(torch.load(folder / "model/final_model.pth", weights_only=True))
-    plain = score(network.eval(), val, config.num_classes).as_dict()
+    plain = score(network, config, val).as_dict()
     scores = {"miou": round(plain["miou"], 4), **study.iou_columns(plain)}
     return scores | {"seconds": round(seconds), "weights": "random initialisation"}
 

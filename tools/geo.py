@@ -372,11 +372,6 @@ def on_ground(transform: typing.Any, x: np.ndarray, y: np.ndarray) -> tuple[np.n
     return a * x + b * y + c, d * x + e * y + f
 
 
-# Of a pixel. Laid on each other row by row, labels are those nearest to each pixel's centre as long as they
-# lie less than half a pixel off: just what `rio warp` makes. Half a pixel off is that of points of a grid.
-SAME_PIXEL = 0.49
-
-
 def check_same_ground(path: str | Path, image: str | Path) -> None:
     """Raises InputError if a raster of labels does not begin where its image does; see `grid_offset`.
 
@@ -401,7 +396,7 @@ def grid_offset(
 
     labels, scene: of rasterio, or what else has height, width, crs and transform. The corners decide, on the
     ground: two spellings of one reference system are no difference. Raises InputError if a corner lies
-    SAME_PIXEL or more off the grid of the labels.
+    lc.SAME_PIXEL or more off the grid of the labels; nearer, labels are those that `rio warp` would take.
     """
     sides = np.array([[0, scene.width, 0, scene.width], [0, 0, scene.height, scene.height]])
     place = scene.crs, scene.transform, lc.on_ground(scene.transform, *sides)
@@ -413,10 +408,10 @@ def grid_offset(
     corners = np.array(lc.on_ground(~labels.transform, *seen))
     size = np.array([[labels.width], [labels.height]])
     covered = np.minimum(corners.max(1, keepdims=True), size) - np.maximum(corners.min(1, keepdims=True), 0)
-    if not (np.isfinite(corners).all() and (covered > SAME_PIXEL).all()):
+    if not (np.isfinite(corners).all() and (covered > lc.SAME_PIXEL).all()):
         return None
     column, row = np.round(corners[:, 0]).astype(int).tolist()
-    if abs(corners - [[column], [row]] - sides).max() < SAME_PIXEL:
+    if abs(corners - [[column], [row]] - sides).max() < lc.SAME_PIXEL:
         return row, column
     upside_down = labels.transform.e * scene.transform.e < 0
     problem = "is upside down against" if upside_down else "has another grid of pixels than"
