@@ -1256,17 +1256,16 @@ def use_faster_convolutions(network: nn.Module) -> None:
 
 
 class LiteFeatures(nn.Module):
-    """Two feature maps of an EfficientNet-Lite: 'low' at stride 4, 'out' at stride 16."""
+    """Two of the five feature maps of an EfficientNet-Lite: 'low' at stride 4, 'out' at stride 16."""
 
     def __init__(self, backbone: str, imagenet: bool):
         super().__init__()
-        how = {"features_only": True, "output_stride": 16, "out_indices": (1, 4)}
-        self.features = timm.create_model(f"tf_{backbone}", **how)
+        self.features = timm.create_model(f"tf_{backbone}", features_only=True, output_stride=16)
         if imagenet:
             load_lite_imagenet(self.features, backbone)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return dict(zip(("low", "out"), self.features(images), strict=True))
+        return dict(zip(("low", "out"), self.features(images)[1::3], strict=True))
 
 
 def load_lite_imagenet(features: nn.Module, backbone: str) -> None:
@@ -1322,7 +1321,7 @@ def torchvision_deeplab(backbone: str, num_classes: int, imagenet: bool) -> tupl
 
 def lite_deeplab(backbone: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
     lite = LiteFeatures(backbone, imagenet)
-    return lite, DecoderHead(*lite.features.feature_info.channels(), num_classes)
+    return lite, DecoderHead(*lite.features.feature_info.channels()[1::3], num_classes)
 
 
 def smp_network(network: str, backbone: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:

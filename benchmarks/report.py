@@ -316,7 +316,8 @@ def gained(own: list[dict], base: list[dict], key: str = "miou") -> str:
     """The gain, seed by seed: bold beyond chance, marked if a seed and its base differ in precision."""
     alike = {(row["seed"], row.get("precision")) for row in base}
     seeds = {row["seed"] for row in base}
-    networks = (row for row in own if row.get("variant") != "forest")  # which knows one precision alone
+    # The forest and the light classifier know one precision alone.
+    networks = (row for row in own if row.get("variant") != "forest" and row.get("precision"))
     mixed = any(row["seed"] in seeds and (row["seed"], row.get("precision")) not in alike for row in networks)
     values = gains(own, base, key)
     bold = "**" if beyond_chance(values) else ""
@@ -593,6 +594,21 @@ def active_table() -> str:
     return markdown(["points per tile", "random", *arms, *over], body)
 
 
+def clicks_table() -> str:
+    """The light classifier beside the random forest on the same points, of benchmarks/clicks.py."""
+    found, body = rows("clicks.csv", strategy="same points"), []
+    for points in sorted({row["points"] for row in found}, key=int):
+        ours = pick(found, points=points)
+        where = {name: ours[0][name] for name in ("split", "every", "size")}
+        forest = rows("study.csv", variant="forest", points=points, **where)
+        gain = gained(ours, forest)
+        body.append(
+            [points, counted(column(forest)), counted(column(ours)), gain, gained(ours, forest, "iou_road")]
+        )
+    names = "random forest", "light classifier", "over the forest, seed by seed", "in the IoU of roads"
+    return markdown(["points per tile", *names], body)
+
+
 def pictures_table() -> str:
     """The pixel accuracy on the tiles of the picture, of benchmarks/pictures.py."""
     methods, body = ("plain", "default", "dense"), []
@@ -721,6 +737,7 @@ TABLES = {
     "peer": peer_table,
     "tiles": tiles_table,
     "active": active_table,
+    "clicks": clicks_table,
     "coverage": coverage_table,
     "labels": labels_table,
     "inference": inference_table,

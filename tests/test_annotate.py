@@ -455,6 +455,19 @@ def test_the_live_map_knows_the_clicks_of_all_tiles_and_of_earlier_sittings(serv
     assert (shown[10:30, 2:20] == (0, 0, 255)).all() and (shown[10:30, 40:58] == (255, 0, 0)).all()
 
 
+@pytest.mark.parametrize(
+    ("backbone", "depths"), [("efficientnet_lite0", [16, 24, 40, 112, 320]), ("mobilenet_v3_large", [960])]
+)
+def test_the_light_classifier_sees_all_stages_of_the_small_network(backbone, depths):
+    """Those between the first and the last tell much of what lies between an edge and a scene."""
+    network = lc.DeepLabV3Segmentation(2, backbone, weights=None).eval()
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    features = live_model.frozen_features(network, image)
+    assert features.shape == (3 + sum(depths), 16, 16)  # sides are filled up to multiples of 32
+    parts = features.split([3, *depths])
+    assert all(part.std(0).max() > 0 for part in parts)
+
+
 def test_the_light_classifier_is_the_kernel_ridge_regression_of_scikit_learn(monkeypatch):
     """Of as many clicks as it compares pixels to; of more it comes near."""
     kernel_ridge = pytest.importorskip("sklearn.kernel_ridge", reason="pip install scikit-learn")
