@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Rounds of labelling on the Dubai tiles: five points more per tile in each of four, where each strategy of
-# tools/active_learning.py places them. The same tiles, size and settings as `val`, every 3rd tile, of study.py.
+# Rounds of labelling: five points more per tile in each of four, where each strategy of tools/active_learning.py
+# places them. On the Dubai tiles with the tiles, size and settings of `val`, every 3rd tile, of study.py; and on
+# the tiles of exact labels that generated_scenes.sh makes.
 #     bash benchmarks/active.sh DATA WORK [SEED [STRATEGY ...]]
+#     EVERY=1 CLASSES="water,forest,cropland,grassland,built-up,road,greenhouse,bare ground" bash benchmarks/active.sh …
 # A seed is a process: its strategies share the first round. WORK/active_learning.csv gets the rounds that ended,
 # of a stopped process too; started again it goes on with the first strategy that was not ended.
 set -euo pipefail
 usage="usage: benchmarks/active.sh DATA WORK [SEED [STRATEGY ...]]"
 data=$(realpath "${1:?$usage}")
 work=$(realpath "${2:?$usage}")
-seeds="${3:-0 1 2}"
+seeds="${3:-0 1 2}" every="${EVERY:-3}" classes="${CLASSES:-land,water,building,vegetation,road}"
 shift $(($# < 3 ? $# : 3))
 [ $# -gt 0 ] || set -- random errors suggestions errors_slips uncertainty
 cd "$(dirname "$(realpath "$0")")/.."
@@ -17,15 +19,15 @@ python="${PYTHON:-python}"
 mkdir -p "$work/claims"
 
 record() { # CSV of a seed: its rows go to WORK/active_learning.csv
-    "$python" - "$work/active_learning.csv" "$1" <<'END'
+    "$python" - "$work/active_learning.csv" "$1" "${CLASSES:+EVERY=$every CLASSES=\"$classes\" }" <<'END'
 import sys
 from pathlib import Path
 from study import append, in_csv, provenance, read_csv
 
-target, new = map(Path, sys.argv[1:])
+target, new = map(Path, sys.argv[1:3])
 for row in read_csv(new) if new.exists() else ():
     if not in_csv(target, {key: row[key] for key in ("seed", "arm", "round")}):
-        source = provenance("bash benchmarks/active.sh DATA WORK")
+        source = provenance(f"{sys.argv[3]}bash benchmarks/active.sh DATA WORK")
         append(target, row | source | {"hardware": row["hardware"]})  # of the run, not of this step
 END
 }
@@ -38,8 +40,8 @@ run_seed() { # seed, strategies
         --seeds "$seed" --strategies "$@" \
         --train-image-dir "$work/active/train/images" --train-mask-dir "$work/active/train/masks" \
         --val-image-dir "$work/active/val/images" --val-mask-dir "$work/active/val/masks" \
-        --num-classes 5 --class-names land,water,building,vegetation,road --class-colors none --crop-size 128 \
-        --batch-size 8 \
+        --num-classes "$(tr , '\n' <<< "$classes" | wc -l)" --class-names "$classes" --class-colors none \
+        --crop-size 128 --batch-size 8 \
         --backbone efficientnet_lite0 --weights imagenet --learning-rate 1e-3 --num-workers 0 \
         --output-dir "$output"
 }
@@ -48,7 +50,8 @@ run_seed() { # seed, strategies
     flock 9
     [ -d "$work/active" ] || {
         rm -rf "$work/active.partial"
-        "$python" benchmarks/study.py --data "$data" --work "$work" --split val --every 3 --link "$work/active.partial"
+        "$python" benchmarks/study.py --data "$data" --work "$work" --split val --every "$every" \
+            --class-names "$classes" --link "$work/active.partial"
         mv "$work/active.partial" "$work/active"
     }
 ) 9>"$work/claims/active"
