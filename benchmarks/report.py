@@ -582,16 +582,19 @@ def tiles_table() -> str:
     return markdown(["tiles", "number", *keys, "SHA-256 of the masks"], body)
 
 
-def active_table() -> str:
-    """Rounds of labelling, of tools/active_learning.py simulate: each strategy beside random points."""
-    found, body = rows("active_learning.csv"), []
-    arms = [arm for arm in dict.fromkeys(row["arm"] for row in found) if arm != "random"]
-    for points in sorted({row["points_per_tile"] for row in found}, key=int):
-        own = {arm: pick(found, points_per_tile=points, arm=arm) for arm in ("random", *arms)}
-        gains = [gained(own[arm], own["random"]) for arm in arms]
-        body.append([points, *(counted(column(cells)) for cells in own.values()), *gains])
-    over = [f"{arm} over random, seed by seed" for arm in arms]
-    return markdown(["points per tile", "random", *arms, *over], body)
+def active_table(name: str) -> str:
+    """Rounds of labelling, of tools/active_learning.py simulate: each strategy, and beside random points."""
+    found = rows(name)
+    budgets = sorted({row["points_per_tile"] for row in found}, key=int)
+    arms = {arm: pick(found, arm=arm) for arm in dict.fromkeys(row["arm"] for row in found)}
+    body = []
+    for arm, own in arms.items():
+        at = {points: pick(own, points_per_tile=points) for points in budgets}
+        base = {points: pick(arms["random"], points_per_tile=points) for points in budgets}
+        gains_over = [gained(at[points], base[points]) if arm != "random" else "-" for points in budgets[1:]]
+        body.append([f"`{arm}`", *(counted(column(found)) for found in at.values()), *gains_over])
+    over = [f"over random at {points}" for points in budgets[1:]]
+    return markdown(["strategy", *(f"{points} points per tile" for points in budgets), *over], body)
 
 
 def clicks_table() -> str:
@@ -736,7 +739,8 @@ TABLES = {
     "infrared": infrared_table,
     "peer": peer_table,
     "tiles": tiles_table,
-    "active": active_table,
+    "active": lambda: active_table("active_learning.csv"),
+    "active_generated": lambda: active_table("active_generated.csv"),
     "clicks": clicks_table,
     "coverage": coverage_table,
     "labels": labels_table,

@@ -258,7 +258,7 @@ def test_a_csv_that_is_none_is_named(content, named, tmp_path, capsys):
         ({"tile": 7}, "--tile 7"),
         ({"val-share": 1}, "--val-share"),
         ({"edges": "mirror"}, "--edges"),
-        ({"class-names": "water"}, "holds class id 2; with 1 classes they end at 0"),
+        ({"class-names": "water"}, "holds class id 2; with 1 classes they end at 0; name all with"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(change, named, tmp_path, capsys):

@@ -131,7 +131,8 @@ def cut(name: str, config: argparse.Namespace, bar: tqdm) -> typing.Iterator[tup
             wrong = ids[(ids >= num_classes) & (ids != lc.IGNORE_INDEX)]
             if len(wrong):
                 last = f"with {num_classes} classes they end at {num_classes - 1}"
-                raise lc.InputError(f"{config.labels[name]}: holds class id {wrong.max()}; {last}")
+                cure = "name all with --class-names; ids from 1: tools/convert_masks.py --ids"
+                raise lc.InputError(f"{config.labels[name]}: holds class id {wrong.max()}; {last}; {cure}")
             hidden = (pixels[..., -1] == 0) & (ids != lc.IGNORE_INDEX)
             ids = np.where(hidden, np.uint8(lc.IGNORE_INDEX), ids)
             for left in range(0, scene.width, size):

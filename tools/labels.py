@@ -572,7 +572,8 @@ def read_labels(
             flag = f"--{name.replace('_', '-')} {getattr(how, name)}"
             raise lc.InputError(f"{flag}: nothing in {path} has a use for it; leave it out")
     if not any(map(len, found.values())):
-        how.notes += [f"is --field {how.field} right?"] if how.field else []
+        no_class = any(reason.endswith("without a class") for reason in gone)
+        how.notes += [f"is --field {how.field} right?"] if how.field and no_class else []
         reasons = "; ".join(filter(None, [lc.format_counts(gone) or "it is empty", *how.notes]))
         raise lc.InputError(f"{path}: holds no label with a class on an image; {reasons}")
     if len(how.values) == 2 and "255" in how.values and "255" not in known:

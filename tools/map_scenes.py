@@ -614,7 +614,8 @@ def main(argv: list[str]) -> None:
             tables = [config.output / f"{path.stem}_area.csv" for path in paths]
             if not lc.rank():
                 lc.write_history(config.output / "area.csv", total_areas(model.class_names, tables))
-                print(f"wrote {config.output / 'area.csv'}, the sum of all; what overlaps counts twice")
+                twice = "; what overlaps counts twice" if len(paths) > 1 else ""
+                print(f"wrote {config.output / 'area.csv'}, the sum of all{twice}")
 
 
 if __name__ == "__main__":
