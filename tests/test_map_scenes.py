@@ -408,6 +408,8 @@ def test_geotiff_keeps_its_georeference(tmp_path):
         assert made.profile["tiled"]
         assert made.profile["compress"] == "deflate"
         assert made.overviews(1) == [2, 4]
+        half, classes = made.read(1, out_shape=(made.height // 2, made.width // 2)), np.unique(made.read(1))
+        assert np.isin(half, classes).all(), "no class is between two others"
         assert [made.tags(1)[f"CLASS_{index}"] for index in range(3)] == NAMES
     pytest.importorskip("rasterio.shutil").copy(
         out / "scene_classes.tif", tmp_path / "names.vrt", driver="VRT"
