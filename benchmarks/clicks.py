@@ -4,9 +4,9 @@
 
 Two questions. On the very points of which the random forest of study.py learns, what does it reach? And
 where pays the next click: rounds of five per tile as each strategy of tools/active_learning.py places them,
-with the light classifier as the model that a person sees. It learns in a second, which shows in minutes what
-`active_learning.py simulate` shows of the whole network in hours. DATA and the splits are those of study.py;
-a row each goes to --csv.
+with the light classifier as the model that a person sees. That takes minutes, where `active_learning.py
+simulate` asks the same of the whole network for hours; and no val label is seen, for classes are weighed by
+their IoU at the labelled pixels. DATA and the splits are those of study.py; a row each goes to --csv.
 """
 
 from __future__ import annotations
@@ -53,19 +53,15 @@ def probabilities(features: Tensor, classifier: Classifier, shape: tuple[int, in
 def click(strategy: str, seed: int, tiles: list, features: list[Tensor]) -> Iterator[tuple[int, Classifier]]:
     """Labels and fits round after round; yields points per tile and the classifier.
 
-    tiles: of each its name and dense mask (H, W).
+    tiles: of each its name and dense mask (H, W); features: of each (D, h, w).
     """
     points = [np.full_like(mask, lc.IGNORE_INDEX) for _, mask in tiles]
     classifier, scores = None, None
     for number in range(1, ROUNDS + 1):
         for index, (name, mask) in enumerate(tiles):
-            rng, how = lc.named_rng(seed, number, name), {}
-            if classifier and strategy != "random":
-                seen = probabilities(features[index], classifier, mask.shape)
-                how["positions"] = al.choose(strategy, seen, points[index], mask, PER_ROUND, scores)
-            if classifier and strategy == "errors_slips":
-                how["slip"] = al.slipping(NUM_CLASSES, rng)
-            points[index] = al.label_more(points[index], mask, PER_ROUND, rng, **how)
+            seen = probabilities(features[index], classifier, mask.shape) if classifier else None
+            rng = lc.named_rng(seed, number, name)
+            points[index] = al.label_more(strategy, seen, points[index], mask, PER_ROUND, rng, scores)
         classifier = fit_tiles(features, points)
         scores = iou_at_points(classifier, features, points)
         yield number * PER_ROUND, classifier
@@ -78,12 +74,16 @@ def iou_at_points(classifier: Classifier, features: list[Tensor], points: list[n
 
 
 def score(classifier: Classifier, features: Tensor, mask: np.ndarray) -> Tensor:
+    """The confusion matrix (C, C) of a tile's map with its mask (H, W)."""
     seen = scores_of(features, classifier, mask.shape).argmax(0)
     return lc.confusion_matrix(seen, torch.from_numpy(mask), NUM_CLASSES)
 
 
 def learn(config: argparse.Namespace, args: argparse.Namespace, see: Callable[[np.ndarray], Tensor]) -> dict:
-    """Classifiers by (strategy, points per tile, seed); strategy is `same points` for those of the forest."""
+    """Classifiers by (strategy, points per tile, seed); strategy is `same points` for those of the forest.
+
+    see: image (H, W, bands) uint8 -> features (D, h, w).
+    """
     train_set = choose_tiles(config, args)[0]
     data = [train_set.read(index) for index in range(len(train_set))]
     tiles = [(image.stem, mask) for (image, _), (*_, mask) in zip(train_set.tiles, data, strict=True)]

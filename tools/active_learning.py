@@ -9,9 +9,10 @@ masks NAME.png, 255 = unlabelled, or a file of points). Filled in, the CSV is wh
 --labelled take: x and y are whole pixels from the top left, which is 0,0.
 
 `simulate` draws mIoU over labelled points for five ways to choose them: at random; where the model is
-least sure; what `worth_labelling` suggests; the errors that a person finds in the map, played by the
-masks; and these with one wrong class in twenty. It takes every flag of landcover_segmentation.py; EPOCHS
-are those of a round. NUM_POINTS, POINT_SAMPLING, SEED and RESUME it sets itself: the same command goes on
+least sure; what `worth_labelling` suggests, told the model's IoU on the val tiles as `suggest` is; the
+errors that a person finds in the map, played by the masks; and these with one wrong class in twenty. All
+begin with the same random points. It takes every flag of landcover_segmentation.py; EPOCHS are those of a
+round. NUM_POINTS, POINT_SAMPLING, SEED and RESUME it sets itself: the same command goes on
 where it was stopped, at the first run (one seed, one choice of points) that was not ended.
 
 Suggested are places, not the rims of what the model is sure of, away from the tile's edge, and more of them
@@ -27,8 +28,8 @@ import csv
 import json
 import sys
 import time
-import typing
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -78,22 +79,23 @@ def read_tile(path: Path, reading: dict, mean=lc.IMAGENET_MEAN) -> np.ndarray:
 
 
 def least_sure(
-    model: nn.Module, image: np.ndarray, known: np.ndarray, num_points: int, class_scores=None
+    model: nn.Module, image: np.ndarray, known: np.ndarray, num_points: int, class_scores=None, given=None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The pixels that `worth_labelling` names, the least sure first: positions (N, 2), uncertainties (N,).
 
     Positions are (row, column). image: (H, W, bands + 1) uint8; where alpha is 0 nothing is asked. known:
-    (H, W) bool, the pixels to keep away from. class_scores: see `scores_of_classes`. Of a large image only
-    windows are predicted, around pixels that are spread over it, and each gives one: all of it would take
-    minutes.
+    (H, W) bool, the pixels to keep away from. class_scores, given: see `worth_labelling`. Of a large image
+    only windows are predicted, around pixels that are spread over it, and each gives one: all of it would
+    take minutes.
     """
     if known.size <= WHOLE:
         probabilities = predict(model, image[..., :-1])
-        positions = worth_labelling(probabilities, image[..., -1] > 0, known, num_points, class_scores)
+        has_data = image[..., -1] > 0
+        positions = worth_labelling(probabilities, has_data, known, num_points, class_scores, given)
         uncertainties = lc.entropy_map(probabilities)[0].numpy()[tuple(positions.T)]
         order = np.argsort(-uncertainties, kind="stable")
         return positions[order], uncertainties[order]
-    known, found = known.copy(), []
+    known, found, given = known.copy(), [], Counter()
     for centre in spread_out(image[..., -1] > 0, known, num_points, np.random.default_rng(0)):
         corner = np.clip(centre - WINDOW // 2, 0, np.maximum(0, np.array(known.shape) - WINDOW))
         window = tuple(slice(at, at + WINDOW) for at in corner)
@@ -101,7 +103,7 @@ def least_sure(
         far[tuple(slice(max(0, at - REACH), at + REACH) for at in centre - corner)] = False
         view[far, -1] = 0
         for position, uncertainty in zip(
-            *least_sure(model, view, known[window], 1, class_scores), strict=True
+            *least_sure(model, view, known[window], 1, class_scores, given), strict=True
         ):
             found.append((uncertainty, *(corner + position)))
             known[found[-1][1:]] = True
@@ -139,6 +141,7 @@ def worth_labelling(
     known: np.ndarray,
     num_points: int,
     class_scores: Sequence[float | None] | None = None,
+    given: Counter | None = None,
 ) -> np.ndarray:
     """The pixels of a tile worth a click, some for each class the model predicts: positions (N, 2).
 
@@ -146,6 +149,7 @@ def worth_labelling(
     class_scores: C scores in 0..1 of the model, None for one that has none. A class is asked for by the
     root of its area (power allocation: Bankier 1988, The American Statistician 42) times what its score
     lacks, where the model is unsure not of a pixel but of a place, away from the known and the tile's edge.
+    given: how many each class id got in other windows of the image; those found here are counted on.
     """
     seen = probabilities[0].argmax(0).numpy()
     places = cv2.blur(lc.entropy_map(probabilities)[0].numpy(), (BLUR, BLUR)) * has_data
@@ -154,9 +158,10 @@ def worth_labelling(
     inside[rim : known.shape[0] - rim, rim : known.shape[1] - rim] = True
     shortfall = 1 - np.array([score or 0.0 for score in class_scores or [None] * probabilities.shape[1]])
     need = (shortfall + 0.05) * np.bincount(seen[has_data], minlength=len(shortfall)) ** 0.5
-    known, positions, given = known.copy(), [], np.zeros(len(need))
+    known, positions, given = known.copy(), [], Counter() if given is None else given
     while len(positions) < num_points and need.any():
-        class_id = (need / (1 + given)).argmax()  # D'Hondt's rule
+        claims = [each / (1 + given[class_id]) for class_id, each in enumerate(need)]
+        class_id = int(np.argmax(claims))  # D'Hondt's rule
         wanted = opinion(places * (seen == class_id) * inside)
         taken = torch.from_numpy(known)[None]
         (found,) = lc.select_informative_points(wanted, 0.0, num_points - len(positions), taken)
@@ -198,8 +203,10 @@ def confident_errors(probabilities: Tensor, mask: np.ndarray, num_points: int) -
     ).reshape(-1, 2)
 
 
-def choose(strategy: str, probabilities: Tensor, points, mask, num_points: int, class_scores) -> np.ndarray:
-    """The pixels (N, 2) that a strategy asks for; points, mask: (H, W), see `label_more`."""
+def choose(
+    strategy: str, probabilities: Tensor, points: np.ndarray, mask: np.ndarray, num_points: int, class_scores
+) -> np.ndarray:
+    """The pixels (N, 2) that a strategy asks for, at most num_points; else see `label_more`."""
     known, answerable = points != lc.IGNORE_INDEX, mask != lc.IGNORE_INDEX  # elsewhere a person passes
     if strategy == "suggestions":
         return worth_labelling(probabilities, answerable, known, num_points, class_scores)
@@ -210,34 +217,35 @@ def choose(strategy: str, probabilities: Tensor, points, mask, num_points: int, 
 
 
 def label_more(
+    strategy: str,
+    probabilities: Tensor | None,
     points: np.ndarray,
     mask: np.ndarray,
     num_points: int,
     rng: np.random.Generator,
-    positions: np.ndarray | None = None,
-    slip: Callable[[int], int] = lambda class_id: class_id,
+    class_scores: Sequence[float | None] | None = None,
 ) -> np.ndarray:
     """The annotator's turn, played by the dense mask: the sparse mask (H, W) with num_points labels more.
 
-    points, mask: (H, W) class ids, 255 = unlabelled. positions (N, 2) are labelled; what is lacking, and
-    without positions all, is drawn at random. If the mask has fewer labels, all of them are used. slip:
-    class id -> the one that is given.
+    probabilities: (1, C, H, W) of the model of the round before; None in the first round, in which all is
+    drawn at random and nobody slips. points, mask: (H, W) class ids, 255 = unlabelled. What a strategy lacks
+    is drawn at random. If the mask has fewer labels, all of them are used.
     """
     new = np.zeros(mask.shape, bool)
-    if positions is not None:
-        new[tuple(positions.T)] = True
+    if probabilities is not None and strategy != "random":
+        new[tuple(choose(strategy, probabilities, points, mask, num_points, class_scores).T)] = True
     rest = np.where(new | (points != lc.IGNORE_INDEX), lc.IGNORE_INDEX, mask)
     new |= lc.sample_random_points(rest, num_points - int(new.sum()), rng) != lc.IGNORE_INDEX
     points = points.copy()
-    points[new] = [slip(class_id) for class_id in mask[new]]
+    points[new] = mask[new]
+    if probabilities is not None and strategy == "errors_slips":
+        points[new] = [slip(class_id, probabilities.shape[1], rng) for class_id in mask[new]]
     return points
 
 
-def slipping(num_classes: int, rng: np.random.Generator) -> Callable[[int], int]:
-    """A hand that gives, to a share of SLIPS, any other class instead."""
-    return lambda right: (
-        (right + rng.integers(1, num_classes)) % num_classes if rng.random() < SLIPS else right
-    )
+def slip(right: int, num_classes: int, rng: np.random.Generator) -> int:
+    """The class id that a hand gives: the right one but for a share of SLIPS, then any other."""
+    return (right + rng.integers(1, num_classes)) % num_classes if rng.random() < SLIPS else right
 
 
 # =====================================================================================================
@@ -248,7 +256,7 @@ def slipping(num_classes: int, rng: np.random.Generator) -> Callable[[int], int]
 def simulate(config: argparse.Namespace) -> None:
     """Runs what is left of the study and draws it.
 
-    config: the module's settings, and rounds, points_per_round and seeds.
+    config: the module's settings, and rounds, points_per_round, seeds and strategies.
     """
     config.num_points, config.point_sampling, config.resume = config.points_per_round, "random", False
     for seed in config.seeds:
@@ -300,7 +308,10 @@ def simulate(config: argparse.Namespace) -> None:
 
 
 def earlier_rows(path: Path, config: argparse.Namespace) -> list[dict]:
-    """The rows of an earlier start. Raises InputError if its settings were others: a curve is of one kind."""
+    """The rows of an earlier start; writes the settings beside them.
+
+    Raises InputError if they were others: a curve is of one kind.
+    """
     free = ("seed", "seeds", "strategies", "device", "num_workers", "output_dir")
     settings = {name: value for name, value in vars(config).items() if name not in free}
     record = path.with_suffix(".json")
@@ -317,11 +328,11 @@ def earlier_rows(path: Path, config: argparse.Namespace) -> list[dict]:
 
 def run_arm(
     arm: str, config, dense: lc.LandCoverDataset, val: tuple, first: tuple | None, bar: tqdm
-) -> typing.Iterator:
+) -> Iterator[tuple[nn.Module, dict]]:
     """Labels and trains, round after round; yields the model and the row of each.
 
-    first: model and row of a first round that is done. As all arms begin with the same points, it is the
-    same for all.
+    arm: one of STRATEGIES. val: see `train_round`. first: model and row of a first round that is done. As
+    all arms begin with the same points, it is the same for all.
     """
     model, row, machine = None, {}, lc.environment(lc.pick_device(config.device))
     for number in range(1, config.rounds + 1):
@@ -359,12 +370,9 @@ def label_tiles(config, dense: lc.LandCoverDataset, number: int, arm: str, model
         name, count = dense.tiles[index][0].stem, config.points_per_round
         path, (image, _, mask) = folder / f"{name}.png", dense.read(index)
         points = lc.read_mask(path) if number > 1 else np.full_like(mask, lc.IGNORE_INDEX)
-        rng, how = lc.named_rng(config.seed, number, name), {}
-        if model and arm != "random":
-            how["positions"] = choose(arm, predict(model, image), points, mask, count, class_scores)
-        if model and arm == "errors_slips":
-            how["slip"] = slipping(config.num_classes, rng)
-        points = label_more(points, mask, count, rng, **how)
+        probabilities = predict(model, image) if model and arm != "random" else None
+        rng = lc.named_rng(config.seed, number, name)
+        points = label_more(arm, probabilities, points, mask, count, rng, class_scores)
         labels += int((points != lc.IGNORE_INDEX).sum())
         with lc.atomic_write(path) as partial_path:
             Image.fromarray(points).save(partial_path, format="PNG")
