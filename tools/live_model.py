@@ -27,9 +27,12 @@ ANCHORS = 512  # clicks to which pixels are compared: more cost time and show li
 
 @torch.inference_mode()
 def frozen_features(network: nn.Module, image: np.ndarray) -> Tensor:
-    """A backbone's layers and the colours of an image (H, W, bands) uint8: (D, H / 4, W / 4) float32."""
-    how = getattr(network, "normalisation", {})
-    images = lc.to_device(lc.preprocess_image(image, **how), next(network.parameters()).device)
+    """A backbone's layers and the colours of an image (H, W, bands) uint8: (D, H / 4, W / 4) float32.
+
+    Beforehand the sides are filled up to multiples of 32.
+    """
+    normalisation = getattr(network, "normalisation", {})
+    images = lc.to_device(lc.preprocess_image(image, **normalisation), next(network.parameters()).device)
     height, width = images.shape[-2:]
     padded = F.pad(images, (0, -width % 32, 0, -height % 32), mode="replicate")
     found = getattr(network.backbone, "features", network.backbone)(padded)  # of EfficientNet-Lite all five
@@ -52,16 +55,24 @@ class Classifier(typing.NamedTuple):
     biases: Tensor  # (C,)
 
     def scores(self, vectors: Tensor) -> Tensor:
-        """(N, D) to (N, C), some at a time, for one similarity per anchor takes memory."""
-        parts = [self.similarities(part) @ self.weights + self.biases for part in vectors.split(2**15)]
+        """(N, D) to (N, C), some at a time, for one similarity per anchor takes memory.
+
+        The scores of a pixel add up to 1, and that of a class without a click is 0: it never is the highest.
+        """
+        parts = [
+            similarities(part, self.anchors, self.spread) @ self.weights + self.biases
+            for part in vectors.split(2**15)
+        ]
         return torch.cat(parts)
 
-    def similarities(self, vectors: Tensor) -> Tensor:
-        return (-KERNEL * torch.cdist(vectors, self.anchors).square() / self.spread).exp()
+
+def similarities(vectors: Tensor, anchors: Tensor, spread: Tensor) -> Tensor:
+    """Gaussian kernel in 0..1 of vectors (N, D) with anchors (M, D), (N, M)."""
+    return (-KERNEL * torch.cdist(vectors, anchors).square() / spread).exp()
 
 
 def fit(vectors: Tensor, class_ids: Tensor, num_classes: int) -> Classifier:
-    """Fits a kernel ridge regression of vectors (N, D) to one-hot classes (N,).
+    """Fits a kernel ridge regression of vectors (N, D) to class ids (N,) int64.
 
     Each class weighs the same, however often it was clicked. Saunders et al. 1998, Ridge regression learning
     algorithm in dual variables, ICML; beyond ANCHORS clicks by Nystrom's method, Williams & Seeger 2001,
@@ -70,19 +81,19 @@ def fit(vectors: Tensor, class_ids: Tensor, num_classes: int) -> Classifier:
     targets = F.one_hot(class_ids, num_classes).double()
     counts = targets.sum(0)
     balance = len(targets) / (counts > 0).sum() / counts[class_ids][:, None]
-    biases = (balance * targets).mean(0)
+    biases = (counts > 0) / (counts > 0).sum()
     kept = torch.linspace(0, len(vectors) - 1, min(len(vectors), ANCHORS)).round().long()
     spread = (vectors - vectors.mean(0)).square().sum(1).mean().clamp(min=1e-12)
-    fitted = Classifier(vectors[class_ids.argsort(stable=True)[kept]], spread, targets, biases)
-    near = fitted.similarities(vectors).double()
-    among = fitted.similarities(fitted.anchors).double()
+    anchors = vectors[class_ids.argsort(stable=True)[kept]]
+    near = similarities(vectors, anchors, spread).double()
+    among = similarities(anchors, anchors, spread).double()
     normal = near.T @ (balance * near) + RIDGE * among + 1e-9 * torch.eye(len(kept))
     weights = torch.linalg.solve(normal, near.T @ (balance * (targets - biases)))
-    return fitted._replace(weights=weights.float(), biases=biases.float())
+    return Classifier(anchors, spread, weights.float(), biases)
 
 
 def scores_of(features: Tensor, classifier: Classifier, shape: tuple[int, int]) -> Tensor:
-    """The scores (C, H, W) of the pixels of a tile by its features (D, h, w)."""
+    """The scores (C, H, W) of the pixels of a tile by its features (D, h, w); shape: (H, W)."""
     depth, height, width = features.shape
     scores = classifier.scores(features.reshape(depth, -1).T).T.reshape(1, -1, height, width)
     scores = F.interpolate(scores, scale_factor=STRIDE, mode="bilinear", align_corners=False)
@@ -131,9 +142,6 @@ class LiveModel:
         known = [(self.vectors[pixel], label) for pixel, label in labels.items() if pixel in self.vectors]
         vectors, class_ids = zip(*known, strict=True)
         classifier = fit(torch.stack(vectors), torch.tensor(class_ids), self.num_classes)
-        never = [index for index in range(self.num_classes) if index not in class_ids]
-        # A class without a click is not shown; infinity would be NaN when interpolated.
-        classifier.biases[never] = -1e9
         self.fitted = (dict(labels), classifier) if len(known) == len(labels) else None
         return classifier, len(known)
 
