@@ -19,7 +19,7 @@ python="${PYTHON:-python}"
 mkdir -p "$work/claims"
 
 record() { # CSV of a seed: its rows go to WORK/active_learning.csv
-    "$python" - "$work/active_learning.csv" "$1" "${CLASSES:+EVERY=$every CLASSES=\"$classes\" }" <<'END'
+    "$python" - "$work/active_learning.csv" "$1" "${EVERY:+EVERY=$every }${CLASSES:+CLASSES=\"$classes\" }" <<'END'
 import sys
 from pathlib import Path
 from study import append, in_csv, provenance, read_csv
