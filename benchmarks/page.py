@@ -29,7 +29,7 @@ import study
 
 import landcover_segmentation as lc
 
-SIZE, PER_TILE, EVERY, KEPT = 128, 20, 100, 150
+SIZE, PER_TILE, EVERY, KEPT = 128, 20, 100, 120
 SECONDS = """async (given) => {
   const until = async (reached) => {
     while (!reached()) await new Promise((go) => setTimeout(go, 2));
