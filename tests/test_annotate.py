@@ -335,6 +335,15 @@ def magenta(canvas):
     return np.nonzero((abs(shown - (255, 0, 255)) < 3).all(axis=2))
 
 
+def test_every_corner_of_a_tile_can_be_clicked(serve, open_page, halves, untrained):
+    """No button lies over it: one that is hit instead would switch the map, or accept a patch of it."""
+    page = open_page(serve())
+    for x in (0, WIDTH - 1):
+        for y in (0, HEIGHT - 1):
+            page.mouse.click(*on_screen(page, x, y))
+            says(page, f"x {x}, y {y}: not labelled")
+
+
 def test_a_second_tab_and_another_program_lose_no_label(serve, open_page):
     config = serve()
     (x0, y0), (x1, y1) = ask(config, "suggestions", "tile_0.png")[:2]
