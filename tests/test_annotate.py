@@ -497,6 +497,23 @@ def test_the_light_classifier_is_the_kernel_ridge_regression_of_scikit_learn(mon
     assert (near - expected).abs().max() < 0.1 and (near.argmax(1) == expected.argmax(1)).float().mean() > 0.9
 
 
+def test_the_live_map_takes_longer_strides_over_a_large_image(serve, halves, untrained, monkeypatch):
+    """Or it would not follow: at 2000 x 3000 pixels each click cost ten seconds or more, and 800 MB."""
+    assert [live_model.stride_of(*size) for size in ((1, 1), (1024, 1024), (2000, 3000), (4096, 4096))] == [
+        4,
+        4,
+        16,
+        16,
+    ]
+    monkeypatch.setattr(live_model, "MOST_STEPS", 50)
+    config = serve()
+    for x, label in ((4, "low"), (55, "high")):
+        put(config, "tile_0.png", x, 20, None, label)
+    shown, answer = live_map(config, "tile_0.png")
+    assert answer["learnt"] == 2 and config.live.see("tile_0.png")[0].shape[1:] == (8, 8)
+    assert (shown[10:30, 2:18] == (0, 0, 255)).all() and (shown[10:30, 42:58] == (255, 0, 0)).all()
+
+
 def test_memory_of_the_live_map_is_bounded_over_two_thousand_clicks(monkeypatch):
     monkeypatch.setattr(live_model, "frozen_features", lambda network, image: torch.rand(8, 16, 16))
     monkeypatch.setattr(live_model, "BYTES_KEPT", 3 * 8 * 16 * 16 * 4)

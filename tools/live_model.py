@@ -19,17 +19,26 @@ from torch import Tensor, nn
 import landcover_segmentation as lc
 
 STRIDE = 4  # pixels of the image per step of the features: finer costs time and shows little more
+MOST_STEPS = 2**16  # of an image: a larger one takes longer strides, or each click would cost half a minute
 BYTES_KEPT = 2**28  # of features that stay in memory: 2.1 kB per 4 x 4 pixels, 31 tiles of 256 x 256
 RIDGE = 1.0  # against weights that a handful of clicks do not bear out
 KERNEL = 0.3  # how fast likeness falls with distance: by 1 / e at the root of spread / KERNEL
 ANCHORS = 512  # clicks to which pixels are compared: more cost time and show little more
 
 
+def stride_of(height: int, width: int) -> int:
+    """Pixels of an image per step of its features; the network's, which halves five times, at most."""
+    stride = STRIDE
+    while height * width > MOST_STEPS * stride**2 and stride < 32:
+        stride *= 2
+    return stride
+
+
 @torch.inference_mode()
 def frozen_features(network: nn.Module, image: np.ndarray) -> Tensor:
-    """A backbone's layers and the colours of an image (H, W, bands) uint8: (D, H / 4, W / 4) float32.
+    """A backbone's layers and the colours of an image (H, W, bands) uint8: (D, H / stride, W / stride) float32.
 
-    Beforehand the sides are filled up to multiples of 32.
+    Beforehand the sides are filled up to multiples of 32. Stride: of `stride_of`.
     """
     normalisation = getattr(network, "normalisation", {})
     images = lc.to_device(lc.preprocess_image(image, **normalisation), next(network.parameters()).device)
@@ -37,7 +46,7 @@ def frozen_features(network: nn.Module, image: np.ndarray) -> Tensor:
     padded = F.pad(images, (0, -width % 32, 0, -height % 32), mode="replicate")
     found = getattr(network.backbone, "features", network.backbone)(padded)  # of EfficientNet-Lite all five
     layers = found.values() if isinstance(found, dict) else [each for each in found if each.shape[1] > 3]
-    size = [side // STRIDE for side in padded.shape[-2:]]
+    size = [side // stride_of(height, width) for side in padded.shape[-2:]]
     how = {"size": size, "mode": "bilinear", "align_corners": False}
     colours = F.interpolate(padded, size=size, mode="area")
     parts = [colours, *(F.interpolate(layer.float(), **how) for layer in layers)]
@@ -96,7 +105,7 @@ def scores_of(features: Tensor, classifier: Classifier, shape: tuple[int, int]) 
     """The scores (C, H, W) of the pixels of a tile by its features (D, h, w); shape: (H, W)."""
     depth, height, width = features.shape
     scores = classifier.scores(features.reshape(depth, -1).T).T.reshape(1, -1, height, width)
-    scores = F.interpolate(scores, scale_factor=STRIDE, mode="bilinear", align_corners=False)
+    scores = F.interpolate(scores, scale_factor=stride_of(*shape), mode="bilinear", align_corners=False)
     return scores[0, :, : shape[0], : shape[1]]
 
 
@@ -109,18 +118,19 @@ class LiveModel:
     def __init__(self, build: Callable[[], nn.Module], read: Callable[[str], np.ndarray], num_classes: int):
         self.build, self.read, self.num_classes = build, read, num_classes
         self.network: nn.Module | None = None
-        self.features: OrderedDict[str, Tensor] = OrderedDict()
+        self.features: OrderedDict[str, tuple[Tensor, int]] = OrderedDict()
         self.vectors: dict[tuple[str, int, int], Tensor] = {}
         self.fitted: tuple[dict, Classifier] | None = None  # to all of these labels, of the last time
         self.lock = threading.Lock()
 
-    def see(self, name: str) -> Tensor:
-        """The features of a tile, (D, h, w)."""
+    def see(self, name: str) -> tuple[Tensor, int]:
+        """The features of a tile, (D, h, w), and their stride."""
         if name not in self.features:
             self.network = self.network or self.build().eval()
-            self.features[name] = frozen_features(self.network, self.read(name)[..., :-1])
+            image = self.read(name)[..., :-1]
+            self.features[name] = frozen_features(self.network, image), stride_of(*image.shape[:2])
         self.features.move_to_end(name)
-        while len(self.features) > 1 and sum(each.nbytes for each in self.features.values()) > BYTES_KEPT:
+        while len(self.features) > 1 and sum(each.nbytes for each, _ in self.features.values()) > BYTES_KEPT:
             self.features.popitem(last=False)
         return self.features[name]
 
@@ -138,7 +148,8 @@ class LiveModel:
             labels.keys() - self.vectors.keys(), key=lambda at: (at[0] not in self.features, at)
         ):
             if name in self.features or not self.vectors or time.monotonic() < end:
-                self.vectors[name, x, y] = self.see(name)[:, y // STRIDE, x // STRIDE].clone()
+                features, stride = self.see(name)
+                self.vectors[name, x, y] = features[:, y // stride, x // stride].clone()
         known = [(self.vectors[pixel], label) for pixel, label in labels.items() if pixel in self.vectors]
         vectors, class_ids = zip(*known, strict=True)
         classifier = fit(torch.stack(vectors), torch.tensor(class_ids), self.num_classes)
@@ -148,7 +159,7 @@ class LiveModel:
     def draw(self, name: str, labels: dict, seconds: float = 0.5) -> tuple[np.ndarray, int]:
         """The map (H, W) uint8 of a tile by all labels, and from how many of them it was learnt."""
         with self.lock:
-            features = self.see(name)
+            features, _ = self.see(name)
             classifier, learnt = self.learn(labels, seconds)
             scores = scores_of(features, classifier, self.read(name).shape[:2])
             return scores.argmax(0).to(torch.uint8).numpy(), learnt
