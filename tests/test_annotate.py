@@ -1154,6 +1154,22 @@ def test_deep_images_are_shown_as_training_scales_them_and_nothing_is_asked_wher
     assert put(config, "tile_0.tif", WIDTH - 1, 0, None, "low")[0] == 200
 
 
+@pytest.mark.parametrize("deep", [True, False])
+def test_a_model_of_another_depth_is_refused_before_the_page_opens(serve, tiles, tmp_path, deep):
+    rasterio = pytest.importorskip("rasterio")
+    for path in list(tiles.iterdir()):
+        values = np.array(Image.open(path)).astype("uint16" if deep else "uint8").transpose(2, 0, 1)
+        path.unlink()
+        form = {"count": 3, "dtype": values.dtype, "height": HEIGHT, "width": WIDTH}
+        with rasterio.open(path.with_suffix(".tif"), "w", "GTiff", **form) as file:
+            file.write(values)
+    network = lc.DeepLabV3Segmentation(3, "mobilenet_v3_large", None)
+    network.reading["ranges"] = None if deep else [[0, 9000]] * 3
+    lc.save_checkpoint(tmp_path / "m.pth", network, ["low", "middle", "high"])
+    with pytest.raises(lc.InputError, match="tile_0.tif: has " + ("more than 8" if deep else "8") + " bits"):
+        serve("--checkpoint", tmp_path / "m.pth")
+
+
 @pytest.mark.parametrize("bands, with_model", [([1], True), ([1, 2, 3, 4], True), ([1, 2, 3, 4], False)])
 def test_tiles_of_other_bands_are_shown_and_mapped(serve, tiles, monkeypatch, bands, with_model):
     rasterio = pytest.importorskip("rasterio")

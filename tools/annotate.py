@@ -836,6 +836,7 @@ def prepare(config: argparse.Namespace) -> None:
         with geo.open_unscaled(path, config.bands) as scene:
             config.sizes[name] = scene.height, scene.width
             config.places[name] = scene.crs, scene.transform
+            lc.check_depth(path, scene.deep, reading["ranges"])
             hectares = geo.pixel_hectares(scene)
         config.metres[name] = None if hectares is None else 100 * float(hectares[len(hectares) // 2]) ** 0.5
     set_classes(config)
