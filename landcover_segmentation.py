@@ -2419,7 +2419,7 @@ def check_settings(config: argparse.Namespace) -> None:
     each = f"give one per class (NUM_CLASSES is {count})"
     good = config.bands and min(config.bands) > 0 and len(set(config.bands)) == len(config.bands)
     demand(good, "BANDS", "name them, all different, counted from 1, as in 3,2,1")
-    good = names is None or len(names) == len(set(names)) == count
+    good = names is None or len(names) == len(set(map(plain_name, names))) == count
     demand(good, "CLASS_NAMES", f"{each}, all different, or None")
     good = colors is None or (len(colors) == count and all(map(is_color_like, colors)))
     demand(good, "CLASS_COLORS", f"{each}, as '#rrggbb' or by name, or None")

@@ -157,6 +157,7 @@ BROKEN_SETTINGS = {
     "a scale below 1": ({"multi_scale": 0.5}, "MULTI_SCALE"),
     "too many names": ({"class_names": "a,b,c,d"}, "CLASS_NAMES .*NUM_CLASSES is 3"),
     "one name twice": ({"class_names": "a,b,b"}, "CLASS_NAMES"),
+    "one name in two cases": ({"class_names": "a,b,B"}, "CLASS_NAMES"),
     "no such colour": ({"class_colors": "red,green,blurple"}, "CLASS_COLORS"),
     "no such backbone": ({"backbone": "resnet51"}, "BACKBONE .* mobilenet_v3_large"),
     "no such weights": ({"weights": "coco"}, "WEIGHTS"),

@@ -881,7 +881,7 @@ def set_classes(config: argparse.Namespace) -> None:
     elif not names:
         names = lc.CLASS_NAMES or lc.numbered_classes(lc.NUM_CLASSES)
         colors = colors or lc.CLASS_COLORS
-    if not 2 <= len(set(names)) == len(names) < 255 or not all(names):
+    if not 2 <= len(set(map(lc.plain_name, names))) == len(names) < 255 or not all(names):
         raise lc.InputError("--class-names: give 2 to 254 names that differ from each other")
     if config.model and len(names) != config.model.num_classes:
         need = f"the model of --checkpoint has {config.model.num_classes} classes"
@@ -892,6 +892,9 @@ def set_classes(config: argparse.Namespace) -> None:
     config.class_names, config.class_colors = names, colors
     config.palette = lc.class_palette(colors or lc.choose_colors(names), len(names))
     config.colors = ["#" + bytes(color).hex() for color in config.palette]
+    if twice := [color for color, uses in Counter(config.colors).items() if uses > 1]:
+        cure = "give colours that differ, for the map tells the classes by them"
+        raise lc.InputError(f"--class-colors: {twice[0]} stands for two classes; {cure}")
 
 
 def check_writable(path: Path) -> None:
