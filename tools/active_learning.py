@@ -574,7 +574,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 def main(argv: list[str]) -> None:
     args, rest = parse(argv)
     if args.command == "simulate":
-        args.seeds = sorted(set(args.seeds))
+        args.seeds, args.strategies = sorted(set(args.seeds)), list(dict.fromkeys(args.strategies))
         simulate(argparse.Namespace(**vars(lc.parse_settings(rest)) | vars(args)))
     elif rest:
         lc.complain(f"unknown: {' '.join(rest)}")

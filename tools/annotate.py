@@ -66,7 +66,7 @@ import landcover_segmentation as lc
 COLUMNS = ("image", "x", "y", "class")
 REFERENCE_COLUMN = "inclusion_probability"  # by which a probability sample is known
 GENTLY = ["nice", "-n", "10"] if shutil.which("nice") else []  # to train: the live map comes first
-REGION_POINTS = 5  # labels that an accepted patch of the map gives
+REGION_POINTS = 5  # labels that an accepted patch of the map gives at most: they keep apart
 NEIGHBOURS = 24  # tiles shown around one: all that touch it, if tiles overlap by half
 CUT_NAME = re.compile(r"(.*)_r(\d+)_c(\d+)")  # of tools/cut_tiles.py: a tile's row and column in its scene
 LARGE = 2**24  # pixels of an image, beyond which only parts of it are read and shown
@@ -624,8 +624,9 @@ def train(config: argparse.Namespace) -> None:
 def take_over(config: argparse.Namespace, path: Path, words: list[str]) -> str:
     """Takes a trained model if the held-out labels find it no worse than that of before; says what it did.
 
-    Labels from which the earlier one learnt judge neither, where there are others. It is kept beside the CSV,
-    for --checkpoint of another sitting.
+    Labels from which the earlier one learnt judge neither, where there are others. The new one is the best of
+    its epochs by all of them, which flatters it a little. It is kept beside the CSV, for --checkpoint of
+    another sitting.
     """
     kept = config.points.with_suffix(".pth")
     earlier_path = config.model_path if config.model else kept if kept.exists() else None

@@ -36,9 +36,9 @@ def stride_of(height: int, width: int) -> int:
 
 @torch.inference_mode()
 def frozen_features(network: nn.Module, image: np.ndarray) -> Tensor:
-    """A backbone's layers and the colours of an image (H, W, bands) uint8: (D, H / stride, W / stride) float32.
+    """A backbone's layers and the colours of an image (H, W, bands) uint8: (D, h, w) float32.
 
-    Beforehand the sides are filled up to multiples of 32. Stride: of `stride_of`.
+    h and w are the sides, filled up to multiples of 32, over `stride_of` the image.
     """
     normalisation = getattr(network, "normalisation", {})
     images = lc.to_device(lc.preprocess_image(image, **normalisation), next(network.parameters()).device)
