@@ -190,10 +190,13 @@ def test_labels_given_by_key_and_click_are_in_the_csv_at_once_and_survive_a_relo
     labelled(page, 3, 3)
     assert lines(config)[1:] == [*expected, "tile_0.png,{},{},low,".format(*free)]
 
-    page.mouse.click(*on_screen(page, x0, y0))
+    where = on_screen(page, x0, y0)
+    page.mouse.click(*where)
     says(page, f"x {x0}, y {y0}: high")
     page.keyboard.press("1")
-    page.mouse.click(*on_screen(page, x0, y0))
+    page.locator("#time-left").filter(has_text="left at your pace").wait_for()
+    assert on_screen(page, x0, y0) == where, "the tile stays where it is as the words come"
+    page.mouse.click(*where)
     says(page, f"x {x0}, y {y0}: low")
     page.get_by_role("button", name="Remove").click()
     labelled(page, 2, 2)
