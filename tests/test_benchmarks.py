@@ -249,7 +249,8 @@ def test_documents_and_figures_are_those_of_the_results():
 def test_every_row_says_where_it_comes_from(path):
     """The start, the command that gives it again, machine, versions, commit; not where its data lay."""
     for row in report.rows(path.name):
-        program = row["command"].removeprefix("bash ").split()[0]
+        words = [word for word in shlex.split(row["command"]) if not re.match("[A-Z]+=", word)]
+        program = words[words[0] == "bash"]
         assert (ROOT / program).is_file()
         assert row.get("weights") or row["starting_weights"]
         assert row["hardware"] and row["versions"].count("torch ") and re.match("[0-9a-f]{7}", row["commit"])
