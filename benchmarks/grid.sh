@@ -26,15 +26,15 @@ for seed in 0 1 2; do
         default_{none,weak,strong,grid,stratified,boundary} {plain,default}_random_weights \
         {plain,default}@{wrong20,wrong10,wrong5,shift5,shift1}
     run "${val[@]}" --points 5 --variants teacher+cut_mix
-    run "${val[@]}" --points 100 --variants default_unet default_stratified
-    run "${val[@]}" --points 100 --size 256 --variants default plain forest default_unet
+    run "${val[@]}" --points 100 --variants default_smp_unet default_stratified
+    run "${val[@]}" --points 100 --size 256 --variants default plain forest default_smp_unet
     # Scenes never seen
     scenes=(study --split scenes --every 3 --epochs 24 --seeds $seed --points 100)
-    run "${scenes[@]}" --variants default plain forest dense default_unet
-    run "${scenes[@]}" --size 256 --variants forest default_unet
+    run "${scenes[@]}" --variants default plain forest dense default_smp_unet
+    run "${scenes[@]}" --size 256 --variants forest default_smp_unet
     scenes=(study --split choose_scenes --epochs 12 --seeds $seed --points 100)
     run "${scenes[@]}" --every 2 --variants default plain forest
-    run "${scenes[@]}" --every 4 --variants default_unet
+    run "${scenes[@]}" --every 4 --variants default_smp_unet
     # Where the settings were chosen
     run study --split choose --every 2 --epochs 24 --seeds $seed --points 20 \
         --variants plain default labels teacher+cut_mix default+balanced dense forest
@@ -45,9 +45,9 @@ for seed in 0 1 2; do
     # The same in short, and longer on the same tiles
     run study --split choose --every 4 --epochs 24 --seeds $seed --points 20 --variants plain default
     run study --split choose --every 4 --epochs 12 --seeds $seed --points 20 \
-        --variants plain default {plain,default}_unet \
+        --variants plain default {plain,default}_smp_unet \
         {plain,default}+balanced plain+focal default_{none,weak,strong,grid,stratified} plain_hsv \
-        {plain,default}_random_weights plain_{unet,segformer,resnet34,resnet50}_random_weights \
+        {plain,default}_random_weights plain_{smp_unet,segformer,resnet34,resnet50}_random_weights \
         {plain,default}@{wrong5,wrong10,wrong20,shift1,shift3,shift5}
 done
 [ "${3:-}" = train ] && exit
@@ -56,10 +56,10 @@ done
 run inference --split val --every 3 --epochs 24 --points 100 \
     --ways plain "2 views" "8 views" "3 scales" "8 views, 3 scales" CRF "8 views, CRF"
 bn="plain, batch norm of these tiles"
-scenes=(inference --split scenes --every 3 --epochs 24 --points 100 --variant default_unet)
+scenes=(inference --split scenes --every 3 --epochs 24 --points 100 --variant default_smp_unet)
 run "${scenes[@]}" --size 256 --ways plain "8 views"
 run "${scenes[@]}" --ways plain "8 views" "$bn"
-run inference --split choose_scenes --every 4 --points 100 --variant default_unet --ways plain "8 views" "$bn"
+run inference --split choose_scenes --every 4 --points 100 --variant default_smp_unet --ways plain "8 views" "$bn"
 run inference --split choose --every 4 --epochs 24 --ways plain "2 views" "8 views" "3 scales" CRF
 run soft_labels --csv "$work/labels.csv"
 PYTHON="${PYTHON:-python}" bash benchmarks/active.sh "$data" "$work"

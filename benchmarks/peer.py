@@ -28,7 +28,11 @@ from PIL import Image
 import landcover_segmentation as lc
 
 EPOCHS, POINTS, SIZE, EVERY = 12, 20, 128, 3
-FROM_RANDOM = "plain_unet_random_weights", "plain_unet_random_weights_weak", "default_unet_random_weights"
+FROM_RANDOM = (
+    "plain_smp_unet_random_weights",
+    "plain_smp_unet_random_weights_weak",
+    "default_smp_unet_random_weights",
+)
 OURS = *FROM_RANDOM, "default"
 TRAIN_PEER = """
 import sys

@@ -17,6 +17,7 @@ mean ± standard deviation of the pairs, from benchmarks/results/study.csv.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +30,17 @@ from map_scenes import pairwise_messages
 from torch import Tensor, nn
 
 import landcover_segmentation as lc
+
+
+def smp_unet(backbone: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
+    """The U-Net of segmentation_models_pytorch on an EfficientNet-Lite, as an entry of `lc.ARCHITECTURES`."""
+    encoder, classifier = lc.smp_network("Unet", f"timm-tf_{backbone}", num_classes, imagenet=False)
+    if imagenet:
+        lc.load_lite_imagenet(encoder, backbone)
+    return encoder, classifier
+
+
+lc.ARCHITECTURES["smp_unet"] = {name: partial(smp_unet, name) for name in lc.LITE_BACKBONES}
 
 
 class PairwiseLoss(nn.Module):

@@ -52,13 +52,13 @@ METHODS = {"forest": "random forest", "plain": "plain", "default": "default"}
 WITH_MASKS = {"plain": "dense", "default": "dense+teacher+cut_mix"}  # the same with every pixel labelled
 # Each of them has the mean teacher.
 BESIDE_TEACHER = ("labels", "confident", "confident+cut_mix", "pairwise", "regions", "multi_scale")
-RANDOM_STARTS = ("", "_resnet34", "_resnet50", "_unet", "_segformer")
+RANDOM_STARTS = ("", "_resnet34", "_resnet50", "_smp_unet", "_segformer")
 # What sets a variant apart from the one that its name begins with; "" is that one. All others are `parts`.
 KINDS = {
     "augmentation": ("_none", "_weak", "", "_strong", "_hsv"),
     "where": ("", "_stratified", "_grid", "_boundary"),
     "noise": ("", "@wrong5", "@wrong10", "@wrong20", "@shift1", "@shift3", "@shift5"),
-    "networks": ("", "_unet", "_resnet50", *(f"{network}_random_weights" for network in RANDOM_STARTS)),
+    "networks": ("", "_smp_unet", "_resnet50", *(f"{network}_random_weights" for network in RANDOM_STARTS)),
 }
 # What twice as much brings, at twenty points per tile: the set-up with less, and the one with more.
 TWICE = {
@@ -124,7 +124,12 @@ SAMPLED_WHERE = {
     "plain, 20 (`choose`): mIoU": ("choose", "20", "plain", "miou"),
     "IoU of roads, plain": ("choose", "20", "plain", "iou_road"),
 }
-PLACES = {"random forest": "forest", "plain": "plain", "default": "default", "default, U-Net": "default_unet"}
+PLACES = {
+    "random forest": "forest",
+    "plain": "plain",
+    "default": "default",
+    "default, U-Net": "default_smp_unet",
+}
 PLACES_WHERE = {
     "`val`": ("val", "100", "", "miou"),
     "`val`, 256 px": ("val256", "100", "", "miou"),

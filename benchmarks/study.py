@@ -115,6 +115,8 @@ DEFAULT = LABELS | CUT_MIX
 DENSE = OFF | {"num_points": None}
 CONFIDENT = {"pseudo_label_threshold": 0.9, "point_evidence": False, "views": 1}
 NO_IMAGENET = {"weights": None}
+UNET = {"architecture": "unet"}
+SMP_UNET = {"architecture": "smp_unet"}  # by rejected.py
 RESNET50 = {"backbone": "resnet50", "learning_rate": 1e-4}
 REJECTED = ("views", "pairwise_weight", "region_weight")  # which the module does not offer
 VARIANTS = {
@@ -156,18 +158,28 @@ VARIANTS = {
         for strength in ("none", "weak", "strong")
     },
     "plain_hsv": OFF | {"augmentation": "hsv"},  # albumentations' jitter, as all studies had it up to 9ae7623
-    # other networks and starts
-    "plain_unet": OFF | {"architecture": "unet"},
-    "default_unet": DEFAULT | {"architecture": "unet"},
-    "dense_unet": DENSE | {"architecture": "unet"},
+    # other networks and starts: unet is what the program takes without a GPU, smp_unet that of the library
+    "plain_unet": OFF | UNET,
+    "default_unet": DEFAULT | UNET,
+    "dense_unet": DENSE | UNET,
+    "dense+teacher+cut_mix_unet": DENSE | {"teacher_decay": 0.99} | CUT_MIX | UNET,
+    **{
+        f"default_unet_lite{size}": DEFAULT | UNET | {"backbone": f"efficientnet_lite{size}"}
+        for size in (1, 2)
+    },
+    "plain_unet_random_weights": OFF | NO_IMAGENET | UNET,
+    "default_unet_random_weights": DEFAULT | NO_IMAGENET | UNET,
+    "plain_smp_unet": OFF | SMP_UNET,
+    "default_smp_unet": DEFAULT | SMP_UNET,
+    "dense_smp_unet": DENSE | SMP_UNET,
     "plain_resnet50": OFF | RESNET50,
     "default_resnet50": DEFAULT | RESNET50,
     "dense_resnet50": DENSE | RESNET50,
     "plain_random_weights": OFF | NO_IMAGENET,
     "default_random_weights": DEFAULT | NO_IMAGENET,
-    "plain_unet_random_weights": OFF | NO_IMAGENET | {"architecture": "unet"},
-    "plain_unet_random_weights_weak": OFF | NO_IMAGENET | {"architecture": "unet", "augmentation": "weak"},
-    "default_unet_random_weights": DEFAULT | NO_IMAGENET | {"architecture": "unet"},
+    "plain_smp_unet_random_weights": OFF | NO_IMAGENET | SMP_UNET,
+    "plain_smp_unet_random_weights_weak": OFF | NO_IMAGENET | SMP_UNET | {"augmentation": "weak"},
+    "default_smp_unet_random_weights": DEFAULT | NO_IMAGENET | SMP_UNET,
     "default_lite1": DEFAULT | {"backbone": "efficientnet_lite1"},
     "default_lite2": DEFAULT | {"backbone": "efficientnet_lite2"},
     "plain_segformer_random_weights": OFF | NO_IMAGENET | {"architecture": "segformer", "backbone": "mit_b0"},

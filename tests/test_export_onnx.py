@@ -20,7 +20,7 @@ NAMES, COLORS = ["Wasser", "forêt", "a, b"], ["#0000ff", "#1e6b34", "red"]
 
 
 def make_model(
-    backbone="efficientnet_lite0", architecture="deeplabv3", bands=lc.RGB_BANDS
+    backbone="efficientnet_lite0", architecture="unet", bands=lc.RGB_BANDS
 ) -> lc.DeepLabV3Segmentation:
     """An untrained model whose logits are scaled and shifted so that it does not say one class everywhere."""
     torch.manual_seed(0)
@@ -122,10 +122,11 @@ def test_deepness_draws_the_map_that_the_module_draws(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "backbone"), [("deeplabv3", "efficientnet_lite0"), ("segformer", "mit_b0")]
+    ("architecture", "backbone"),
+    [("deeplabv3", "efficientnet_lite0"), ("unet", "efficientnet_lite0"), ("segformer", "mit_b0")],
 )
 def test_a_file_for_any_size_takes_any_size_and_batch(tmp_path, architecture, backbone):
-    if architecture != "deeplabv3":
+    if architecture == "segformer":
         pytest.importorskip("segmentation_models_pytorch")
     model = make_model(backbone, architecture)
     assert export_onnx.export(model, tmp_path / "any.onnx") <= export_onnx.TOLERANCE

@@ -92,7 +92,8 @@ def new_model(backbone: str = "mobilenet_v3_large") -> torch.nn.Module:
     """A real network, or what little of one shows what else is done on the GPU."""
     if backbone == "small":
         return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 1)).to(GPU)
-    return lc.DeepLabV3Segmentation(5, backbone, weights=None).to(GPU)
+    architecture = "unet" if backbone in lc.LITE_BACKBONES else "deeplabv3"
+    return lc.DeepLabV3Segmentation(5, backbone, None, architecture).to(GPU)
 
 
 @pytest.mark.parametrize(

@@ -909,7 +909,7 @@ def test_scales_are_a_mean_of_probabilities():
 @pytest.mark.parametrize(
     "name",
     ["deeplabv3 resnet50", "deeplabv3 mobilenet_v3_large", "deeplabv3 efficientnet_lite0",
-     "deeplabv3 resnet34", "unet resnet34", "segformer mit_b0"],
+     "deeplabv3 resnet34", "unet efficientnet_lite0", "unet resnet34", "segformer mit_b0"],
 )  # fmt: skip
 def test_folded_batch_norm_predicts_the_same(name):
     torch.manual_seed(0)

@@ -15,12 +15,37 @@ from torch import nn
 import landcover_segmentation as lc
 
 
-@pytest.mark.parametrize("backbone", [name for name in lc.ARCHITECTURES["deeplabv3"] if name != "resnet34"])
-def test_logits_have_the_size_of_the_image(backbone):
-    model = lc.DeepLabV3Segmentation(4, backbone, weights=None).eval()
+@pytest.mark.parametrize(
+    ("architecture", "backbone"),
+    [("deeplabv3", name) for name in lc.ARCHITECTURES["deeplabv3"] if name != "resnet34"]
+    + [("unet", name) for name in lc.LITE_BACKBONES],
+)
+def test_logits_have_the_size_of_the_image(architecture, backbone):
+    model = lc.DeepLabV3Segmentation(4, backbone, None, architecture).eval()
     with torch.inference_mode():
         assert model(torch.rand(1, 3, 50, 71)).shape == (1, 4, 50, 71)
     assert model.starting_weights == "random initialisation"
+
+
+def test_the_unet_sees_a_line_of_two_pixels():
+    """Its finest features reach the logits: a change of a few pixels stays where it is."""
+    torch.manual_seed(0)
+    model = lc.DeepLabV3Segmentation(3, "efficientnet_lite0", None, "unet").eval()
+    images = torch.zeros(1, 3, 64, 64)
+    changed = images.clone()
+    changed[..., 30:32, :] = 1
+    with torch.inference_mode():
+        change = (model(changed) - model(images)).abs().amax(1)[0].mean(1)
+    assert 26 <= change.argmax() <= 36 and change[26:36].mean() > 3 * change[:16].mean()
+
+
+def test_a_model_of_an_earlier_network_is_refused_in_one_line(tmp_path):
+    model = lc.DeepLabV3Segmentation(3, "efficientnet_lite0", None)
+    model.architecture = "unet"  # as the program of another version may have called its own
+    lc.save_checkpoint(tmp_path / "old.pth", model)
+    with pytest.raises(lc.InputError, match=r"old\.pth: .*another version.*train it again") as found:
+        lc.load_model(tmp_path / "old.pth", "cpu")
+    assert "\n" not in str(found.value)
 
 
 def test_resnet50_is_the_published_size():
@@ -79,7 +104,7 @@ def test_efficientnet_lite_brings_imagenet_weights(size):
     image = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
     theirs = torch.from_numpy((image.astype(np.float32) - 127) / 128).permute(2, 0, 1)[None]
     with torch.inference_mode():
-        ours, expected = model.backbone(lc.preprocess_image(image))["out"], reference(theirs)[0]
+        ours, expected = model.backbone(lc.preprocess_image(image))[-1], reference(theirs)[0]
     middle = (
         ...,
         slice(8, 12),

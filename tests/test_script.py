@@ -381,22 +381,25 @@ def test_settings_of_unlabelled_pixels_reach_the_objective(data, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("settings", "gpu", "backbone", "rate"),
+    ("settings", "gpu", "network", "rate"),
     [
-        ({}, False, "efficientnet_lite0", 1e-3),
-        ({}, True, "resnet50", 1e-4),
-        ({"backbone": "resnet50"}, False, "resnet50", 1e-4),
-        ({"backbone": "mobilenet_v3_large"}, True, "mobilenet_v3_large", 1e-3),
-        ({"learning_rate": 0.02}, False, "efficientnet_lite0", 0.02),
-        ({"architecture": "unet"}, False, "efficientnet_lite0", 1e-3),
-        ({"architecture": "segformer"}, True, "mit_b0", 1e-4),
+        ({}, False, "unet efficientnet_lite0", 1e-3),
+        ({}, True, "deeplabv3 resnet50", 1e-4),
+        ({"backbone": "resnet50"}, False, "deeplabv3 resnet50", 1e-4),
+        ({"backbone": "mobilenet_v3_large"}, True, "deeplabv3 mobilenet_v3_large", 1e-3),
+        ({"backbone": "efficientnet_lite2"}, True, "unet efficientnet_lite2", 1e-3),
+        ({"backbone": "mit_b1"}, False, "segformer mit_b1", 1e-4),
+        ({"learning_rate": 0.02}, False, "unet efficientnet_lite0", 0.02),
+        ({"architecture": "unet"}, False, "unet efficientnet_lite0", 1e-3),
+        ({"architecture": "deeplabv3"}, False, "deeplabv3 efficientnet_lite0", 1e-3),
+        ({"architecture": "segformer"}, True, "segformer mit_b0", 1e-4),
     ],
 )
-def test_network_and_learning_rate_follow_the_machine(settings, gpu, backbone, rate, monkeypatch):
+def test_network_and_learning_rate_follow_the_machine(settings, gpu, network, rate, monkeypatch):
     monkeypatch.setattr(lc, "pick_device", lambda name: torch.device("meta" if gpu else "cpu"))
     config = lc.parse_settings([f"--{name.replace('_', '-')}={value}" for name, value in settings.items()])
     settled = lc.settle_settings(config)
-    assert (settled.backbone, settled.learning_rate) == (backbone, rate)
+    assert (f"{settled.architecture} {settled.backbone}", settled.learning_rate) == (network, rate)
     assert config.backbone == settings.get("backbone", "auto"), "what was given stays as it was"
 
 
