@@ -338,15 +338,21 @@ def markdown(header: Iterable[str], body: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *body])
 
 
-def points_table(setup: dict, width: int | None = None) -> str:
-    """The methods at each budget of points and with every pixel labelled; width: the first columns alone."""
+def points_table(setup: dict, width: int | None = None, network: str = "") -> str:
+    """The methods at each budget of points and with every pixel labelled; width: the first columns alone.
+
+    network: what the variants' names end with, of another than the study's own; the last column compares.
+    """
     found, body = study_rows(setup), []
-    dense = column(pick(found, variant="dense"))
+    dense = column(pick(found, variant=f"dense{network}"))
     machines = [row.get("hardware") for row in found if row["epochs"] != "0"]
     machine = max(machines, key=machines.count, default=None)  # times are of the one that trained most
     for points in [*budgets(found), *(["all"] if dense else [])]:
-        variants = {name: WITH_MASKS.get(name) if points == "all" else name for name in METHODS}
+        usual = {name: WITH_MASKS.get(name, "") if points == "all" else name for name in METHODS}
+        variants = {name: variant + network * (name != "forest") for name, variant in usual.items()}
         own = {name: pick(found, variant=variant, points=points) for name, variant in variants.items()}
+        if network and not own["default"]:
+            continue
         mious = [counted(column(cells)) for cells in own.values()]
         reached = column(own["default"]) if dense else []
         share = f"{statistics.mean(reached) / statistics.mean(dense):.1%}" if reached else "-"
@@ -354,7 +360,9 @@ def points_table(setup: dict, width: int | None = None) -> str:
             in_minutes(column(pick(cells, hardware=machine) or cells, "seconds")) for cells in own.values()
         ]
         gain, cost = gained(own["default"], own["plain"]), costs(own["default"], own["plain"])
-        body.append([points, *mious, gain, share, *minutes, counted(cost, 2)])
+        before = pick(found, variant=usual["default"], points=points)
+        over = [gained(own["default"], before), counted(costs(own["default"], before), 2)] if network else []
+        body.append([points, *mious, gain, share, *minutes, counted(cost, 2), *over])
     header = [
         "points per tile",
         *METHODS.values(),
@@ -362,6 +370,7 @@ def points_table(setup: dict, width: int | None = None) -> str:
         "default, of dense masks",
     ]
     header += [*(f"minutes of {name}" for name in METHODS.values()), "time of default, plain = 1"]
+    header += ["default over DeepLabV3+, seed by seed", "its time, DeepLabV3+ = 1"] if network else []
     return markdown(header[:width], [line[:width] for line in body])
 
 
