@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Points against dense masks on a second set, of exact labels: generated scenes with thin and rare classes.
 #     bash benchmarks/generated_scenes.sh DATA WORK      makes the tiles in DATA; models and copies in WORK
-# SEEDS="0" and VARIANTS="plain" choose; cells that are in results/generated.csv are passed over.
+# SEEDS="0" and VARIANTS="plain_unet" choose; cells that are in results/generated.csv are passed over.
 set -euo pipefail
 data=$(realpath -m "$1") work=$(realpath -m "$2")
 cd "$(dirname "$0")/.."
@@ -9,5 +9,6 @@ cd "$(dirname "$0")/.."
     --scenes 8 --train 192 --val 96 --size 128
 "${PYTHON:-python}" benchmarks/study.py --data "$data" --work "$work" --csv benchmarks/results/generated.csv \
     --class-names "water,forest,cropland,grassland,built-up,road,greenhouse,bare ground" \
-    --split val --every 2 --epochs 12 --size 128 --points 20 \
-    --seeds ${SEEDS:-0 1 2} --variants ${VARIANTS:-plain default dense forest}
+    --split val --every 1 --epochs 24 --size 128 --points 20 \
+    --seeds ${SEEDS:-0 1 2} \
+    --variants ${VARIANTS:-plain_unet default_unet dense_unet dense+teacher+cut_mix_unet forest}

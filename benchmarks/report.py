@@ -157,9 +157,9 @@ def rows(name: str, **wanted: str) -> list[dict]:
     return [row for row in csv.DictReader(lines) if all(row[key] == value for key, value in wanted.items())]
 
 
-def study_rows(setup: dict) -> list[dict]:
+def study_rows(setup: dict, name: str = "study.csv") -> list[dict]:
     """The study's cells of one set-up, and the forests of the same tiles, which train for no epochs."""
-    found = rows("study.csv", **{key: value for key, value in setup.items() if key != "epochs"})
+    found = rows(name, **{key: value for key, value in setup.items() if key != "epochs"})
     return [row for row in found if row["epochs"] in ("0", setup["epochs"])]
 
 
@@ -243,9 +243,8 @@ def base_of(name: str, present: Collection[str]) -> str:
     return nearest if nearest != name and nearest in present else family
 
 
-def cell_and_base(setup: str, name: str, points: str) -> tuple[list[dict], list[dict]]:
+def cell_and_base(found: list[dict], name: str, points: str) -> tuple[list[dict], list[dict]]:
     """The rows of a cell, and of the variant that it is compared with; of dense masks that of any budget."""
-    found = study_rows(SETUPS[setup])
     own = pick(found, variant=name, points=points)
     if points != "all":
         found = pick(found, points=points)
@@ -341,9 +340,9 @@ def markdown(header: Iterable[str], body: list[list[str]]) -> str:
 def points_table(setup: dict, width: int | None = None, network: str = "") -> str:
     """The methods at each budget of points and with every pixel labelled; width: the first columns alone.
 
-    network: what the variants' names end with, of another than the study's own; the last column compares.
+    network: how the variants in networks.csv end, that compare another with the study's own in last columns.
     """
-    found, body = study_rows(setup), []
+    found, body = study_rows(setup, "networks.csv" if network else "study.csv"), []
     dense = column(pick(found, variant=f"dense{network}"))
     machines = [row.get("hardware") for row in found if row["epochs"] != "0"]
     machine = max(machines, key=machines.count, default=None)  # times are of the one that trained most
@@ -360,9 +359,10 @@ def points_table(setup: dict, width: int | None = None, network: str = "") -> st
             in_minutes(column(pick(cells, hardware=machine) or cells, "seconds")) for cells in own.values()
         ]
         gain, cost = gained(own["default"], own["plain"]), costs(own["default"], own["plain"])
-        before = pick(found, variant=usual["default"], points=points)
-        over = [gained(own["default"], before), counted(costs(own["default"], before), 2)] if network else []
-        body.append([points, *mious, gain, share, *minutes, counted(cost, 2), *over])
+        before = pick(found, variant=usual["default"], points=points)  # in turns, so that times compare
+        paired_with = before or pick(study_rows(setup), variant=usual["default"], points=points)
+        over = gained(own["default"], paired_with), counted(costs(own["default"], before), 2)
+        body.append([points, *mious, gain, share, *minutes, counted(cost, 2), *(over if network else [])])
     header = [
         "points per tile",
         *METHODS.values(),
@@ -549,10 +549,12 @@ def arms(name: str, *wanted: str) -> list[list[dict]]:
 def generated_table() -> str:
     """Points against dense masks on generated scenes, of benchmarks/generated_scenes.sh."""
     found, body = rows("generated.csv"), []
-    plain, dense = arms("generated", "plain", "dense")
-    for name, title in (METHODS | {"dense": "dense masks, plain"}).items():
+    plain, dense = arms("generated", "plain_unet", "dense_unet")
+    shown = {"forest": "random forest", "plain_unet": "plain", "default_unet": "default"}
+    shown |= {"dense_unet": "dense masks, plain", "dense+teacher+cut_mix_unet": "with teacher and CutMix"}
+    for name, title in shown.items():
         if own := pick(found, variant=name):
-            gain = gained(own, plain) if name in ("default", "dense") else "-"
+            gain = gained(own, plain) if name not in ("forest", "plain_unet") else "-"
             share = paired(own, dense, "miou", operator.truediv)
             scores = [spread(column(own, key)) for key in class_keys(found)]
             body.append([title, counted(column(own)), gain, spread(share), *scores])
@@ -734,6 +736,7 @@ def coverage_table() -> str:
 
 SHORT = {  # tables of the report, with nothing that the others have not
     "budgets": lambda: points_table(COMPARED["val"], width=5),
+    "unet_budgets": lambda: points_table(COMPARED["val"], width=6, network="_unet"),
     "added": lambda: overview(ADDED, ADDED_WHERE),
     "beside_labels": lambda: overview(BESIDE_LABELS, measures("choose", "20", "labels")),
     "beside_mean": lambda: overview(BESIDE_MEAN, measures("choose", "20", "teacher")),
@@ -744,6 +747,7 @@ TABLES = {
     **{name: lambda setup=setup: points_table(setup) for name, setup in COMPARED.items()},
     **{f"{name}_classes": lambda setup=setup: classes_table(setup) for name, setup in COMPARED.items()},
     **{kind: lambda kind=kind: variants_table(kind) for kind in ("parts", "methods", *KINDS)},
+    "unet": lambda: points_table(COMPARED["val"], network="_unet"),
     "more_points": more_points_table,
     "twice": twice_table,
     "left_out": lambda: overview(LEFT_OUT, LEFT_OUT_WHERE),
@@ -884,7 +888,8 @@ def marked(source: str, key: str) -> list[float]:
 
 
 def of_cell(kind: str, setup: str, name: str, points: str, way: str = "", *, key: str) -> list[float]:
-    """Of a study's cell, or of a way of predicting with its models (spaces as _): a column or one of these.
+    """Of a cell of study.csv or networks.csv, or of a way of predicting with its models (spaces as _): a
+    column or one of these.
 
     `seeds`, their number; `gain` and `cost` over its base; `points`, the gain in hundredths without its sign;
     `lead` over the forest in hundredths; `gap`, the share of the way from plain training to dense masks.
@@ -892,8 +897,8 @@ def of_cell(kind: str, setup: str, name: str, points: str, way: str = "", *, key
     """
     what, _, measure = key.partition(".")
     measure = measure or "miou"
-    found = study_rows(SETUPS[setup])
-    own, base = cell_and_base(setup, name, points)
+    found = study_rows(SETUPS[setup], "networks.csv" if kind == "networks" else "study.csv")
+    own, base = cell_and_base(found, name, points)
     clock = "seconds"
     if kind == "inference":
         predicted = rows("inference.csv", **SETUPS[setup], variant=name, points=points)
@@ -921,7 +926,7 @@ def of_arms(name: str, own: str, base: str, *, key: str) -> list[float]:
     """
     what, _, measure = key.partition(".")
     measure = measure.replace("_", " ").replace("iou ", "iou_") or "miou"
-    found, simple, dense = arms(name, own, base, "dense")
+    found, simple, dense = arms(name, own, base, base.replace("plain", "dense"))
     gain = gains(found, simple, measure)
     values = {
         "gain": lambda: gain,
@@ -935,7 +940,7 @@ def of_arms(name: str, own: str, base: str, *, key: str) -> list[float]:
 
 TABLE = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 MARK = re.compile(
-    r"(?P<mark><!-- (?P<source>(?:study:|inference:|speed:)?[\w+@/,-]+):(?P<key>[\w.-]+) -->)"
+    r"(?P<mark><!-- (?P<source>(?:study:|networks:|inference:|speed:)?[\w+@/,-]+):(?P<key>[\w.-]+) -->)"
     r"(?P<sign>[+-]?)\d+(?:\.(?P<decimals>\d+))?(?P<deviation> ± \d+(?:\.\d+)?)?"
 )
 
