@@ -1,4 +1,4 @@
-"""Beside a peer: geoai's `train_segmentation_model` on the same tiles, points, epochs and network as ours.
+"""Beside a peer: geoai's `train_segmentation_model` on the same tiles, points and epochs as ours.
 
     python -m venv PEER && PEER/bin/pip install geoai-py==0.40.1
     python benchmarks/peer.py --data DATA --work WORK --peer PEER/bin/python
@@ -7,8 +7,9 @@ DATA is that of study.py. Both learn from the 290 tiles of `val`, 128 px, twenty
 epochs of batches of eight, and are scored on the dense masks of the 435 val tiles after the last epoch: none
 is chosen. The peer trains a U-Net with `timm-tf_efficientnet_lite0` from random weights by its own defaults
 (Adam at 1e-3, flips, quarter turns, brightness, contrast) and `ignore_index=255`; it keeps one tile aside,
-for it must. Ours are variants of study.py: the same network from random weights, and the default from
-ImageNet's. A row per seed is appended to a CSV; rows that are there are passed over, and processes may share.
+for it must. Ours are variants of study.py: the same network, our own U-Net and the default objective, all
+from random weights, and the default from ImageNet's. A row per seed is appended to a CSV; rows that are
+there are passed over, and processes may share.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from PIL import Image
 import landcover_segmentation as lc
 
 EPOCHS, POINTS, SIZE, EVERY = 12, 20, 128, 3
-FROM_RANDOM = (
+OURS = (
     "plain_smp_unet_random_weights",
-    "plain_smp_unet_random_weights_weak",
-    "default_smp_unet_random_weights",
+    "plain_unet_random_weights",
+    "default_unet_random_weights",
+    "default_unet",
 )
-OURS = *FROM_RANDOM, "default"
 TRAIN_PEER = """
 import sys
 from geoai.train import train_segmentation_model
