@@ -38,12 +38,12 @@ import types
 import typing
 import unicodedata
 import warnings
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, fields
 from decimal import Decimal
 from functools import cache, partial, wraps
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for news
@@ -84,7 +84,7 @@ BANDS: list[int] = [1, 2, 3]  # the bands that the network sees, counted from 1:
 NUM_POINTS: int | None = 100  # labelled pixels per tile that training may see; None takes every one
 POINT_SAMPLING: str = "stratified"  # stratified (classes share equally), random, grid or boundary
 # ---- Model
-ARCHITECTURE: str = "auto"  # auto: unet for efficientnet_lite, else deeplabv3; or either, or segformer
+ARCHITECTURE: str = "auto"  # deeplabv3, unet, segformer; auto: unet for efficientnet_lite, segformer for mit_
 BACKBONE: str = "auto"  # auto: resnet50 with a GPU, efficientnet_lite0 without; for others see README.md
 WEIGHTS: str | None = "auto"  # auto: ImageNet if it can be had; imagenet: insist on it; None: random
 # ---- Training
@@ -1256,20 +1256,6 @@ def use_faster_convolutions(network: nn.Module) -> None:
             module.__class__ = CentreOnly if form == ((3, 3), (1, 1), "zeros", 1) else nn.Conv2d
 
 
-class LiteFeatures(nn.Module):
-    """The five feature maps of an EfficientNet-Lite: at strides 2, 4, 8, 16 and output_stride, 16 or 32."""
-
-    def __init__(self, backbone: str, imagenet: bool, output_stride: int):
-        super().__init__()
-        self.features = timm.create_model(f"tf_{backbone}", features_only=True, output_stride=output_stride)
-        self.channels = self.features.feature_info.channels()
-        if imagenet:
-            load_lite_imagenet(self.features, backbone)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return self.features(images)
-
-
 def load_lite_imagenet(features: nn.Module, backbone: str) -> None:
     """Gives timm's tf_efficientnet_lite0, 1 or 2 the ImageNet weights of its pip package.
 
@@ -1319,9 +1305,8 @@ class DecoderHead(nn.Module):
 class UNetHead(nn.Module):
     """The decoder of a U-Net (Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597): logits at stride 2.
 
-    From the deepest of the five feature maps upwards each is joined by the next finer one. At 20 points per
-    tile that is better than DeepLabV3+, and cheaper (technical_report.md).
-    channels: of the feature maps, the finest first.
+    From the deepest of the five feature maps upwards each is joined by the next finer one. On points that is
+    better than DeepLabV3+, and cheaper (technical_report.md). channels: of the maps, the finest first.
     """
 
     WIDTHS = 256, 128, 64, 32  # chosen on train tiles: half as wide again brings nothing
@@ -1350,10 +1335,13 @@ def torchvision_deeplab(backbone: str, num_classes: int, imagenet: bool) -> tupl
 
 
 def lite_network(
-    head: type[nn.Module], stride: int, backbone: str, num_classes: int, imagenet: bool
+    head: type[nn.Module], output_stride: int, backbone: str, num_classes: int, imagenet: bool
 ) -> tuple[nn.Module, nn.Module]:
-    lite = LiteFeatures(backbone, imagenet, stride)
-    return lite, head(lite.channels, num_classes)
+    """An EfficientNet-Lite, images -> maps at strides 2, 4, 8, 16 and output_stride, and a head of these."""
+    features = timm.create_model(f"tf_{backbone}", features_only=True, output_stride=output_stride)
+    if imagenet:
+        load_lite_imagenet(features, backbone)
+    return nn.Sequential(OrderedDict(features=features)), head(features.feature_info.channels(), num_classes)
 
 
 def smp_network(network: str, backbone: str, num_classes: int, imagenet: bool) -> tuple[nn.Module, nn.Module]:
@@ -1378,13 +1366,12 @@ def smp_network(network: str, backbone: str, num_classes: int, imagenet: bool) -
 # Architecture -> backbone -> function (num_classes, imagenet) -> (backbone, classifier of its features)
 TORCHVISION_BACKBONES = ("resnet50", "resnet101", "mobilenet_v3_large")
 LITE_BACKBONES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
-RESNETS = ("resnet34", "resnet50", "resnet101")
 ARCHITECTURES = {
     "deeplabv3": {name: partial(torchvision_deeplab, name) for name in TORCHVISION_BACKBONES}
     | {name: partial(lite_network, DecoderHead, 16, name) for name in LITE_BACKBONES}
     | {"resnet34": partial(smp_network, "DeepLabV3", "resnet34")},
     "unet": {name: partial(lite_network, UNetHead, 32, name) for name in LITE_BACKBONES}
-    | {name: partial(smp_network, "Unet", name) for name in RESNETS},
+    | {name: partial(smp_network, "Unet", name) for name in ("resnet34", "resnet50", "resnet101")},
     "segformer": {f"mit_b{size}": partial(smp_network, "Segformer", f"mit_b{size}") for size in range(6)},
 }
 SMALL_BACKBONES = (*LITE_BACKBONES, "mobilenet_v3_large")  # fast on a CPU; they learn at 1e-3
@@ -1438,7 +1425,7 @@ class DeepLabV3Segmentation(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
-        images = F.pad(images, (0, -width % 32, 0, -height % 32), mode="replicate")  # smp's halve five times
+        images = F.pad(images, (0, -width % 32, 0, -height % 32), mode="replicate")  # they halve five times
         features = self.backbone(images)
         logits = self.classifier(features["out"] if isinstance(features, dict) else features)
         # Upsampled in float32: bfloat16's eight bits would blur the borders between classes.
@@ -2419,9 +2406,8 @@ def settle_settings(config: argparse.Namespace) -> argparse.Namespace:
         here = "efficientnet_lite0" if pick_device(config.device).type == "cpu" else "resnet50"
         settled.backbone = "mit_b0" if config.architecture == "segformer" else here
     if config.architecture == "auto":
-        better = {"unet": LITE_BACKBONES, "segformer": ARCHITECTURES["segformer"]}
-        fitting = (name for name, backbones in better.items() if settled.backbone in backbones)
-        settled.architecture = next(fitting, "deeplabv3")
+        other = "segformer" if settled.backbone in ARCHITECTURES["segformer"] else "deeplabv3"
+        settled.architecture = "unet" if settled.backbone in LITE_BACKBONES else other
     if config.learning_rate == "auto":
         settled.learning_rate = 1e-3 if settled.backbone in SMALL_BACKBONES else 1e-4
     settled.class_names = config.class_names or numbered_classes(config.num_classes)
@@ -2457,7 +2443,9 @@ def check_settings(config: argparse.Namespace) -> None:
     demand(good, "CLASS_NAMES", f"{each}, all different, or None")
     good = colors is None or (len(colors) == count and all(map(is_color_like, colors)))
     demand(good, "CLASS_COLORS", f"{each}, as '#rrggbb' or by name, or None")
-    settled = settle_settings(config)
+    settled, every = settle_settings(config), dict.fromkeys(chain.from_iterable(ARCHITECTURES.values()))
+    check_choice("ARCHITECTURE", config.architecture, ("auto", *ARCHITECTURES))
+    check_choice("BACKBONE", settled.backbone, every)
     check_network(settled.architecture, settled.backbone, config.weights)
     device, here = pick_device(config.device), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     pick_precision(config.precision, device)
@@ -2595,6 +2583,7 @@ def restore_run(run: Run, checkpoint: dict) -> None:
         if before != now:
             changed = f"{folder}: tiles or labels have changed since the run began"
             raise InputError(f"{changed}; put them back, or {anew}")
+    load_model(path, "cpu")  # refuses the network of another version
     for key, part in (run.states() | {"model_state_dict": run.unlabelled.teacher}).items():
         part.load_state_dict(checkpoint[key])
     for model in (run.model, run.unlabelled.teacher):

@@ -26,7 +26,7 @@ done
 $python landcover_segmentation.py --num-classes 5 --class-names land,water,building,vegetation,road \
     --class-colors none --train-image-dir "$work/train/images" --train-mask-dir "$work/train/masks" \
     --val-image-dir "$work/choose/images" --val-mask-dir "$work/choose/masks" --num-points 20 \
-    --backbone efficientnet_lite0 --weights imagenet --learning-rate 1e-3 --batch-size 4 \
+    --architecture deeplabv3 --backbone efficientnet_lite0 --weights imagenet --learning-rate 1e-3 --batch-size 4 \
     --epochs 10 --crop-size 128 --output-dir "$work"
 $python tools/map_scenes.py --checkpoint "$work/best_model.pth" --input "$work/region/images" \
     --output "$work/maps" >"$work/written.txt"

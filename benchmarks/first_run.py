@@ -45,7 +45,7 @@ def run_first(seed: int) -> dict:
         "seconds": round(metrics["seconds"], 1),
         "all_seconds": round(seconds, 1),
         "epochs": config["epochs"],
-        "backbone": config["backbone"],
+        "network": f"{config['architecture']} {config['backbone']}",
         "precision": metrics["precision"],
         "weights": metrics["starting_weights"],
     }

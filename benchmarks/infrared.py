@@ -60,7 +60,12 @@ def train(tiles: Path, bands: str, seed: int) -> dict:
     settings |= {f"{part}_{kind}_dir": tiles / part / f"{kind}s"
                  for part in ("train", "val") for kind in ("image", "mask")}  # fmt: skip
     settings |= {"bands": bands, "seed": seed, "num_points": POINTS, "epochs": EPOCHS, "crop_size": SIZE}
-    settings |= {"backbone": "efficientnet_lite0", "weights": "imagenet", "device": "cpu"}
+    settings |= {
+        "architecture": "deeplabv3",
+        "backbone": "efficientnet_lite0",
+        "weights": "imagenet",
+        "device": "cpu",
+    }
     settings |= {"batch_size": BATCH, "pseudo_label_weight": 0}  # half of the time, for no other question
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -529,7 +529,7 @@ def across_table() -> str:
 def first_run_table() -> str:
     """README's first command on the generated tiles, of benchmarks/first_run.py."""
     found, body = rows("first_run.csv"), []
-    keys = ("epochs", "backbone", "precision", "weights", "hardware")
+    keys = ("epochs", "network", "precision", "weights", "hardware")
     for values in dict.fromkeys(tuple(row.get(key, "-") for key in keys) for row in found):
         own = [row for row in found if tuple(row.get(key, "-") for key in keys) == values]
         scores = [spread(column(own, "miou_of_last_epoch"))]

@@ -40,7 +40,7 @@ PYTHON
     --class-colors '#d9c79e,#3b78d8,#c0392b,#2e8b3d,#4d4d4d' \
     --train-image-dir $out/tiles/train --train-mask-dir $out/tiles/train_points.csv \
     --val-image-dir $out/tiles/val --val-mask-dir $out/tiles/val_points.csv --num-points none \
-    --backbone efficientnet_lite0 --weights imagenet --learning-rate 1e-3 \
+    --architecture deeplabv3 --backbone efficientnet_lite0 --weights imagenet --learning-rate 1e-3 \
     --epochs 20 --batch-size 4 --crop-size 128 --output-dir $out
 "${PYTHON:-python}" tools/map_scenes.py --checkpoint $out/best_model.pth \
     --input "$data/../dubai_scenes/scene8_part6.jpg" --output $out/tiles/maps

@@ -1217,6 +1217,16 @@ def test_a_model_of_an_earlier_sitting_with_other_classes_is_no_yardstick(serve,
     assert config.reading is config.model.reading, "the tiles are read as it was taught to"
 
 
+def test_a_model_of_an_earlier_version_is_no_yardstick(serve, model, monkeypatch):
+    config = serve()
+    known = torch.load(model)
+    torch.save(known | {"model_state_dict": {}}, config.points.with_suffix(".pth"))
+    scored = lambda *_: argparse.Namespace(label="mean recall", value=0.5)  # noqa: E731
+    monkeypatch.setattr(annotate, "held_out_score", scored)
+    monkeypatch.setattr(lc, "load_model", lambda path, load=lc.load_model: load(path, "cpu"))
+    assert "before" not in annotate.take_over(config, model, [])
+
+
 @pytest.mark.parametrize(
     "change, named",
     [

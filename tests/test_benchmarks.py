@@ -416,13 +416,13 @@ def test_what_was_measured_since_joins_the_short_tables(results):
         "| grid | - |",
         "| boundary | - |",
     ]
-    lines = ["seed,miou,iou_water,iou_road,seconds,epochs,backbone,hardware"]
-    lines += [f"{seed},0.6{seed},0.9,0.{seed},{100 + seed},30,efficientnet_lite0,cpu" for seed in range(1, 4)]
+    lines = ["seed,miou,iou_water,iou_road,seconds,epochs,network,hardware"]
+    lines += [f"{seed},0.6{seed},0.9,0.{seed},{100 + seed},30,unet lite,cpu" for seed in range(1, 4)]
     (results / "first_run.csv").write_text("\n".join(lines) + "\n")
     assert report.TABLES["first_run"]().splitlines() == [
-        "| mIoU | water | road | seconds of training | epochs | backbone | hardware |",
+        "| mIoU | water | road | seconds of training | epochs | network | hardware |",
         "| --- | --- | --- | --- | --- | --- | --- |",
-        "| 0.620 ± 0.010 (3) | 0.900 ± 0.000 | 0.200 ± 0.100 | 102 ± 1 | 30 | efficientnet_lite0 | cpu |",
+        "| 0.620 ± 0.010 (3) | 0.900 ± 0.000 | 0.200 ± 0.100 | 102 ± 1 | 30 | unet lite | cpu |",
     ]
     assert report.fill("<!-- first_run:miou -->0 <!-- first_run:miou -->0.00 ± 0.00").endswith("0.62 ± 0.01")
 

@@ -18,6 +18,14 @@ from map_scenes import pairwise_messages
 import landcover_segmentation as lc
 
 
+@pytest.mark.parametrize("backbone", lc.LITE_BACKBONES)
+def test_the_unet_of_smp_gets_weights_without_its_hub(backbone):
+    pytest.importorskip("segmentation_models_pytorch")
+    ours = lc.DeepLabV3Segmentation(3, backbone, "imagenet").backbone.features.state_dict()
+    smp = lc.DeepLabV3Segmentation(3, backbone, "imagenet", "smp_unet").backbone.state_dict()
+    assert len(ours) > 200 and all(torch.equal(value, smp[name]) for name, value in ours.items())
+
+
 def test_pairwise_loss_has_the_gradient_of_its_value():
     torch.manual_seed(0)
     logits, images = torch.randn(1, 3, 6, 6), torch.randn(1, 3, 6, 6)

@@ -209,6 +209,10 @@ def test_resuming_a_mixture_of_two_runs_is_refused(finished, capsys):
     assert lc.main([*flags(finished), "--resume"]) == 2
     assert "best_model.pth: no such file" in capsys.readouterr().err
     last = torch.load(out / "last_checkpoint.pth")
+    weights = {f"{name}.old": value for name, value in last["model_state_dict"].items()}
+    torch.save({**last, "model_state_dict": weights}, out / "last_checkpoint.pth")
+    assert lc.main([*flags(finished), "--resume"]) == 2
+    assert "of another version of this program" in capsys.readouterr().err
     del last["config"]["cut_mix"]
     torch.save(last, out / "last_checkpoint.pth")
     assert lc.main([*flags(finished), "--resume"]) == 2

@@ -300,7 +300,7 @@ def simulate(config: argparse.Namespace) -> None:
                     tqdm.write(f"seed {seed}  {arm:11}  {points}  mIoU {row['miou']:.4f}")
     finally:
         if rows:
-            title = f"{config.backbone}, {config.epochs} epochs per round"
+            title = f"{config.architecture} {config.backbone}, {config.epochs} epochs per round"
             save_curve(csv_path.with_suffix(".png"), rows, title)
     picture = output / "active_learning_points.png"
     draw_points(picture, dense, [folders[config.seeds[0], arm] for arm in config.strategies], config)

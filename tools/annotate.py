@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import csv
 import functools
 import http.server
@@ -411,7 +412,7 @@ def accept_region(config: argparse.Namespace, request: dict) -> dict:
 
 
 def frozen_network(config: argparse.Namespace) -> lc.DeepLabV3Segmentation:
-    """The model of --checkpoint, else what the module starts from on a CPU."""
+    """The model of --checkpoint, else the network on which the live map was measured: stride 16 at most."""
     if config.model:
         return config.model
     how = "efficientnet_lite0", "auto", "deeplabv3", config.bands
@@ -629,8 +630,10 @@ def take_over(config: argparse.Namespace, path: Path, words: list[str]) -> str:
     another sitting.
     """
     kept = config.points.with_suffix(".pth")
-    earlier_path = config.model_path if config.model else kept if kept.exists() else None
-    earlier = config.model or (earlier_path and lc.load_model(earlier_path))
+    earlier, earlier_path = config.model, config.model_path if config.model else kept
+    if not earlier and kept.exists():
+        with contextlib.suppress(lc.InputError):  # whose network this version does not know
+            earlier = lc.load_model(kept)
     if earlier and not config.model and earlier.class_names != config.class_names:
         earlier = None  # of an earlier sitting with other classes
     taught = lc.load_checkpoint(earlier_path).get("labelled_pixels") or {} if earlier else {}

@@ -44,7 +44,7 @@ def frozen_features(network: nn.Module, image: np.ndarray) -> Tensor:
     images = lc.to_device(lc.preprocess_image(image, **normalisation), next(network.parameters()).device)
     height, width = images.shape[-2:]
     padded = F.pad(images, (0, -width % 32, 0, -height % 32), mode="replicate")
-    found = getattr(network.backbone, "features", network.backbone)(padded)  # of EfficientNet-Lite all five
+    found = network.backbone(padded)  # of EfficientNet-Lite five maps
     layers = found.values() if isinstance(found, dict) else [each for each in found if each.shape[1] > 3]
     size = [side // stride_of(height, width) for side in padded.shape[-2:]]
     how = {"size": size, "mode": "bilinear", "align_corners": False}
