@@ -1324,6 +1324,8 @@ class UNetHead(nn.Module):
         found = features[4]
         for join, finer in zip(self.joins, features[3::-1], strict=True):
             found = F.interpolate(found, finer.shape[-2:], mode="bilinear", align_corners=False)
+            if found.requires_grad:  # its gradient is a slice of cat's: as such a CPU is slow to reduce it
+                found.register_hook(partial(torch.Tensor.contiguous, memory_format=torch.channels_last))
             found = join(torch.cat([found, finer], dim=1))
         return self.logits(found)
 

@@ -402,43 +402,53 @@ def measure(change: Change, rounds: int) -> tuple[float, float, float]:
     return before, after, statistics.median(one / other for one, other in times)
 
 
-# Training steps with the module of a folder: one to warm up, then the processor's ms per tile of two.
+# Training steps with the module of a folder and the network that it takes for a backbone: an epoch of one
+# step to warm up, then the processor's ms per tile of one of two. Earlier modules settle no settings, and
+# have the objective in the criterion's place.
 STEP = """
-import sys, time
+import inspect, sys, time
 sys.path.insert(0, sys.argv[1])
 import torch
 import landcover_segmentation as lc
-backbone, tiles, size, classes = sys.argv[2], *map(int, sys.argv[3:])
+backbone, objective, tiles, size, classes = *sys.argv[2:4], *map(int, sys.argv[4:])
 torch.set_num_threads(1)
 torch.manual_seed(0)
 cpu = torch.device("cpu")
-model = lc.DeepLabV3Segmentation(classes, backbone, None).to(memory_format=torch.channels_last)
+settings = lc.parse_settings(["--backbone", backbone, "--device", "cpu"])
+settings = lc.settle_settings(settings) if hasattr(lc, "settle_settings") else settings
+model = lc.DeepLabV3Segmentation(classes, backbone, None, settings.architecture)
+model = model.to(memory_format=torch.channels_last)
 optimizer, criterion = torch.optim.AdamW(model.parameters(), 1e-4, fused=True), lc.PartialCrossEntropyLoss()
-images = lc.to_device(torch.randn(tiles, 3, size, size), cpu)
-targets = torch.randint(classes, (tiles, size, size))
-for step in range(3):
-    if step == 1:
-        start = time.process_time()
-    with lc.autocast(cpu, lc.pick_precision("auto", cpu)):
-        loss = criterion(model(images), targets)
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
+images, targets = torch.randn(tiles, 3, size, size), torch.randint(classes, (tiles, size, size))
+how = {"dtype": lc.pick_precision("auto", cpu)}
+if objective == "default":
+    targets[torch.rand(targets.shape) > 20 / size**2] = lc.IGNORE_INDEX
+    unlabelled = lc.UnlabelledPixels(model, 2)
+    if "unlabelled" in inspect.signature(lc.train_epoch).parameters:
+        how["unlabelled"] = unlabelled
+    else:
+        criterion = unlabelled
+for steps in (1, 2):
+    start = time.process_time()
+    lc.train_epoch(model, [(images, targets)] * steps, criterion, optimizer, cpu, **how)
 print(1000 * (time.process_time() - start) / 2 / tiles)
 """
 
 
-def measure_against(commit: str, backbone: str, tiles: int, rounds: int) -> tuple[float, float, float]:
-    """Medians of a training step of the module at a commit and of the working tree's, and their ratio."""
+def measure_against(commit: str, setup: Sequence[object], rounds: int) -> tuple[float, float, float]:
+    """Medians of a training step of the module at a commit and of the working tree's, and their ratio.
+
+    setup: backbone, objective, tiles and their side.
+    """
     show = ["git", "show", f"{commit}:landcover_segmentation.py"]
     module = subprocess.run(show, cwd=ROOT, capture_output=True, check=True).stdout
-    setup, times = [backbone, str(tiles), str(SIZE), str(CLASSES)], []
+    times = []
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "landcover_segmentation.py").write_bytes(module)  # it runs alone
         for _ in range(rounds):
             both = []
             for side in (folder, str(ROOT)):
-                step = [sys.executable, "-W", "ignore", "-c", STEP, side, *setup]
+                step = [sys.executable, "-W", "ignore", "-c", STEP, side, *map(str, setup), str(CLASSES)]
                 environment = os.environ | {"OMP_NUM_THREADS": "1"}
                 done = subprocess.run(step, stdout=subprocess.PIPE, text=True, check=True, env=environment)
                 both.append(float(done.stdout))
@@ -473,14 +483,18 @@ def main() -> None:
         help="measure a training step against the module of this commit instead",
     )
     flag("--backbone", default="resnet50", help="of that step")
+    flag("--objective", choices=("plain", "default"), default="plain", help="of that step")
     flag("--batch", type=int, default=8, help="tiles of that step")
+    flag("--size", type=int, default=SIZE, help="side of these tiles in pixels")
     args = parser.parse_args()
     if args.against:
         short = ["git", "rev-parse", "--short", args.against]
         commit = subprocess.run(short, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-        own = {"against": commit, "backbone": args.backbone, "batch": args.batch, "rounds": args.rounds}
-        figures = measure_against(*own.values())
-        what = f"a training step of `{args.backbone}`, {args.batch} tiles, since commit {commit}"
+        names = ("backbone", "objective", "batch", "size")
+        own = {"against": commit} | {name: getattr(args, name) for name in names} | {"rounds": args.rounds}
+        figures = measure_against(commit, [own[name] for name in names], args.rounds)
+        tiles = f"{args.batch} tiles of {args.size} px"
+        what = f"a training step of `{args.backbone}`, {args.objective} objective, {tiles}, since {commit}"
         record(args.csv, what, "ms per tile", True, args.rounds, figures, command("changes.py", **own))
         return
     torch.set_num_threads(1)

@@ -128,7 +128,7 @@ PLACES = {
     "random forest": "forest",
     "plain": "plain",
     "default": "default",
-    "default, U-Net": "default_smp_unet",
+    "default, smp's U-Net": "default_smp_unet",
 }
 PLACES_WHERE = {
     "`val`": ("val", "100", "", "miou"),

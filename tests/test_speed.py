@@ -158,15 +158,13 @@ def test_a_step_is_measured_against_an_earlier_commit(tmp_path, monkeypatch, cap
         return subprocess.CompletedProcess(command, 0, capsys.readouterr().out)
 
     monkeypatch.setattr(changes.subprocess, "run", run_here)
-    monkeypatch.setattr(changes, "SIZE", 64)
     given = ["--against", "HEAD", "--backbone", "mobilenet_v3_large", "--batch", "2", "--rounds", "1"]
+    given += ["--size", "64", "--objective", "default"]
     monkeypatch.setattr(sys, "argv", ["changes.py", "--csv", str(tmp_path / "changes.csv"), *given])
     changes.main()
     (row,) = rows(tmp_path / "changes.csv")
-    assert (
-        row["change"]
-        == "a training step of `mobilenet_v3_large`, 2 tiles, since commit " + head.stdout.strip()
-    )
+    what = "a training step of `mobilenet_v3_large`, default objective, 2 tiles of 64 px, since "
+    assert row["change"] == what + head.stdout.strip()
     assert float(row["ratio"]) == pytest.approx(float(row["before"]) / float(row["after"]), rel=0.01)
     assert float(row["ratio"]) > 0
 
