@@ -275,7 +275,7 @@ def understood(command: list[str], monkeypatch) -> argparse.Namespace:
 
 
 def test_a_command_of_a_row_is_understood_by_its_program(tmp_path, monkeypatch):
-    for name in ("study.csv", "inference.csv", "labels.csv"):
+    for name in ("study.csv", "networks.csv", "inference.csv", "labels.csv"):
         for command in {row["command"] for row in report.rows(name)}:
             understood(shlex.split(command.replace("DATA", str(tmp_path))), monkeypatch)
 
@@ -312,7 +312,7 @@ def test_the_grid_has_every_cell_of_the_results(tmp_path, monkeypatch):
     def cells(name: str, key: str) -> set:
         return {tuple(row[column] for column in (*columns, key)) for row in report.rows(name)}
 
-    assert cells("study.csv", "seed") <= trained
+    assert cells("study.csv", "seed") | cells("networks.csv", "seed") <= trained
     ways = cells("inference.csv", "way")
     assert {cell for cell in ways if "ensemble" not in cell[-1]} <= predicted, "ensembles come of themselves"
     assert {"soft_labels", "pictures"} <= {Path(command[0]).stem for command in commands}
