@@ -37,7 +37,7 @@ def test_each_feature_map_reaches_the_logits_of_the_unet():
         assert logits.shape == (1, 3, 32, 32)
         for index, each in enumerate(maps):
             without = [*maps[:index], torch.zeros_like(each), *maps[index + 1 :]]
-            assert (model.classifier(without) - logits).abs().max() > 0.01 * logits.std(), index
+            assert not torch.equal(model.classifier(without), logits), f"map {index} has no part in them"
 
 
 def test_a_model_of_an_earlier_network_is_refused_in_one_line(tmp_path):
