@@ -1318,8 +1318,8 @@ class UNetHead(nn.Module):
         self.deepest, below = Conv2dNormActivation(channels[4] + 128, 256, 1), 256
         self.joins = nn.ModuleList()
         for skip, width in zip(channels[3::-1], self.WIDTHS, strict=True):
-            convolutions = Conv2dNormActivation(below + skip, width, 3), Conv2dNormActivation(width, width, 3)
-            self.joins.append(nn.Sequential(*convolutions))
+            join = Conv2dNormActivation(below + skip, width, 3), Conv2dNormActivation(width, width, 3)
+            self.joins.append(nn.Sequential(*join))
             below = width
         self.logits = nn.Conv2d(below, num_classes, 1)
 
@@ -2269,7 +2269,7 @@ def load_model(path: PathLike, device: str = "auto") -> DeepLabV3Segmentation:
     try:
         model.load_state_dict(checkpoint["model_state_dict"])
     except RuntimeError as error:  # whose text names each of its hundreds of weights
-        problem = f"{path}: holds another {architecture} {checkpoint['backbone']}, of another version"
+        problem = f"{path}: has the {architecture} of another version"
         raise InputError(f"{problem} of this program; train it again") from error
     for name in ("starting_weights", "class_names", "class_colors"):
         setattr(model, name, checkpoint[name])

@@ -31,6 +31,7 @@ def results(tmp_path, monkeypatch):
 
     write("infrared.csv", "bands", {"1,2,3": (0.4, 0.5, 0.1), "1,2,3,4": (0.6, 0.5, 0.4)})
     arms = {"plain": (0.4, 0.2, 0.1), "default": (0.5, 0.3, 0.3), "dense": (0.6, 0.6, 0.5)}
+    arms = {f"{name}_unet": figures for name, figures in arms.items()}
     write("generated.csv", "variant", arms)
 
 
@@ -52,9 +53,9 @@ def test_points_are_compared_with_dense_masks(results):
 @pytest.mark.parametrize(
     ("mark", "value"),
     [
-        ("generated/default/plain:gap", "0.50"),
-        ("generated/default/plain:gap.iou_road", "0.25"),
-        ("generated/default/dense:share.iou_bare_ground", "0.60"),
+        ("generated/default_unet/plain_unet:gap", "0.50"),
+        ("generated/default_unet/plain_unet:gap.iou_road", "0.25"),
+        ("generated/default_unet/dense_unet:share.iou_bare_ground", "0.60"),
         ("infrared/1,2,3,4/1,2,3:gain.iou_bare_ground", "0.30"),
     ],
 )
