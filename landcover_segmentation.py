@@ -8,9 +8,9 @@
 
 A DeepLabV3 (https://arxiv.org/abs/1706.05587), without a GPU a U-Net (https://arxiv.org/abs/1505.04597),
 learns from sparse points (https://arxiv.org/abs/1506.02106) with partial cross-entropy, and from the pixels
-that nobody labelled. Twenty points per tile reached what dense masks reach under plain cross-entropy, with a
-small backbone on tiles of Dubai at half resolution (technical_report.md). The file reads in the order of the
-data's way; importing it does nothing.
+that nobody labelled. Twenty points per tile came within half a point of mIoU of dense masks, with the U-Net
+on tiles of Dubai at half resolution (technical_report.md). The file reads in the order of the data's way;
+importing it does nothing.
 """
 
 from __future__ import annotations
