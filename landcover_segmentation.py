@@ -8,9 +8,8 @@
 
 A DeepLabV3 (https://arxiv.org/abs/1706.05587), without a GPU a U-Net (https://arxiv.org/abs/1505.04597),
 learns from sparse points (https://arxiv.org/abs/1506.02106) with partial cross-entropy, and from the pixels
-that nobody labelled. Twenty points per tile came within half a point of mIoU of dense masks, with the U-Net
-on tiles of Dubai at half resolution (technical_report.md). The file reads in the order of the data's way;
-importing it does nothing.
+that nobody labelled. Twenty points per tile came within half a point of mIoU of dense masks: the U-Net, tiles
+of Dubai at half size (technical_report.md). It reads in the order of the data's way; importing does nothing.
 """
 
 from __future__ import annotations
@@ -1305,19 +1304,16 @@ class DecoderHead(nn.Module):
 class UNetHead(nn.Module):
     """The decoder of a U-Net (Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597): logits at stride 2.
 
-    From the deepest of the five feature maps upwards each is joined by the next finer one. The deepest has
-    the mean of the tile beside it, as in DeepLabV3: without that, water in scenes never seen is missed.
-    channels: of the maps, the finest first.
+    From the deepest of five feature maps upwards each is joined by the next. The deepest has the tile's mean
+    beside it: without, water in unseen scenes is missed. channels: of the maps, the finest first.
     """
-
-    WIDTHS = 256, 128, 64, 32  # chosen on train tiles: half as wide again brings nothing
 
     def __init__(self, channels: Sequence[int], num_classes: int):
         super().__init__()
         self.whole = ASPPPooling(channels[4], 128)
         self.deepest, below = Conv2dNormActivation(channels[4] + 128, 256, 1), 256
         self.joins = nn.ModuleList()
-        for skip, width in zip(channels[3::-1], self.WIDTHS, strict=True):
+        for skip, width in zip(channels[3::-1], (256, 128, 64, 32), strict=True):
             join = Conv2dNormActivation(below + skip, width, 3), Conv2dNormActivation(width, width, 3)
             self.joins.append(nn.Sequential(*join))
             below = width
@@ -1387,9 +1383,8 @@ class DeepLabV3Segmentation(nn.Module):
 
     architecture: 'deeplabv3', 'unet' (https://arxiv.org/abs/1505.04597) or 'segformer'
     (https://arxiv.org/abs/2105.15203). backbone: a name in ARCHITECTURES[architecture]. As deeplabv3,
-    efficientnet_lite0 to 2 have stride 16 and the decoder of DeepLabV3+, the others but resnet34 are
-    torchvision's, at stride 8 or 16. segmentation_models_pytorch builds what has resnet34, U-Nets of
-    ResNets, and segformer.
+    efficientnet_lite0 to 2 have stride 16 and the decoder of DeepLabV3+, the others are torchvision's, at
+    stride 8 or 16. resnet34, U-Nets of ResNets and segformer are segmentation_models_pytorch's.
     weights: 'auto' (ImageNet if it can be had, else random, said in `starting_weights` and as a warning),
     'imagenet' (insist) or None (random). Images are RGB in 0..1, normalised with IMAGENET_MEAN and _STD; or
     these of the bands, counted from 1, normalised with `band_statistics`.
@@ -2266,16 +2261,21 @@ def load_model(path: PathLike, device: str = "auto") -> DeepLabV3Segmentation:
     reading = {"bands": list(RGB_BANDS)} | checkpoint.get("reading", {})
     network = checkpoint["num_classes"], checkpoint["backbone"], None, architecture, reading["bands"]
     model = DeepLabV3Segmentation(*network)
-    try:
-        model.load_state_dict(checkpoint["model_state_dict"])
-    except RuntimeError as error:  # whose text names each of its hundreds of weights
-        problem = f"{path}: has the {architecture} of another version"
-        raise InputError(f"{problem} of this program; train it again") from error
+    load_weights(model, checkpoint, path)
     for name in ("starting_weights", "class_names", "class_colors"):
         setattr(model, name, checkpoint[name])
     model.reading |= reading
     model.normalisation |= checkpoint.get("normalisation", {})
     return model.to(pick_device(device), memory_format=torch.channels_last).eval()
+
+
+def load_weights(model: DeepLabV3Segmentation, checkpoint: dict, path: PathLike) -> None:
+    """Gives a model the weights of a checkpoint. Raises InputError if they are of another network."""
+    try:
+        model.load_state_dict(checkpoint["model_state_dict"])
+    except RuntimeError as error:  # whose text names each of its hundreds of weights
+        other = f"{path}: is of another version of this program"
+        raise InputError(f"{other}; train it again") from error
 
 
 def preprocess_image(image: np.ndarray, mean=IMAGENET_MEAN, std=IMAGENET_STD) -> Tensor:
@@ -2588,8 +2588,8 @@ def restore_run(run: Run, checkpoint: dict) -> None:
         if before != now:
             changed = f"{folder}: tiles or labels have changed since the run began"
             raise InputError(f"{changed}; put them back, or {anew}")
-    load_model(path, "cpu")  # refuses the network of another version
-    for key, part in (run.states() | {"model_state_dict": run.unlabelled.teacher}).items():
+    load_weights(run.unlabelled.teacher, checkpoint, path)
+    for key, part in run.states().items():
         part.load_state_dict(checkpoint[key])
     for model in (run.model, run.unlabelled.teacher):
         model.starting_weights = checkpoint["starting_weights"]

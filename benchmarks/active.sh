@@ -42,7 +42,8 @@ run_seed() { # seed, strategies
         --val-image-dir "$work/active/val/images" --val-mask-dir "$work/active/val/masks" \
         --num-classes "$(tr , '\n' <<< "$classes" | wc -l)" --class-names "$classes" --class-colors none \
         --crop-size 128 --batch-size 8 \
-        --architecture deeplabv3 --backbone efficientnet_lite0 --weights imagenet --learning-rate 1e-3 --num-workers 0 \
+        --architecture deeplabv3 --backbone efficientnet_lite0 --weights imagenet \
+        --learning-rate 1e-3 --num-workers 0 \
         --output-dir "$output"
 }
 

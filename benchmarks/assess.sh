@@ -26,8 +26,8 @@ done
 $python landcover_segmentation.py --num-classes 5 --class-names land,water,building,vegetation,road \
     --class-colors none --train-image-dir "$work/train/images" --train-mask-dir "$work/train/masks" \
     --val-image-dir "$work/choose/images" --val-mask-dir "$work/choose/masks" --num-points 20 \
-    --architecture deeplabv3 --backbone efficientnet_lite0 --weights imagenet --learning-rate 1e-3 --batch-size 4 \
-    --epochs 10 --crop-size 128 --output-dir "$work"
+    --architecture deeplabv3 --backbone efficientnet_lite0 --weights imagenet --learning-rate 1e-3 \
+    --batch-size 4 --epochs 10 --crop-size 128 --output-dir "$work"
 $python tools/map_scenes.py --checkpoint "$work/best_model.pth" --input "$work/region/images" \
     --output "$work/maps" >"$work/written.txt"
 $python tools/assess.py sample --map "$work/maps" --size 300 --output "$work/reference.csv"
