@@ -463,6 +463,9 @@ def test_the_live_map_knows_the_clicks_of_all_tiles_and_of_earlier_sittings(serv
     found = set(map(tuple, shown.reshape(-1, 3).tolist()))
     assert found == {(0, 0, 255), (255, 0, 0)}, "up to the edges no class without a click on these tiles"
     assert (shown[10:30, 2:20] == (0, 0, 255)).all() and (shown[10:30, 40:58] == (255, 0, 0)).all()
+    put(config, "tile_0.png", 30, 20, None, "middle")
+    (config.images / "tile_2.png").unlink()
+    assert live_map(config, "tile_0.png")[1]["labels"] == 2, "what was taken away stops nothing"
 
 
 @pytest.mark.parametrize(
@@ -655,6 +658,13 @@ def test_an_accepted_patch_of_the_map_gives_labels_in_it_and_is_undone_at_once(
     page.keyboard.up("Shift")
     until(page, "changes.length === 3")
     assert {line.split(",")[3] for line in lines(config)[len(before) :]} == {"high"}
+    *others, (x, y) = [
+        (int(x), int(y)) for _, x, y, _ in (line.split(",") for line in lines(config)[len(before) :])
+    ]
+    put(config, "tile_0.png", x, y, "high", "middle")
+    page.keyboard.press("u")
+    page.get_by_role("alert").filter(has_text=f"pixel {x},{y} was changed elsewhere").wait_for()
+    assert others and lines(config) == [*before, f"tile_0.png,{x},{y},middle"], "of the patch the others go"
 
 
 RIM = """

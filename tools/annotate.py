@@ -343,8 +343,14 @@ def live_map(config: argparse.Namespace, name: str) -> tuple[np.ndarray | None, 
     And from how many clicks they were learnt, and how many there are.
     """
     ids = {label: number for number, label in enumerate(config.class_names)}
-    points = [point for point in read_points(config) if point.label and point.pixel[0] in config.tiles]
-    labels = {point.pixel: ids[point.label] for point in points if not is_large(config, point.pixel[0])}
+    points = [point for point in read_points(config) if point.label]
+    # A tile that was taken away since the page opened teaches nothing, and stops nothing.
+    usable = {
+        name
+        for name in {point.pixel[0] for point in points} & config.tiles.keys()
+        if config.tiles[name].exists() and not is_large(config, name)
+    }
+    labels = {point.pixel: ids[point.label] for point in points if point.pixel[0] in usable}
     for pixel in labels:
         check_inside(config, *pixel)
     if len(set(labels.values())) < 2:
