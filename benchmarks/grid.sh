@@ -38,8 +38,9 @@ for seed in 0 1 2; do
     # The U-Net of machines without a GPU, in turns with the DeepLabV3+, for the times to compare
     unet=(--csv "$work/networks.csv" --seeds $seed)
     run study "${unet[@]}" --split val --every 3 --epochs 24 --points 20 5 100 \
-        --variants default_unet default plain_unet dense_unet dense+teacher+cut_mix_unet forest
-    run study "${unet[@]}" --split choose_scenes --every 2 --epochs 12 --points 100 --variants default_unet
+        --variants default_unet default plain_unet teacher+cut_mix_unet dense_unet dense+teacher+cut_mix_unet forest
+    run study "${unet[@]}" --split choose_scenes --every 2 --epochs 12 --points 100 \
+        --variants default_unet plain_unet teacher+cut_mix_unet
     # Where the settings were chosen
     run study --split choose --every 2 --epochs 24 --seeds $seed --points 20 \
         --variants plain default labels teacher+cut_mix default+balanced dense forest

@@ -141,6 +141,7 @@ ARMS = {
     "generated": "variant",
     "infrared": "bands",
     "peer": "variant",
+    "unlabelled": "way",
 }  # CSVs of few cells: the column that tells them apart
 MIXED = " ‡"
 NOT_RUN = "*Not run yet.*"
@@ -587,6 +588,24 @@ def peer_table() -> str:
     return markdown(header, body) if found else NOT_RUN
 
 
+def unlabelled_table() -> str:
+    """Images without a label beside labelled tiles, of benchmarks/unlabelled.py."""
+    body = []
+    for split in dict.fromkeys(row["split"] for row in rows("unlabelled.csv")):
+        found = rows("unlabelled.csv", split=split)
+        control, keys = pick(found, way="control"), class_keys(found)
+        for way in dict.fromkeys(row["way"] for row in found):
+            own = pick(found, way=way)
+            gain = gained(own, control) if way != "control" else "-"
+            scores = [spread(column(own, key)) for key in keys]
+            cost = spread(costs(own, control), 1)
+            body.append([f"`{split}`", f"`{way}`", counted(column(own)), gain, cost, *scores])
+    if not body:
+        return NOT_RUN
+    classes = [key.removeprefix("iou_") for key in keys]
+    return markdown(["split", "images", "mIoU", "over control, seed by seed", "its time", *classes], body)
+
+
 def tiles_table() -> str:
     """The tiles that were measured, of benchmarks/dubai_tiles.py."""
     found, body = rows("dubai_tiles.csv"), []
@@ -756,6 +775,7 @@ TABLES = {
     "generated": generated_table,
     "infrared": infrared_table,
     "peer": peer_table,
+    "unlabelled": unlabelled_table,
     "tiles": tiles_table,
     "active": lambda: active_table("active_learning.csv"),
     "active_generated": lambda: active_table("active_generated.csv"),

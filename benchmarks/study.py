@@ -161,6 +161,7 @@ VARIANTS = {
     # other networks and starts: unet is what the program takes without a GPU, smp_unet that of the library
     "plain_unet": OFF | UNET,
     "default_unet": DEFAULT | UNET,
+    "teacher+cut_mix_unet": TEACHER | CUT_MIX | UNET,
     "dense_unet": DENSE | UNET,
     "dense+teacher+cut_mix_unet": DENSE | {"teacher_decay": 0.99} | CUT_MIX | UNET,
     **{
