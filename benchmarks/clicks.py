@@ -143,9 +143,12 @@ def main() -> None:
         study.command("clicks.py", data="DATA", work="WORK", split=args.split, every=args.every)
     )
     for (strategy, points, seed), confusion in confusions.items():
-        plain = lc.Scores(confusion).as_dict()
-        row = {"strategy": strategy, "points": points, "seed": seed, **how, "miou": round(plain["miou"], 4)}
-        study.append(args.csv, row | study.iou_columns(plain) | source)
+        cell = {"strategy": strategy, "points": points, "seed": seed} | how
+        if study.in_csv(args.csv, cell):
+            print(f"{strategy}, {points} points, seed {seed}: {study.already_in(args.csv)}")
+            continue
+        scores = lc.Scores(confusion).as_dict()
+        study.append(args.csv, cell | {"miou": round(scores["miou"], 4)} | study.iou_columns(scores) | source)
 
 
 if __name__ == "__main__":
