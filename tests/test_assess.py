@@ -924,7 +924,38 @@ def test_points_of_classes_left_out_are_told(labelled, tmp_path):
     legend = tmp_path / "legend.csv"
     legend.write_text("from,to\nland,land\nwater,water\nforest,\n")
     notes = report_of(files, classes=legend)["notes"]
-    assert any("have no class, or one that --classes leaves out, and are left out" in note for note in notes)
+    assert any("points are of classes that --classes leaves out" in note for note in notes)
+
+
+def test_rows_that_were_taken_out_or_added_are_told(labelled):
+    """Taken out where the map is wrong, they would make it right everywhere."""
+    files, _ = labelled
+    rows = read_rows(files["reference"])
+    assert not any("the file" in note for note in report_of(files)["notes"])
+    forest = [row for row in rows if row["stratum"] == "forest"]
+    write_rows(files["reference"], [row for row in rows if row not in forest[:7]])
+    notes = report_of(files)["notes"]
+    assert any("7 of the points that were drawn are not in the file: forest (7)" in note for note in notes)
+    beside = [{**row, "x": int(row["x"]) ^ 1} for row in forest[:3]]
+    write_rows(files["reference"], [*rows, *beside])
+    notes = report_of(files)["notes"]
+    assert any("3 points more are in the file than were drawn: forest (3)" in note for note in notes)
+
+
+def test_a_class_that_the_map_lacks_is_an_error_of_the_map(labelled, capsys):
+    files, _ = labelled
+    rows = read_rows(files["reference"])
+    before = report_of(files)
+    for row in rows[:9]:
+        row["class"] = "bare"
+    write_rows(files["reference"], rows)
+    assert run("report", **files) == 2
+    assert "name classes that the map lacks with --more-classes" in capsys.readouterr().err
+    result = report_of(files, more_classes="bare")
+    bare, accuracy = areas_in(result)["bare"], [each["estimates"][0]["estimate"] for each in (before, result)]
+    assert bare["mapped"] == 0 < bare["low"] < bare["estimate"] and accuracy[1] < accuracy[0]
+    assert np.array(result["counts"])[:, -1].sum() == 9 and not any(result["counts"][-1])
+    assert run("report", **files, more_classes="bare,land") == 2
 
 
 def test_error_matrix_is_a_table(labelled):

@@ -23,7 +23,7 @@ import math
 import sys
 import typing
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -230,19 +230,21 @@ class Reference(typing.NamedTuple):
     mapped: np.ndarray  # the map's class
     found: np.ndarray  # the class that the file tells
     fields: list[dict[str, str]]  # what else it tells
+    held: Counter  # points of each stratum that the file holds, those without a class too
 
     def field(self, name: str) -> list[str]:
         """A field of each point; shapefiles cut names after ten letters."""
         return [fields.get(name, fields.get(name[:10], "")) for fields in self.fields]
 
 
-def read_reference(args: argparse.Namespace, region: Region) -> tuple[Reference, int, list[str]]:
-    """Reads the points of a sample that have a class; returns how many were drawn, and notes, too.
+def read_reference(args: argparse.Namespace, region: Region) -> tuple[Reference, int, Counter, list[str]]:
+    """Reads the points of a sample that have a class; returns how many the file holds, those that were
+    passed over by reason, and notes, too.
 
     Raises InputError for points where the map has no data, two on one pixel, and such that were chosen where
     the model is least sure.
     """
-    places, drawn, notes = read_places(args, region)
+    places, number, gone, notes = read_places(args, region)
     if len(places) < 2:
         raise lc.InputError(f"{args.reference}: too few points with a class; label them first")
     where, rows, columns, found = (np.array(values) for values in zip(*places, strict=True))
@@ -253,9 +255,10 @@ def read_reference(args: argparse.Namespace, region: Region) -> tuple[Reference,
     order = np.lexsort((mapped == lc.IGNORE_INDEX, where))  # of two maps under a point that with data
     once = np.sort(order[np.unique(where[order], return_index=True)[1]])
     where, rows, columns, mapped, found = (values[once] for values in (where, rows, columns, mapped, found))
-    fields = read_fields(args.reference, args.layer, where[0])
-    fields = [fields.get(name, {}) for name in where.tolist()]
-    points = Reference(where.tolist(), rows, columns, mapped, found, fields)
+    told = read_fields(args.reference, args.layer, where[0])
+    held = Counter(fields.get("stratum", "") for fields in told.values())
+    fields = [told.get(name, {}) for name in where.tolist()]
+    points = Reference(where.tolist(), rows, columns, mapped, found, fields, held)
     _, first, again = np.unique(rows * 2**32 + columns, return_index=True, return_inverse=True)
     for wrong, problem in (
         (mapped == lc.IGNORE_INDEX, "lies where the map has no data; remove it, if it was not drawn from it"),
@@ -266,18 +269,19 @@ def read_reference(args: argparse.Namespace, region: Region) -> tuple[Reference,
         if wrong.any():
             more = f" ({wrong.sum():,} points)" if wrong.sum() > 1 else ""
             raise lc.InputError(f"{where[int(wrong.argmax())]}{more}: {problem}")
-    return points, drawn, notes
+    return points, number, gone, notes
 
 
-def read_places(args: argparse.Namespace, region: Region) -> tuple[list[tuple], int, list[str]]:
+def read_places(args: argparse.Namespace, region: Region) -> tuple[list[tuple], int, Counter, list[str]]:
     """Reads points as labels.py does: where each stands, row of the region, column and class id; how many
-    there are, those without a class too; and notes.
+    there are, those without a class too; how many were passed over, by reason; and notes.
 
     Raises InputError for what is no point, or lies on no map: without it the sample is not as drawn.
     """
     path, gone = args.reference, Counter()
     starts = {each.name: int(start) for each, start in zip(region.maps, region.starts, strict=False)}
     how = labels.reading(field=args.field, layer=args.layer, crs=args.crs)
+    how.naming = "name classes that the map lacks with --more-classes"
     known = labels.known_classes(region.class_names, args.classes)
     marks = list(labels.marks_of(path, {each.name: each.path for each in region.maps}, how, known, gone))
     for name in ("field", "layer", "crs"):
@@ -299,7 +303,7 @@ def read_places(args: argparse.Namespace, region: Region) -> tuple[list[tuple], 
         for stem, tables in placed.items()
         for row, column, found, mark, *_ in np.concatenate(tables).tolist()
     ]
-    return places, len({mark.where for mark in marks}), how.notes
+    return places, len({mark.where for mark in marks}), gone, how.notes
 
 
 def read_fields(path: Path, layer: str | None, where: str) -> dict[str, dict[str, str]]:
@@ -454,33 +458,89 @@ def pixels_stood_for(points: Reference, path: Path) -> np.ndarray:
     return 1 / chances
 
 
-def note_other_ground(points: Reference, drawn: int, pixels: int, path: Path) -> list[str]:
+def note_other_ground(points: Reference, number: int, pixels: int, path: Path) -> list[str]:
     """Notes that a sample stands for many more or fewer pixels than the maps have, as a part of it does."""
     if not all(points.field("inclusion_probability")):
         return []
-    stood_for = pixels_stood_for(points, path).mean() * drawn
+    stood_for = pixels_stood_for(points, path).mean() * number
     if 0.8 < stood_for / pixels < 1.25:  # a grid may meet data more or less often
         return []
     problem = f"the points stand for {stood_for:,.0f} pixels, the maps have {pixels:,}"
     return [f"{problem}: unless those were larger or smaller, the sample was drawn from other ground"]
 
 
+def note_lost_points(points: Reference, region: Region) -> list[str]:
+    """Notes that the file holds other numbers of points than were drawn, which their probabilities tell.
+
+    In each stratum the probability of a pixel is the number of points drawn times its share of the stratum's
+    area. Nothing is said where these numbers are not whole, or all strata lack the same large part: then the
+    sample was drawn otherwise, or on other ground.
+    """
+    drawn: dict[str, list[float]] = {}
+    areas = region.areas @ region.counts.sum(1) / region.areas  # of the region, in pixels of each row
+    told = map(points.field, ("stratum", "inclusion_probability", "stratum_share"))
+    for where, area, name, chance, share in zip(points.where, areas[points.rows], *told, strict=True):
+        if not (chance and share):
+            continue
+        chance = formats.number(chance, f"{where}: inclusion_probability")
+        if chance < 1:  # else all pixels were drawn, or nearly
+            drawn.setdefault(name, []).append(
+                chance * formats.number(share, f"{where}: stratum_share") * area
+            )
+    numbers = {name: float(np.median(values)) for name, values in drawn.items()}
+    parts = [points.held[name] / number for name, number in numbers.items()] or [1]
+    if any(abs(number - round(number)) > max(0.02, 1e-5 * number) for number in numbers.values()):
+        return []
+    if max(parts) - min(parts) < 1e-4 and not 0.8 < parts[0] < 1.25:
+        return []
+    wrong = {name: points.held[name] - round(number) for name, number in numbers.items()}
+    lost = Counter({name: -number for name, number in wrong.items() if number < 0})
+    more = Counter({name: number for name, number in wrong.items() if number > 0})
+    notes = []
+    if lost:
+        counts = f"{sum(lost.values()):,} of the points that were drawn are not in the file"
+        cure = (
+            "put them back, without a class if they have none: left out by choice, they make the rest wrong"
+        )
+        notes.append(f"{counts}: {lc.format_counts(lost)}; {cure}")
+    if more:
+        counts = f"{sum(more.values()):,} points more are in the file than were drawn"
+        cure = "take out what was added: it was not chosen by chance"
+        notes.append(f"{counts}: {lc.format_counts(more)}; {cure}")
+    return notes
+
+
+def with_classes(region: Region, names: Sequence[str]) -> Region:
+    """The region with more classes, of which the maps have no pixel."""
+    class_names = [*region.class_names, *names]
+    if len(set(map(labels.plain, class_names))) < len(class_names) or len(class_names) >= lc.IGNORE_INDEX:
+        lc.complain("--more-classes: give names that the map does not have, each once")
+    return region._replace(class_names=class_names, counts=np.pad(region.counts, [(0, 0), (0, len(names))]))
+
+
 def assess(args: argparse.Namespace) -> dict:
     """All that the report says, as plain values."""
-    region = read_region(args.map)
-    points, drawn, notes = read_reference(args, region)
+    region = with_classes(read_region(args.map), args.more_classes or ())
+    points, number, gone, notes = read_reference(args, region)
     names, areas, design = region.class_names, region.areas @ region.counts, find_design(args, points)
     pixels = int(region.counts.sum())
-    notes += note_other_ground(points, drawn, pixels, args.reference)
+    notes += note_lost_points(points, region) if design in ("stratified", "simple") else []
+    notes += note_other_ground(points, number, pixels, args.reference)
     notes += check_not_learnt(args.checkpoint or (), points, region)
     if design == "systematic":
         notes.append(
             "one grid does not tell its own error: intervals are too wide where patches of land are as "
             "wide as its step, and at times too narrow; --design stratified draws points that do"
         )
-    if missing := drawn - len(points.found):
-        reason = "no class, or one that --classes leaves out," if args.classes else "no class"
-        left_out = f"{missing:,} of {drawn:,} points have {reason} and are left out"
+    chosen = gone["points of classes that --classes leaves out"]
+    if chosen:
+        cure = (
+            "which is right only if what lies there may be left out; a class that the map lacks is an error "
+        )
+        cure += "of the map: --more-classes"
+        notes.append(f"{chosen:,} of {number:,} points are of classes that --classes leaves out, {cure}")
+    if missing := number - len(points.found) - chosen:
+        left_out = f"{missing:,} of {number:,} points have no class and are left out"
         notes.append(f"{left_out}, as if chance had chosen them")
     cells, ratios, results = (points.mapped, points.found), estimators.measures(len(names)), {}
     if design == "cluster":
@@ -506,7 +566,7 @@ def assess(args: argparse.Namespace) -> dict:
     tells = "nothing is known" if design == "cluster" else "only the upper limit tells"
     notes += [f"{name} was found at no point: of its area {tells}" for name in lacking]
     return {
-        "reference": str(args.reference), "design": design, "points": len(points.found), "drawn": drawn,
+        "reference": str(args.reference), "design": design, "points": len(points.found), "drawn": number,
         "notes": notes, "maps": [str(each.path) for each in region.maps],
         "made_by": sorted({each.checkpoint for each in region.maps}),
         "unit": region.unit, "total": areas.sum(), "classes": names, "critical_value": estimators.Z95,
@@ -732,6 +792,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     flag("--layer", metavar="NAME", help="the layer of a file with several")
     flag("--crs", metavar="CRS", help="reference system of the points, where the file names none")
     flag("--classes", metavar="FILE", type=Path, help="a CSV of from,to: other words and codes for classes")
+    flag("--more-classes", metavar="LIST", type=partial(lc.parse_setting, kind=list[str]),
+         help="classes of the points that the map lacks, like bare,snow: all that it has there is wrong")
     flag("--output", metavar="DIR", type=Path, default=Path("assessment"),
          help="folder for report.md and .json, tables and a picture (default: %(default)s)")
     flag("--design", choices=DESIGNS, help="how the points were drawn (default: as the file says)")

@@ -104,7 +104,7 @@ def known_classes(names: Sequence[str], table: Path | None = None) -> dict[str, 
         where = f"{table}, line {line}"
         target = plain(row["to"])
         if target and target not in named:
-            cure = "correct it, or name it in --class-names"
+            cure = "correct it, or name that class by --class-names, in assess.py by --more-classes"
             raise lc.InputError(f"{where}: {row['to']!r} is none of {formats.shown(names)}; {cure}")
         class_id = named[target] if target else None
         if given.setdefault(plain(row["from"]), class_id) != class_id:
@@ -662,7 +662,7 @@ def place_marks(
     if unknown:
         most = ", ".join(f"{text!r} ({number:,})" for text, number in unknown.most_common(12))
         more = f" and {len(unknown) - 12} more" if len(unknown) > 12 else ""
-        cure = "name your classes with --class-names, or translate words by --classes, a CSV of from,to"
+        cure = f"{how.naming}, or translate words by --classes, a CSV of from,to"
         cure += f"; an empty to leaves labels out{how.cure}"
         ids = sum(class_id is not None and name == str(class_id) for name, class_id in known.items())
         names = formats.shown(name for name, one in known.items() if one is not None and name != str(one))
@@ -765,7 +765,8 @@ def reading(**options) -> types.SimpleNamespace:
         "points_per_polygon": None,
         "classes": None,
     } | options
-    return types.SimpleNamespace(**chosen, notes=[], values=set(), used=set(), cure="")
+    naming = "name your classes with --class-names"
+    return types.SimpleNamespace(**chosen, notes=[], values=set(), used=set(), naming=naming, cure="")
 
 
 # ==== Labels -> files ================================================================================
