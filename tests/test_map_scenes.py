@@ -1017,6 +1017,52 @@ def test_values_never_learnt_from_are_told_with_the_cause(change, cause, tmp_pat
     assert cause is None or re.search(cause, said[0])
 
 
+def name_bands(path: Path, *names: str) -> Path:
+    with pytest.importorskip("rasterio").open(path, "r+") as dataset:
+        dataset.descriptions = names
+    return path
+
+
+def test_bands_of_other_names_and_pixels_of_other_size_are_told(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    tile = name_bands(save_tif(tmp_path / "tile.tif", picture(64, 64)), "red", "green", "blue")
+    same = name_bands(save_tif(tmp_path / "same.tif", picture(48, 80)), "Red", "Green", "Blue")
+    unnamed = save_tif(tmp_path / "unnamed.tif", picture(48, 80), crs=None)
+    assert not [*geo.unlike_tile(same, tile, (1, 2, 3)), *geo.unlike_tile(unnamed, tile, (1, 2, 3))]
+    turned = name_bands(save_tif(tmp_path / "turned.tif", picture(48, 80)), "blue", "green", "red")
+    assert not list(geo.unlike_tile(turned, tile, (2,)))
+    (told,) = geo.unlike_tile(turned, tile, (1, 2, 3))
+    assert "named blue, green, red, those of the training tiles red, green, blue" in told
+    coarse = save_tif(
+        tmp_path / "coarse.tif", picture(48, 80), transform=rasterio.Affine(30, 0, 0, 0, -30, 0)
+    )
+    (told,) = geo.unlike_tile(coarse, tile, (1, 2, 3))
+    assert "are 30 m wide, those of the training tiles 10 m" in told
+    cure = told.split("resample it: ")[1].split()
+    subprocess.run([Path(sys.executable).with_name("rio"), *cure[1:]], check=True, cwd=tmp_path)
+    with rasterio.open(tmp_path / "coarse_resampled.tif") as made:
+        assert (made.width, made.height) == (240, 144)
+    assert not list(geo.unlike_tile(tmp_path / "coarse_resampled.tif", tile, (1, 2, 3)))
+
+
+def test_what_is_converted_and_what_lies_twice_is_told_before_the_first_map(tmp_path):
+    ortho = save_tif(tmp_path / "ortho.tif", picture(64, 64))
+    cloud_mask = save_tif(tmp_path / "ortho_udm2.tif", np.ones((64, 64, 8), np.uint8))
+    notes = map_scenes.open_on_trial([ortho, cloud_mask], {"bands": [1, 2, 3], "ranges": None}, None)
+    assert notes[0] == f"{cloud_mask}: of 8 band(s), uint8; bands 1, 2, 3 are read"
+    assert notes[1] == f"{ortho} and {cloud_mask} share ground: it counts twice in area.csv"
+    assert not map_scenes.open_on_trial([ortho], {"bands": [1, 2, 3], "ranges": None}, None)
+
+
+def test_the_tile_that_a_model_learnt_from_is_found_where_it_lay(tmp_path, checkpoint):
+    assert map_scenes.tile_learnt_from(checkpoint) is None
+    content = lc.load_checkpoint(checkpoint) | {"labelled_pixels": {"gone.png": None, "a.png": None}}
+    torch.save(content | {"config": {"train_image_dir": str(tmp_path)}}, checkpoint)
+    assert map_scenes.tile_learnt_from(checkpoint) is None
+    Image.fromarray(picture(64, 64)).save(tmp_path / "a.png")
+    assert map_scenes.tile_learnt_from(checkpoint) == tmp_path / "a.png"
+
+
 def test_nodata_that_nobody_declared_is_asked_about(tmp_path):
     rasterio = pytest.importorskip("rasterio")
     values = np.random.default_rng(0).integers(240, 1260, (64, 64, 3)).astype(np.int16)

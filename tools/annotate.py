@@ -847,8 +847,7 @@ def prepare(config: argparse.Namespace) -> None:
             config.sizes[name] = scene.height, scene.width
             config.places[name] = scene.crs, scene.transform
             lc.check_depth(path, scene.deep, reading["ranges"])
-            hectares = geo.pixel_hectares(scene)
-        config.metres[name] = None if hectares is None else 100 * float(hectares[len(hectares) // 2]) ** 0.5
+            config.metres[name] = geo.pixel_metres(scene)
     set_classes(config)
     check_writable(config.points)
     config.parsed = (b"", [])

@@ -6,6 +6,7 @@ A scene is read row by row, so a map may be larger than memory. GeoTIFFs need `p
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from PIL import Image
 import landcover_segmentation as lc
 
 EXIF_ORIENTATION = 274
+SAME_SIZE = 1.5  # times larger or smaller, things in an image look alike to a network
 
 # =====================================================================================================
 # Scenes -> rows of pixels
@@ -426,6 +428,10 @@ def warp_command(path: str | Path, image: str | Path) -> str:
     )
 
 
+def listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
+
+
 def counted(number: int, thing: str) -> str:
     """1 point, 1,234 points."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
@@ -468,6 +474,12 @@ def pixel_hectares(scene: Scene) -> np.ndarray | None:
     return hectares if on_earth.all() else None
 
 
+def pixel_metres(scene: Scene) -> float | None:
+    """The side of a square as large as a pixel in the middle row; None where it is not known."""
+    hectares = pixel_hectares(scene)
+    return None if hectares is None else 100 * math.sqrt(hectares[len(hectares) // 2])
+
+
 # =====================================================================================================
 # Scene -> what is odd about its values
 # =====================================================================================================
@@ -506,6 +518,39 @@ def odd_values(path: str | Path, bands: Sequence[int], ranges: Sequence | None) 
     if ranges is not None and len(values) and share_outside(values, ranges) > 0.5:
         problem = f"{share_outside(values, ranges):.0%} of its values lie outside of those trained on"
         yield f"{path}: {problem}, {format_ranges(ranges)}; {likely_cause(path, values, ranges)}"
+
+
+def unlike_tile(path: str | Path, tile: str | Path, bands: Sequence[int]) -> Iterator[str]:
+    """Yields in what a scene differs from a tile that the network learnt from, each with the cure.
+
+    That is the names of the bands that are read, and the size of a pixel on the ground, if it is more than
+    SAME_SIZE times larger or smaller. What one of the two does not tell is passed over.
+    """
+    (names, here), (known, there) = (names_and_metres(each, bands) for each in (path, tile))
+    if names and known and names != known:
+        cure = command("rio", "stack", path, "--bidx", "…", "-o", f"{Path(path).stem}_bands.tif")
+        problem = (
+            f"bands {listed(bands)} are named {listed(names)}, those of the training tiles {listed(known)}"
+        )
+        yield f"{path}: its {problem}; give it with its bands in that order: {cure}"
+    if here and there and not 1 / SAME_SIZE < here / there < SAME_SIZE:
+        height, width, *_ = lc.image_facts(path)
+        size = [max(1, round(side * here / there)) for side in (width, height)]
+        how = "--resampling", "average" if here < there else "cubic"
+        cure = command("rio", "warp", path, f"{Path(path).stem}_resampled.tif", "--dimensions", *size, *how)
+        problem = f"its pixels are {here:.3g} m wide, those of the training tiles {there:.3g} m"
+        yield f"{path}: {problem}: things have another size than the network knows; resample it: {cure}"
+
+
+def names_and_metres(path: str | Path, bands: Sequence[int]) -> tuple[list[str] | None, float | None]:
+    """The names of the bands that are read, None if not all have one, and the side of a pixel in metres."""
+    names = []
+    with lc.open_image(path) as image:
+        if not isinstance(image, Image.Image):
+            read = lc.choose_bands(path, bands, image.dtypes)
+            names = [(image.descriptions[band - 1] or "").strip().casefold() for band in read]
+    with open_unscaled(path, bands) as scene:
+        return (names if names and all(names) else None), pixel_metres(scene)
 
 
 def declaration(path: str | Path, nodata: float) -> str:

@@ -27,7 +27,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import pairwise
+from itertools import chain, combinations, pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -567,20 +567,42 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return config
 
 
-def open_on_trial(paths: Iterable[Path], reading: dict) -> list[str]:
-    """Reads rows of each image before the first is predicted, and warns where their values are odd.
+def open_on_trial(paths: Sequence[Path], reading: dict, tile: Path | None) -> list[str]:
+    """Reads rows of each image before the first is predicted, and warns where values, bands or the size of
+    the pixels are odd, or other than in a tile that the model learnt from.
 
-    Returns notes on those deeper than 8 bits.
+    Returns notes on images that are converted, and on such that share ground.
     """
-    notes = []
-    for path in paths:
+    kinds: dict[str, list[Path]] = {}
+    for path in tqdm(paths, "looking at the images", leave=False, disable=None):
         with geo.open_scene(path, **reading) as scene:
             scene.read(0, 1)
-        for line in geo.odd_values(path, reading["bands"], reading["ranges"]):
+        told = geo.odd_values(path, reading["bands"], reading["ranges"])
+        for line in chain(told, geo.unlike_tile(path, tile, reading["bands"]) if tile else ()):
             warnings.warn(line, stacklevel=2)
-        if scene.deep:
-            notes.append(f"note: {path}: {scene.kind}; {reading} is applied, as in training\n")
+        kinds.setdefault(scene.kind, []).append(path)
+    bands, ranges = geo.listed(reading["bands"]), reading["ranges"]
+    scaled = f" and scaled from {ranges} to 0..255, as in training" if ranges else ""
+    notes = []
+    for kind, own in kinds.items():
+        more = f" and {len(own) - 1:,} more" if len(own) > 1 else ""
+        if kind != "mode RGB":
+            notes.append(f"{own[0]}{more}: of {kind}; bands {bands} are read{scaled}")
+    places = [(path, place) for path in paths if (place := lc.place_of(path))]
+    twice = [(one[0], other[0]) for one, other in combinations(places, 2) if lc.overlap(one[1], other[1])]
+    if twice:
+        more = f", and {len(twice) - 1:,} more pairs do" if len(twice) > 1 else ""
+        notes.append(f"{twice[0][0]} and {twice[0][1]} share ground{more}: it counts twice in area.csv")
     return notes
+
+
+def tile_learnt_from(checkpoint: Path) -> Path | None:
+    """An image from which a model learnt, if it still lies where it lay."""
+    known = lc.load_checkpoint(checkpoint)
+    folder = Path(known.get("config", {}).get("train_image_dir", ""))
+    return next(
+        (folder / name for name in known.get("labelled_pixels", ()) if (folder / name).is_file()), None
+    )
 
 
 @lc.command_line
@@ -594,9 +616,9 @@ def main(argv: list[str]) -> None:
         is_folder = config.input.is_dir()
         paths = list(lc.list_images(config.input).values()) if is_folder else [config.input]
         model = load_ensemble(config.checkpoint, config.device)
-        notes = open_on_trial(paths, model.reading)
+        notes = open_on_trial(paths, model.reading, tile_learnt_from(config.checkpoint[0]))
         lc.prepare_output(config.output)
-        print("".join(notes), end="")
+        print("".join(f"note: {note}\n" for note in notes), end="")
         dtype = lc.pick_precision("auto", next(model.parameters()).device)
         model = fold_batch_norm(model, dtype)
         options = {"tile": config.tile, "overlap": config.overlap, "confidence": config.confidence}
