@@ -74,6 +74,20 @@ def test_a_point_on_the_other_side_of_the_earth_is_one_outside_of_the_tiles(tile
     assert points == {"west": EXPECTED["west"]} and passed_over == {"points outside of all images": 1}
 
 
+def test_a_folder_may_hold_geodatabases_and_its_folders_are_counted(tiles, tmp_path):
+    folder = tmp_path / "field"
+    (folder / "older").mkdir(parents=True)
+    write_vector(folder / "west.gpkg", PLACES[:2], ["low", "2"])
+    geometry = [shapely.Point(PLACES[2])]
+    geodatabase = geopandas.GeoDataFrame({"class": ["Middle"]}, geometry=geometry, crs=UTM)
+    geodatabase.to_file(folder / "east.gdb", driver="OpenFileGDB", engine="pyogrio")
+    points, passed_over = label_tool.read_points(folder, lc.list_images(tiles), NAMES)
+    assert points == EXPECTED and passed_over == {"folders in the folder, whose files are not looked for": 1}
+    (folder / "west.gpkg").unlink()
+    points, _ = label_tool.read_points(folder, lc.list_images(tiles), NAMES)
+    assert points == {"east": EXPECTED["east"]}
+
+
 def test_ids_of_vector_points_may_have_gaps(tiles, tmp_path):
     """QGIS writes NULL where the class is not filled in yet, and whole numbers beside it become 2.0."""
     write_vector(tmp_path / "points.gpkg", PLACES[:3], np.array([0, 2, np.nan]), name="Class")

@@ -55,6 +55,7 @@ COLUMNS = ("image", "x", "y", "class")
 TABLES = (".csv", ".tsv", ".txt")
 VECTORS = (".geojson", ".gpkg", ".shp", ".kml", ".kmz", ".gpx", ".fgb", ".parquet")
 ANNOTATIONS = (".json", ".xml")
+GEODATABASE = ".gdb"  # of ESRI
 RASTERS = (".tif", ".tiff", ".png", ".vrt", ".img", ".jp2", ".asc", ".bil", ".jpg", ".jpeg")
 POINT_SUFFIXES = (".csv", *VECTORS, *ANNOTATIONS)  # what cut_tiles.py and active_learning.py take for points
 NO_CLASS = {"", "nan", "null", "none", "na", "n/a", "<na>"}  # as tables write an empty cell
@@ -585,11 +586,16 @@ def read_labels(
 
 
 def label_files(path: Path, gone: Counter) -> list[Path]:
-    """The files of labels in a folder, or the one that is given. Pictures are labels if nothing else is."""
-    if not path.is_dir() or path.suffix.lower() == ".gdb":
+    """The files of labels in a folder, or the one that is given. Pictures are labels if nothing else is.
+
+    A geodatabase is a file, though it is a folder.
+    """
+    if not path.is_dir() or path.suffix.lower() == GEODATABASE:
         return [path]
-    files = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
-    kinds = (*TABLES, *VECTORS, *ANNOTATIONS), RASTERS
+    inside = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
+    files = [file for file in inside if file.is_file() or file.suffix.lower() == GEODATABASE]
+    gone["folders in the folder, whose files are not looked for"] += len(inside) - len(files)
+    kinds = (*TABLES, *VECTORS, *ANNOTATIONS, GEODATABASE), RASTERS
     for suffixes in kinds:
         chosen = [file for file in files if file.suffix.lower() in suffixes and ".aux" not in file.suffixes]
         if chosen:
