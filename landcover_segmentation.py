@@ -171,8 +171,8 @@ def list_tiles(image_dir: PathLike, mask_dir: PathLike) -> list[tuple[Path, Path
     Raises InputError for a folder that is missing or empty, and for a file without its partner.
     """
     found = list_images(image_dir), files_by_stem(Path(mask_dir), MASK_SUFFIXES)
-    images, masks = ({folded(name): path for name, path in paths.items()} for paths in found)
-    no_mask = f"has no mask of that name (.png, .tif) in {mask_dir}; add the mask or remove the image"
+    images, masks = ({folded(name).casefold(): path for name, path in paths.items()} for paths in found)
+    no_mask = f"has no mask of that name (.png, .tif) in {mask_dir}; add or rename it, or remove the image"
     no_image = f"has no image of that name in {image_dir}; add the image or remove the mask"
     for paths, partners, problem in ((images, masks, no_mask), (masks, images, no_image)):
         lonely = sorted(paths.keys() - partners.keys())
@@ -192,9 +192,9 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in paths:
         if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            other = found.setdefault(folded(path.stem), path)
+            other = found.setdefault(folded(path.stem).casefold(), path)  # as Windows and macOS compare them
             if other is not path:
-                raise InputError(f"{path}: {other.name} has the same name; keep one of them")
+                raise InputError(f"{path}: {other.name} has the same name; keep or rename one of them")
     return {path.stem: path for path in found.values()}
 
 
@@ -2274,8 +2274,7 @@ def load_weights(model: DeepLabV3Segmentation, checkpoint: dict, path: PathLike)
     try:
         model.load_state_dict(checkpoint["model_state_dict"])
     except RuntimeError as error:  # whose text names each of its hundreds of weights
-        other = f"{path}: is of another version of this program"
-        raise InputError(f"{other}; train it again") from error
+        raise InputError(f"{path}: is of another version of this program; train it again") from error
 
 
 def preprocess_image(image: np.ndarray, mean=IMAGENET_MEAN, std=IMAGENET_STD) -> Tensor:
@@ -2466,7 +2465,7 @@ def check_fit(config: argparse.Namespace, train: DatasetReport) -> None:
     if tiles < 2:
         raise InputError(f"{folder}: holds a single tile, and batch norm needs two; cut it into tiles")
     if np.count_nonzero(train.labels_per_class) < 2:
-        where, problem = config.train_mask_dir, "labels a single class, and 255 means unlabelled"
+        where, problem = config.train_mask_dir, "labels one class where images have data (255: unlabelled)"
         cure = "if 255 is a class: python tools/convert_masks.py --ids 0,255 --input IN --output OUT"
         raise InputError(f"{where}: {problem}; {cure}, else label more classes")
     if config.crop_size > largest:
@@ -2595,10 +2594,9 @@ def restore_run(run: Run, checkpoint: dict) -> None:
         model.starting_weights = checkpoint["starting_weights"]
     run.unlabelled.step = checkpoint["step"]
     run.history.extend(checkpoint["history"])
-    best = load_checkpoint(run.path("best_model.pth"))
-    if best.get(run.judge.key, -1) < run.best_score():
-        other = "is not of the run to resume"
-        raise InputError(f"{run.path('best_model.pth')}: {other}; put it back, or {anew}")
+    best = run.path("best_model.pth")
+    if load_checkpoint(best).get(run.judge.key, -1) < run.best_score():
+        raise InputError(f"{best}: is not of the run to resume; put it back, or {anew}")
 
 
 def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
@@ -2611,8 +2609,9 @@ def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
     if val.sparse:
         print(f"val: {total:,} points; the epoch of best mean recall is kept, for mIoU takes dense masks")
     counts = zip(config.class_names, train.labels_per_class, val.labels_per_class / total, strict=True)
+    doubt = "; or do the ids begin with 1?" if train.labels_per_class[1:].all() else ""
     for name, labels, share in counts:
-        missing = "" if labels else "  <- no label: it cannot be learnt"
+        missing = "" if labels else f"  <- no label: it cannot be learnt{doubt}"
         print(f"  {name:{width}}  {labels:>12,} labelled pixels to learn from  {share:6.1%} of val{missing}")
     for note in data_notes(run, train, val):
         print(f"note: {note}")
@@ -2851,7 +2850,8 @@ def command_line(program: Callable[[list[str]], int | None]) -> Callable[..., in
     @wraps(program)
     def run(argv: list[str] | None = None) -> int:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print("warning:", message, file=sys.stderr)
+            say_once = cache(lambda text: print("warning:", text, file=sys.stderr))
+            warnings.showwarning = lambda message, *_: say_once(str(message))
             try:
                 return program(sys.argv[1:] if argv is None else argv) or 0
             except KeyboardInterrupt:

@@ -81,6 +81,11 @@ def same_name_twice(data):
     Image.open(image_file(data)).save(data / "train/images/tile_1.jpg")
 
 
+def single_class(data):
+    for path in (data / "train/masks").iterdir():
+        Image.fromarray(np.full_like(Image.open(path), 2)).save(path)
+
+
 ids = np.array([[0, 1], [2, 7]], np.uint8).repeat(32, 0).repeat(32, 1)
 
 BROKEN_DATA = {
@@ -92,6 +97,14 @@ BROKEN_DATA = {
     ),
     "mask without image": (lambda d: image_file(d).unlink(), ["masks/tile_1.png", "has no image"]),
     "same name twice": (same_name_twice, ["tile_1.png", "same name"]),
+    "names that differ in case alone": (
+        lambda d: Image.open(image_file(d)).save(d / "train/images/TILE_1.png"),
+        ["tile_1.png: TILE_1.png has the same name", "rename one"],
+    ),
+    "one class where images have data": (
+        single_class,
+        ["train/masks", "labels one class where images have data"],
+    ),
     "sizes differ": (
         lambda d: save_mask(d, np.zeros((64, 60), np.uint8)),
         ["masks/tile_1.png", "60x64", "64x64"],

@@ -763,6 +763,18 @@ def test_the_command_warns_once_where_rasterio_is_missing(tmp_path, checkpoint, 
     assert [line.split(":")[0] for line in lines] == ["warning"], lines
 
 
+def test_the_same_warning_is_said_once(capsys):
+    @lc.command_line
+    def program(argv):
+        for text in argv:
+            with warnings.catch_warnings():  # which lets Python forget what it has said
+                warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.warn(text, stacklevel=1)
+
+    assert program(["one", "one", "two", "one"]) == 0
+    assert capsys.readouterr().err.splitlines() == ["warning: one", "warning: two"]
+
+
 def test_the_command_has_its_own_help(capsys):
     with pytest.raises(SystemExit) as end:
         map_scenes.main(["--help"])

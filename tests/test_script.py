@@ -461,6 +461,18 @@ def test_class_without_labels_is_pointed_out(data, capsys):
     assert metrics["iou_per_class"]["none"] in (None, 0)
 
 
+def test_masks_of_another_case_are_found_and_ids_from_1_are_asked_about(data, capsys):
+    for path in sorted(data.rglob("masks/*.png")):
+        ids = np.array(Image.open(path))
+        Image.fromarray(np.where(ids == 255, 255, ids + 1).astype(np.uint8)).save(
+            path.with_stem(path.stem.upper())
+        )
+        path.unlink()
+    assert lc.main(flags(data, num_classes=4, class_names="nothing,low,middle,high")) == 0
+    (doubt,) = [line for line in capsys.readouterr().out.splitlines() if "do the ids begin with 1?" in line]
+    assert doubt.split()[0] == "nothing"
+
+
 def test_advice_is_given_where_the_curves_call_for_it():
     def rows(train, val, iou=0.5):
         return [

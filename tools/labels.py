@@ -704,7 +704,9 @@ def why_passed_over(mark: Mark, text: str, known: dict) -> str | None:
         return "without a class"
     if text in known and known[text] is None:
         return "of classes that --classes leaves out"
-    return None if len(mark.pixels) else "that hold no pixel's centre"
+    if len(mark.pixels):
+        return None
+    return "on the outer border of an image" if mark.kind == "point" else "that hold no pixel's centre"
 
 
 def settle(
