@@ -172,8 +172,8 @@ def list_tiles(image_dir: PathLike, mask_dir: PathLike) -> list[tuple[Path, Path
     """
     found = list_images(image_dir), files_by_stem(Path(mask_dir), MASK_SUFFIXES)
     images, masks = ({folded(name).casefold(): path for name, path in paths.items()} for paths in found)
-    no_mask = f"has no mask of that name (.png, .tif) in {mask_dir}; add or rename it, or remove the image"
-    no_image = f"has no image of that name in {image_dir}; add the image or remove the mask"
+    no_mask = f"has no mask of that name (.png, .tif) in {mask_dir}; add or rename it"
+    no_image = f"has no image of that name in {image_dir}; add or rename it"
     for paths, partners, problem in ((images, masks, no_mask), (masks, images, no_image)):
         lonely = sorted(paths.keys() - partners.keys())
         if lonely:
@@ -194,7 +194,7 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
         if path.suffix.lower() in suffixes and not path.name.startswith("."):
             other = found.setdefault(folded(path.stem).casefold(), path)  # as Windows and macOS compare them
             if other is not path:
-                raise InputError(f"{path}: {other.name} has the same name; keep or rename one of them")
+                raise InputError(f"{path}: {other.name} has the same name; rename one of them")
     return {path.stem: path for path in found.values()}
 
 
@@ -278,7 +278,9 @@ def image_facts(path: PathLike) -> tuple[int, int, str, bool]:
 def raster_facts(dataset) -> tuple[int, int, str, bool]:
     """As `image_facts`, of a rasterio dataset."""
     depth = next((name for name in dataset.dtypes if name != "uint8"), "uint8")
-    kind = "mode RGB" if (dataset.count, depth) == (3, "uint8") else f"{dataset.count} band(s), {depth}"
+    names = ", ".join(filter(None, dataset.descriptions))
+    kind = f"{dataset.count} band(s), {depth}" + (f" ({names})" if names else "")
+    kind = "mode RGB" if kind == "3 band(s), uint8" else kind
     return dataset.height, dataset.width, kind, depth != "uint8"
 
 
@@ -2502,10 +2504,7 @@ def make_repeatable(device: torch.device) -> None:
 
 
 class Run:
-    """One training run: what every step of it reads, and the history that it writes.
-
-    Built from the settings, or taken from last_checkpoint.pth when resuming.
-    """
+    """One training run, begun or resumed: what every step of it reads, and the history that it writes."""
 
     def __init__(
         self, config: argparse.Namespace, train_set: LandCoverDataset, val_set: LandCoverDataset,
@@ -2609,7 +2608,7 @@ def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
     if val.sparse:
         print(f"val: {total:,} points; the epoch of best mean recall is kept, for mIoU takes dense masks")
     counts = zip(config.class_names, train.labels_per_class, val.labels_per_class / total, strict=True)
-    doubt = "; or do the ids begin with 1?" if train.labels_per_class[1:].all() else ""
+    doubt = "; or do ids begin with 1?" if train.labels_per_class[1:].all() else ""
     for name, labels, share in counts:
         missing = "" if labels else f"  <- no label: it cannot be learnt{doubt}"
         print(f"  {name:{width}}  {labels:>12,} labelled pixels to learn from  {share:6.1%} of val{missing}")
@@ -2736,7 +2735,8 @@ def write_results(run: Run) -> None:
     write_history(run.path("training_history.csv"), run.history)
     best, model = load_checkpoint(path), load_model(path, config.device)
     scores, names = best["scores"], model.class_names
-    weights, result = f"starting weights: {model.starting_weights}", f"best {judge.describe(best['scores'])}"
+    weights = f"starting weights: {model.starting_weights}"
+    result = f"best {judge.describe(scores)}"
     points = f"{config.num_points or 'all'} labelled pixels per tile"
     title = f"{config.architecture} {config.backbone}, {points}, {weights}, {result}, epoch {best['epoch']}"
     write_metrics(run, best)

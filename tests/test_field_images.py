@@ -598,6 +598,18 @@ def test_a_class_that_is_declared_to_be_no_data_is_told(nodata, told, tmp_path):
     ] * told
 
 
+def test_tiles_that_name_their_bands_otherwise_are_told_apart(tmp_path):
+    for name, bands in (("one", ("red", "green", "blue")), ("other", ("blue", "green", "red"))):
+        write_raster(tmp_path / f"images/{name}.tif", noise(3, 64, 64))
+        with rasterio.open(tmp_path / f"images/{name}.tif", "r+") as file:
+            file.descriptions = bands
+        write_raster(tmp_path / f"masks/{name}.tif", STRIPES)
+    tiles = lc.LandCoverDataset(tmp_path / "images", tmp_path / "masks")
+    notes = list(lc.check_dataset(tiles, 2).notes)
+    for bands in ("red, green, blue", "blue, green, red"):
+        assert f"of 3 band(s), uint8 ({bands}): bands 1,2,3 are read, as 8 bits" in notes
+
+
 @pytest.mark.parametrize("read", [lc.read_points, labels.read_points])
 def test_what_may_be_thousands_is_no_pixel(read, tmp_path):
     """1,234 of a table with semicolons or tabs is 1.234 or 1234; what can be but one of both is read."""

@@ -469,7 +469,7 @@ def test_masks_of_another_case_are_found_and_ids_from_1_are_asked_about(data, ca
         )
         path.unlink()
     assert lc.main(flags(data, num_classes=4, class_names="nothing,low,middle,high")) == 0
-    (doubt,) = [line for line in capsys.readouterr().out.splitlines() if "do the ids begin with 1?" in line]
+    (doubt,) = [line for line in capsys.readouterr().out.splitlines() if "do ids begin with 1?" in line]
     assert doubt.split()[0] == "nothing"
 
 
