@@ -598,6 +598,20 @@ def test_a_class_that_is_declared_to_be_no_data_is_told(nodata, told, tmp_path):
     ] * told
 
 
+def test_a_netcdf_without_a_place_is_refused_for_its_rows_may_be_turned(tmp_path):
+    """GDAL takes the first row of such a file to be the lowest: findings/netcdf_upside_down.sh."""
+    if "netCDF" not in rasterio.drivers.raster_driver_extensions().values():
+        pytest.skip("this GDAL has no netCDF")
+    save(tmp_path / "plain.png", STRIPES)
+    rasterio.shutil.copy(tmp_path / "plain.png", tmp_path / "plain.nc", driver="netCDF")
+    rasterio.shutil.copy(tmp_path / "plain.nc", tmp_path / "plain.vrt", driver="VRT")
+    save(tmp_path / "tiles/plain.png", noise(64, 64, 3))
+    with pytest.raises(lc.InputError, match=r"plain.nc does not tell where it lies.*write_crs"):
+        labels.read_points(tmp_path / "plain.vrt", lc.list_images(tmp_path / "tiles"), ["a", "b"])
+    with pytest.raises(lc.InputError, match="bottom up"), geo.open_scene(tmp_path / "plain.vrt"):
+        pass
+
+
 def test_tiles_that_name_their_bands_otherwise_are_told_apart(tmp_path):
     for name, bands in (("one", ("red", "green", "blue")), ("other", ("blue", "green", "red"))):
         write_raster(tmp_path / f"images/{name}.tif", noise(3, 64, 64))

@@ -141,12 +141,27 @@ def dataset_place(dataset: typing.Any) -> tuple:
     """The crs and transform of a rasterio dataset; (None, None) and, if there is a cure, a word without."""
     if not dataset.transform.is_identity:
         return system_of(dataset), dataset.transform
+    check_upright(dataset)
     if dataset.gcps[0] or dataset.rpcs:
         kind = "ground control points" if dataset.gcps[0] else "a sensor model (RPC)"
         cure = f"to keep its place: {placing_command(dataset)}"
         warnings.warn(f"{dataset.name}: is placed by {kind}, which a map cannot have; {cure}", stacklevel=2)
         return None, None
     return (dataset.crs, dataset.transform) if dataset.crs else (None, None)
+
+
+def check_upright(dataset: typing.Any) -> None:
+    """Raises InputError for a netCDF without a place: GDAL takes its first row for the lowest, whatever it is.
+
+    See findings/netcdf_upside_down.sh.
+    """
+    parts = [file for file in dataset.files if Path(file).suffix.lower() in (".nc", ".nc4")]
+    if parts and dataset.transform.is_identity:
+        problem = f"{parts[0]} does not tell where it lies, and so its rows may be read from the bottom up"
+        cure = (
+            "save it with its place, by rioxarray's write_crs before to_netcdf, or as GeoTIFF, by to_raster"
+        )
+        raise lc.InputError(f"{dataset.name}: {problem}; {cure}")
 
 
 def check_lossless(path: str | Path) -> None:

@@ -467,6 +467,7 @@ def raster_marks(
     named = image_finder(images)(path.name)
     geo.check_lossless(path)
     with lc.open_raster(path) as dataset:
+        geo.check_upright(dataset)
         if [kind.name for kind in dataset.colorinterp].count("alpha") != dataset.count - 1:
             colors = "for colours there is tools/convert_masks.py"
             stack = geo.command("rio", "stack", path, "--bidx", 1, "--output", "one.tif")
