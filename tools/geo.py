@@ -151,7 +151,7 @@ def dataset_place(dataset: typing.Any) -> tuple:
 
 
 def check_upright(dataset: typing.Any) -> None:
-    """Raises InputError for a netCDF without a place: GDAL takes its first row for the lowest, whatever it is.
+    """Raises InputError for a netCDF without a place, of which GDAL takes the first row for the lowest.
 
     See findings/netcdf_upside_down.sh.
     """
