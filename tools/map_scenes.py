@@ -27,7 +27,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import chain, combinations, pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -588,12 +588,24 @@ def open_on_trial(paths: Sequence[Path], reading: dict, tile: Path | None) -> li
         more = f" and {len(own) - 1:,} more" if len(own) > 1 else ""
         if kind != "mode RGB":
             notes.append(f"{own[0]}{more}: of {kind}; bands {bands} are read{scaled}")
-    places = [(path, place) for path in paths if (place := lc.place_of(path))]
-    twice = [(one[0], other[0]) for one, other in combinations(places, 2) if lc.overlap(one[1], other[1])]
-    if twice:
+    if twice := sharing_ground(paths):
         more = f", and {len(twice) - 1:,} more pairs do" if len(twice) > 1 else ""
         notes.append(f"{twice[0][0]} and {twice[0][1]} share ground{more}: it counts twice in area.csv")
     return notes
+
+
+def sharing_ground(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """The pairs of images that lie on the same ground, of those that tell where they lie."""
+    placed = [(path, place) for path in paths if (place := lc.place_of(path))]
+    if len(placed) < 2:
+        return []
+    corners = np.array([place[2] for _, place in placed])  # (N, 2, 4) x and y
+    low, high = corners.min(2), corners.max(2)
+    near = (low[:, None] < high).all(2)  # few are; asking all pairs of thousands would take minutes
+    systems = np.array([str(place[0]) for _, place in placed])
+    near = (near & near.T) | (systems[:, None] != systems)
+    pairs = [(placed[one], placed[other]) for one, other in np.argwhere(np.triu(near, 1)).tolist()]
+    return [(one[0], other[0]) for one, other in pairs if lc.overlap(one[1], other[1])]
 
 
 def tile_learnt_from(checkpoint: Path) -> Path | None:
