@@ -141,7 +141,6 @@ ARMS = {
     "generated": "variant",
     "infrared": "bands",
     "peer": "variant",
-    "unlabelled": "way",
 }  # CSVs of few cells: the column that tells them apart
 MIXED = " ‡"
 NOT_RUN = "*Not run yet.*"
@@ -590,20 +589,21 @@ def peer_table() -> str:
 
 def unlabelled_table() -> str:
     """Images without a label beside labelled tiles, of benchmarks/unlabelled.py."""
-    body = []
-    for split in dict.fromkeys(row["split"] for row in rows("unlabelled.csv")):
-        found = rows("unlabelled.csv", split=split)
-        control, keys = pick(found, way="control"), class_keys(found)
-        for way in dict.fromkeys(row["way"] for row in found):
-            own = pick(found, way=way)
+    found, body, what = rows("unlabelled.csv"), [], ("split", "every", "epochs", "points")
+    for setup in dict.fromkeys(tuple(row[key] for key in what) for row in found):
+        cells = pick(found, **dict(zip(what, setup, strict=True)))
+        control, (split, every, epochs, points) = pick(cells, way="control"), setup
+        title = f"`{split}`, every {ordinal(every)} tile, {epochs} epochs, {points} points"
+        for way in dict.fromkeys(row["way"] for row in cells):
+            own = pick(cells, way=way)
             gain = gained(own, control) if way != "control" else "-"
-            scores = [spread(column(own, key)) for key in keys]
+            scores = [spread(column(own, key)) for key in class_keys(found)]
             cost = spread(costs(own, control), 1)
-            body.append([f"`{split}`", f"`{way}`", counted(column(own)), gain, cost, *scores])
-    if not body:
-        return NOT_RUN
-    classes = [key.removeprefix("iou_") for key in keys]
-    return markdown(["split", "images", "mIoU", "over control, seed by seed", "its time", *classes], body)
+            body.append([title, f"`{way}`", counted(column(own)), gain, cost, *scores])
+            title = ""
+    classes = [key.removeprefix("iou_") for key in class_keys(found)]
+    header = ["set-up", "images", "mIoU", "over control, seed by seed", "its time", *classes]
+    return markdown(header, body) if found else NOT_RUN
 
 
 def tiles_table() -> str:

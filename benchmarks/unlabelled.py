@@ -17,7 +17,10 @@ whoever maps them has at hand. Eight of them join each step:
   fixed     as apart, but the teacher is the control's finished model, in eight views
             (https://arxiv.org/abs/2106.05095)
 
-A row per way and seed is appended to a CSV; rows that are there are passed over, and processes may share.
+`together` weighs the labelled tiles' own pixels half as much as the others do, which add the images' loss on
+top. All ways see the same batches of labelled tiles; of CutMix's boxes each draws its own. `fixed` needs the
+control of its seed in the same CSV. A row per way and seed is appended; rows that are there are passed over,
+and processes may share.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import study
 import torch
@@ -131,6 +135,10 @@ def choose_images(split: str, every: int, train: list, val: list) -> tuple[list,
     return labelled, others[: len(labelled)], scored
 
 
+def model_path(args: argparse.Namespace, cell: dict) -> Path:
+    return args.work / "models" / f"{'-'.join(map(str, cell.values()))}.pth"
+
+
 def run_cell(args: argparse.Namespace, tiles: Path, cell: dict) -> dict:
     config = study.settings(args, tiles, cell | {"variant": "default_unet"})
     names = ("train", "val", "train")
@@ -139,18 +147,16 @@ def run_cell(args: argparse.Namespace, tiles: Path, cell: dict) -> dict:
     labelled.tiles, others.tiles, scored.tiles = found
     others.transform = lc.get_transforms("train", "weak", SIDE)
     run, way = study.start_run(config, {}, labelled, scored), WAYS[cell["way"]]
-    model_path = args.work / "models" / f"{'-'.join(map(str, cell.values()))}.pth"
     if way is not None:
         guide = None
         if way.get("fixed"):
-            control = cell | {"way": "control"}
-            guide = lc.load_model(args.work / "models" / f"{'-'.join(map(str, control.values()))}.pth", "cpu")
+            guide = lc.load_model(model_path(args, cell | {"way": "control"}), "cpu")
         options = {name: value for name, value in way.items() if name != "fixed"}
         images = endless_batches(others, config.batch_size, config.seed)
         run.unlabelled = UnlabelledImages(run, images, guide=guide, **options)
-    scores, train_miou, seconds = study.train_network(run, model_path)
+    scores, train_miou, seconds = study.train_network(run, model_path(args, cell))
     return {
-        "miou": round(scores.value, 4), **study.iou_columns(scores.as_dict()),
+        "miou": round(scores.value, 4), **study.iou_columns(scores.as_dict(), args.class_names),
         "train_tiles": len(labelled), "images": 0 if way is None else len(others), "seconds": round(seconds),
         "train_miou": round(train_miou, 4), "weights": run.model.starting_weights,
         "precision": study.precision_of(args, "default_unet"),
@@ -173,7 +179,10 @@ def main() -> None:
     flag("--threads", type=int, default=1)
     args = parser.parse_args()
     args.size, args.device, args.precision, args.class_names = SIDE, "cpu", "auto", study.CLASSES
+    if args.every < 2:
+        parser.error("--every 1 leaves no tile without labels")
     torch.set_num_threads(args.threads)
+    cv2.setNumThreads(args.threads)
     tiles = args.work / "tiles" / str(SIDE)
     study.prepare(args.data, tiles, SIDE)
     points = 100 if "scenes" in args.split else 20
@@ -188,6 +197,9 @@ def main() -> None:
                 continue
             if study.in_csv(args.csv, cell):
                 print(f"{way}, seed {seed}: {study.already_in(args.csv)}")
+                continue
+            if way == "fixed" and not study.in_csv(args.csv, cell | {"way": "control"}):
+                print(f"{way}, seed {seed}: the control comes first; start it again when that is done")
                 continue
             row = cell | run_cell(args, tiles, cell)
             length = {"split": args.split, "every": args.every, "epochs": args.epochs}

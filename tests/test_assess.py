@@ -939,7 +939,27 @@ def test_rows_that_were_taken_out_or_added_are_told(labelled):
     beside = [{**row, "x": int(row["x"]) ^ 1} for row in forest[:3]]
     write_rows(files["reference"], [*rows, *beside])
     notes = report_of(files)["notes"]
-    assert any("3 points more are in the file than were drawn: forest (3)" in note for note in notes)
+    assert any("3 points more are in the file than were drawn at once: forest (3)" in note for note in notes)
+
+
+def test_two_draws_are_one_sample_and_a_fifth_of_a_simple_one_is_missed(labelled):
+    files, truth = labelled
+    second = files["reference"].with_name("second.csv")
+    assert run("sample", map=files["map"], output=second, size=120, seed=1) == 0
+    rows = [{**row, "class": NAMES[truth[int(row["y"]), int(row["x"])]]} for row in read_rows(second)]
+    first = read_rows(files["reference"])
+    places = {(row["x"], row["y"]) for row in first}
+    rows = [row for row in rows if (row["x"], row["y"]) not in places]
+    write_rows(files["reference"], [*first, *rows])
+    lost = [note for note in report_of(files)["notes"] if "not in the file" in note]
+    assert bool(lost) == (len(rows) < 120), "but for a pixel that both draws met"
+    assert run("sample", map=files["map"], output=second, size=100, design="simple") == 0
+    rows = [{**row, "class": NAMES[truth[int(row["y"]), int(row["x"])]]} for row in read_rows(second)]
+    write_rows(second, rows[15:])
+    notes = report_of(files | {"reference": second})["notes"]
+    assert any("15 of the points that were drawn are not in the file: all (15)" in note for note in notes)
+    write_rows(second, [{**row, "inclusion_probability": "0.00"} for row in rows])
+    assert run("report", **(files | {"reference": second})) == 2
 
 
 def test_a_class_that_the_map_lacks_is_an_error_of_the_map(labelled, capsys):
@@ -955,7 +975,8 @@ def test_a_class_that_the_map_lacks_is_an_error_of_the_map(labelled, capsys):
     bare, accuracy = areas_in(result)["bare"], [each["estimates"][0]["estimate"] for each in (before, result)]
     assert bare["mapped"] == 0 < bare["low"] < bare["estimate"] and accuracy[1] < accuracy[0]
     assert np.array(result["counts"])[:, -1].sum() == 9 and not any(result["counts"][-1])
-    assert run("report", **files, more_classes="bare,land") == 2
+    for wrong in ("bare,land", "bare,", "none", "7"):
+        assert run("report", **files, more_classes=wrong) == 2
 
 
 def test_error_matrix_is_a_table(labelled):

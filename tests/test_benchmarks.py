@@ -25,6 +25,7 @@ import pictures
 import report
 import soft_labels
 import study
+import unlabelled
 
 import landcover_segmentation as lc
 
@@ -241,6 +242,45 @@ def test_documents_and_figures_are_those_of_the_results():
         text = (ROOT / name).read_text(encoding="utf-8")
         assert report.fill(text) == text, f"{name}: run python benchmarks/report.py"
     assert report.stale_figures() == []
+
+
+def test_images_without_labels_are_neither_labelled_nor_wrongly_scored():
+    for split in ("val", "choose", "scenes", "choose_scenes"):
+        labelled, images, scored = unlabelled.choose_images(split, 4, tiles("train"), tiles("val"))
+        assert images and len(images) <= len(labelled) and not {*images} & {*labelled}
+        assert {*images} <= {*scored} if "scenes" in split else not {*images} & {*scored}
+
+
+def test_images_without_labels_leave_the_running_statistics_alone():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4)).train()
+    before = model[1].running_mean.clone()
+    with unlabelled.kept_statistics(model):
+        found = model(torch.rand(2, 3, 8, 8))
+    assert torch.equal(model[1].running_mean, before) and model[1].momentum == 0.1
+    assert found.mean((0, 2, 3)).abs().max() < 1e-5, "each batch by itself"
+
+
+def test_ways_to_let_images_in_share_a_control_that_is_the_default(tmp_path, monkeypatch, capsys):
+    for split in ("train", "val"):
+        write_tiles(tmp_path / split, 8, 64)
+        for path in (tmp_path / split).rglob("*.png"):
+            part = 1 if split == "train" else 7
+            path.rename(path.with_name(f"scene1_part{part}_{path.name}"))
+    monkeypatch.setattr(unlabelled, "SIDE", 32)
+    monkeypatch.setattr(study, "CLASSES", ["low", "middle", "high"])
+    (tmp_path / "work").mkdir()
+    same = f"--data {tmp_path} --work {tmp_path}/work --split val --seeds 0 --epochs 1 --every 2"
+    of_study = "--variants default_unet --points 20 --size 32 --class-names low,middle,high"
+    for module, own in ((unlabelled, "--ways fixed control apart fixed"), (study, of_study)):
+        csv_of = f"--csv {tmp_path}/{module.__name__}.csv"
+        monkeypatch.setattr(sys, "argv", [module.__name__, *f"{same} {own} {csv_of}".split()])
+        module.main()
+    assert "fixed, seed 0: the control comes first" in capsys.readouterr().out
+    found = list(csv.DictReader((tmp_path / "unlabelled.csv").read_text().splitlines()))
+    (default,) = csv.DictReader((tmp_path / "study.csv").read_text().splitlines())
+    assert [row["way"] for row in found] == ["control", "apart", "fixed"]
+    assert [row["images"] for row in found] == ["0", "4", "4"]
+    assert found[0]["miou"] == default["miou"] and found[0]["train_miou"] == default["train_miou"]
 
 
 @pytest.mark.parametrize(

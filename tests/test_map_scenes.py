@@ -1038,11 +1038,13 @@ def name_bands(path: Path, *names: str) -> Path:
 def test_bands_of_other_names_and_pixels_of_other_size_are_told(tmp_path):
     rasterio = pytest.importorskip("rasterio")
     tile = name_bands(save_tif(tmp_path / "tile.tif", picture(64, 64)), "red", "green", "blue")
+    tile = geo.names_and_metres(tile, (1, 2, 3))
     same = name_bands(save_tif(tmp_path / "same.tif", picture(48, 80)), "Red", "Green", "Blue")
     unnamed = save_tif(tmp_path / "unnamed.tif", picture(48, 80), crs=None)
     assert not [*geo.unlike_tile(same, tile, (1, 2, 3)), *geo.unlike_tile(unnamed, tile, (1, 2, 3))]
     turned = name_bands(save_tif(tmp_path / "turned.tif", picture(48, 80)), "blue", "green", "red")
-    assert not list(geo.unlike_tile(turned, tile, (2,)))
+    other = name_bands(save_tif(tmp_path / "other.tif", picture(48, 80)), "B4", "B3", "B2")
+    assert not list(geo.unlike_tile(other, tile, (1, 2, 3))), "they may well be the same"
     (told,) = geo.unlike_tile(turned, tile, (1, 2, 3))
     assert "named blue, green, red, those of the training tiles red, green, blue" in told
     coarse = save_tif(
@@ -1061,8 +1063,10 @@ def test_what_is_converted_and_what_lies_twice_is_told_before_the_first_map(tmp_
     ortho = save_tif(tmp_path / "ortho.tif", picture(64, 64))
     cloud_mask = save_tif(tmp_path / "ortho_udm2.tif", np.ones((64, 64, 8), np.uint8))
     notes = map_scenes.open_on_trial([ortho, cloud_mask], {"bands": [1, 2, 3], "ranges": None}, None)
-    assert notes[0] == f"{cloud_mask}: of 8 band(s), uint8; bands 1, 2, 3 are read"
-    assert notes[1] == f"{ortho} and {cloud_mask} share ground: it counts twice in area.csv"
+    assert notes[0] == f"{cloud_mask}: of 8 band(s), uint8, of which the model sees 1, 2, 3"
+    assert (
+        notes[1] == f"{ortho} and {cloud_mask} share ground: in area.csv it counts twice where both have data"
+    )
     assert not map_scenes.open_on_trial([ortho], {"bands": [1, 2, 3], "ranges": None}, None)
 
 

@@ -466,55 +466,77 @@ def note_other_ground(points: Reference, number: int, pixels: int, path: Path) -
     if 0.8 < stood_for / pixels < 1.25:  # a grid may meet data more or less often
         return []
     problem = f"the points stand for {stood_for:,.0f} pixels, the maps have {pixels:,}"
-    return [f"{problem}: unless those were larger or smaller, the sample was drawn from other ground"]
+    cause = "points are missing, or the sample was drawn from other ground"
+    return [f"{problem}: unless those were larger or smaller, {cause}"]
 
 
-def note_lost_points(points: Reference, region: Region) -> list[str]:
-    """Notes that the file holds other numbers of points than were drawn, which their probabilities tell.
+def count_drawn(points: Reference, region: Region) -> dict[str, int]:
+    """How many points of each stratum were drawn, by what their probabilities tell; {} where they do not.
 
     In each stratum the probability of a pixel is the number of points drawn times its share of the stratum's
-    area. Nothing is said where these numbers are not whole, or all strata lack the same large part: then the
-    sample was drawn otherwise, or on other ground.
+    area. Each other number in a stratum is another draw. Numbers that are not whole are of another design, or
+    of other ground; where the probability is 1, all pixels were drawn, or nearly.
     """
-    drawn: dict[str, list[float]] = {}
+    drawn: dict[str, set[int]] = {}
     areas = region.areas @ region.counts.sum(1) / region.areas  # of the region, in pixels of each row
     told = map(points.field, ("stratum", "inclusion_probability", "stratum_share"))
     for where, area, name, chance, share in zip(points.where, areas[points.rows], *told, strict=True):
         if not (chance and share):
             continue
         chance = formats.number(chance, f"{where}: inclusion_probability")
-        if chance < 1:  # else all pixels were drawn, or nearly
-            drawn.setdefault(name, []).append(
-                chance * formats.number(share, f"{where}: stratum_share") * area
-            )
-    numbers = {name: float(np.median(values)) for name, values in drawn.items()}
-    parts = [points.held[name] / number for name, number in numbers.items()] or [1]
-    if any(abs(number - round(number)) > max(0.02, 1e-5 * number) for number in numbers.values()):
-        return []
+        number = chance * formats.number(share, f"{where}: stratum_share") * area
+        if abs(number - round(number)) > max(0.02, 1e-5 * number) or number < 0.5:
+            return {}
+        if chance < 1:
+            drawn.setdefault(name, set()).add(round(number))
+    return {name: sum(numbers) for name, numbers in drawn.items()}
+
+
+def note_lost_points(points: Reference, region: Region) -> list[str]:
+    """Notes that the file holds fewer or more points of a stratum than were drawn.
+
+    Where all strata lack the same large part, that is more likely other ground: see `note_other_ground`.
+    """
+    drawn = count_drawn(points, region)
+    parts = [points.held[name] / number for name, number in drawn.items()] or [1]
     if max(parts) - min(parts) < 1e-4 and not 0.8 < parts[0] < 1.25:
         return []
-    wrong = {name: points.held[name] - round(number) for name, number in numbers.items()}
-    lost = Counter({name: -number for name, number in wrong.items() if number < 0})
-    more = Counter({name: number for name, number in wrong.items() if number > 0})
+    lost = Counter({name: max(0, number - points.held[name]) for name, number in drawn.items()})
+    more = Counter({name: max(0, points.held[name] - number) for name, number in drawn.items()})
     notes = []
-    if lost:
-        counts = f"{sum(lost.values()):,} of the points that were drawn are not in the file"
+    if lost.total():
         cure = (
             "put them back, without a class if they have none: left out by choice, they make the rest wrong"
         )
-        notes.append(f"{counts}: {lc.format_counts(lost)}; {cure}")
-    if more:
-        counts = f"{sum(more.values()):,} points more are in the file than were drawn"
-        cure = "take out what was added: it was not chosen by chance"
-        notes.append(f"{counts}: {lc.format_counts(more)}; {cure}")
+        problem = f"{lost.total():,} of the points that were drawn are not in the file"
+        notes.append(f"{problem}: {lc.format_counts(lost)}; {cure}")
+    if more.total():
+        cure = "right only if they are of another draw: what was added by choice was not chosen by chance"
+        problem = f"{more.total():,} points more are in the file than were drawn at once"
+        notes.append(f"{problem}: {lc.format_counts(more)}; {cure}")
+    return notes
+
+
+def note_left_out(number: int, used: int, chosen: int) -> list[str]:
+    """Notes on the points of a file that are not used; chosen: those of classes that --classes leaves out."""
+    notes, missing = [], number - used - chosen
+    if chosen:
+        problem = f"{chosen:,} of {number:,} points are of classes that --classes leaves out"
+        cure = "a class that the map lacks is an error of the map: --more-classes"
+        notes.append(f"{problem}, which is right only if what lies there may be left out; {cure}")
+    if missing:
+        problem = f"{missing:,} of {number:,} points have no class and are left out"
+        notes.append(f"{problem}, as if chance had chosen them")
     return notes
 
 
 def with_classes(region: Region, names: Sequence[str]) -> Region:
     """The region with more classes, of which the maps have no pixel."""
     class_names = [*region.class_names, *names]
-    if len(set(map(labels.plain, class_names))) < len(class_names) or len(class_names) >= lc.IGNORE_INDEX:
-        lc.complain("--more-classes: give names that the map does not have, each once")
+    known = set(map(labels.plain, class_names))
+    doubtful = known & labels.NO_CLASS or any(name.strip().isdecimal() for name in names)
+    if doubtful or len(known) < len(class_names) or len(known) >= lc.IGNORE_INDEX:
+        lc.complain("--more-classes: give names that the map does not have, each once, and no numbers")
     return region._replace(class_names=class_names, counts=np.pad(region.counts, [(0, 0), (0, len(names))]))
 
 
@@ -532,16 +554,7 @@ def assess(args: argparse.Namespace) -> dict:
             "one grid does not tell its own error: intervals are too wide where patches of land are as "
             "wide as its step, and at times too narrow; --design stratified draws points that do"
         )
-    chosen = gone["points of classes that --classes leaves out"]
-    if chosen:
-        cure = (
-            "which is right only if what lies there may be left out; a class that the map lacks is an error "
-        )
-        cure += "of the map: --more-classes"
-        notes.append(f"{chosen:,} of {number:,} points are of classes that --classes leaves out, {cure}")
-    if missing := number - len(points.found) - chosen:
-        left_out = f"{missing:,} of {number:,} points have no class and are left out"
-        notes.append(f"{left_out}, as if chance had chosen them")
+    notes += note_left_out(number, len(points.found), gone["points of classes that --classes leaves out"])
     cells, ratios, results = (points.mapped, points.found), estimators.measures(len(names)), {}
     if design == "cluster":
         clusters, stood_for = find_clusters(points, args.cluster, args.reference)

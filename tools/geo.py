@@ -141,12 +141,12 @@ def dataset_place(dataset: typing.Any) -> tuple:
     """The crs and transform of a rasterio dataset; (None, None) and, if there is a cure, a word without."""
     if not dataset.transform.is_identity:
         return system_of(dataset), dataset.transform
-    check_upright(dataset)
     if dataset.gcps[0] or dataset.rpcs:
         kind = "ground control points" if dataset.gcps[0] else "a sensor model (RPC)"
         cure = f"to keep its place: {placing_command(dataset)}"
         warnings.warn(f"{dataset.name}: is placed by {kind}, which a map cannot have; {cure}", stacklevel=2)
         return None, None
+    check_upright(dataset)
     return (dataset.crs, dataset.transform) if dataset.crs else (None, None)
 
 
@@ -156,7 +156,7 @@ def check_upright(dataset: typing.Any) -> None:
     See findings/netcdf_upside_down.sh.
     """
     parts = [file for file in dataset.files if Path(file).suffix.lower() in (".nc", ".nc4")]
-    if parts and dataset.transform.is_identity:
+    if parts and dataset.transform.is_identity and not dataset.gcps[0]:
         problem = f"{parts[0]} does not tell where it lies, and so its rows may be read from the bottom up"
         cure = (
             "save it with its place, by rioxarray's write_crs before to_netcdf, or as GeoTIFF, by to_raster"
@@ -535,14 +535,14 @@ def odd_values(path: str | Path, bands: Sequence[int], ranges: Sequence | None) 
         yield f"{path}: {problem}, {format_ranges(ranges)}; {likely_cause(path, values, ranges)}"
 
 
-def unlike_tile(path: str | Path, tile: str | Path, bands: Sequence[int]) -> Iterator[str]:
+def unlike_tile(path: str | Path, tile: tuple, bands: Sequence[int]) -> Iterator[str]:
     """Yields in what a scene differs from a tile that the network learnt from, each with the cure.
 
-    That is the names of the bands that are read, and the size of a pixel on the ground, if it is more than
-    SAME_SIZE times larger or smaller. What one of the two does not tell is passed over.
+    tile: of `names_and_metres`. Compared are the names of the bands that are read, if some are the same, and
+    the size of a pixel on the ground, if it is more than SAME_SIZE times larger or smaller.
     """
-    (names, here), (known, there) = (names_and_metres(each, bands) for each in (path, tile))
-    if names and known and names != known:
+    (names, here), (known, there) = names_and_metres(path, bands), tile
+    if names and known and names != known and {*names} & {*known}:
         cure = command("rio", "stack", path, "--bidx", "…", "-o", f"{Path(path).stem}_bands.tif")
         problem = (
             f"bands {listed(bands)} are named {listed(names)}, those of the training tiles {listed(known)}"

@@ -595,7 +595,8 @@ def label_files(path: Path, gone: Counter) -> list[Path]:
         return [path]
     inside = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
     files = [file for file in inside if file.is_file() or file.suffix.lower() == GEODATABASE]
-    gone["folders in the folder, whose files are not looked for"] += len(inside) - len(files)
+    if len(inside) > len(files):
+        gone["folders in the folder, whose files are not looked for"] += len(inside) - len(files)
     kinds = (*TABLES, *VECTORS, *ANNOTATIONS, GEODATABASE), RASTERS
     for suffixes in kinds:
         chosen = [file for file in files if file.suffix.lower() in suffixes and ".aux" not in file.suffixes]

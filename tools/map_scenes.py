@@ -574,23 +574,25 @@ def open_on_trial(paths: Sequence[Path], reading: dict, tile: Path | None) -> li
     Returns notes on images that are converted, and on such that share ground.
     """
     kinds: dict[str, list[Path]] = {}
+    learnt = geo.names_and_metres(tile, reading["bands"]) if tile else (None, None)
     for path in tqdm(paths, "looking at the images", leave=False, disable=None):
         with geo.open_scene(path, **reading) as scene:
             scene.read(0, 1)
         told = geo.odd_values(path, reading["bands"], reading["ranges"])
-        for line in chain(told, geo.unlike_tile(path, tile, reading["bands"]) if tile else ()):
+        for line in chain(told, geo.unlike_tile(path, learnt, reading["bands"])):
             warnings.warn(line, stacklevel=2)
         kinds.setdefault(scene.kind, []).append(path)
     bands, ranges = geo.listed(reading["bands"]), reading["ranges"]
-    scaled = f" and scaled from {ranges} to 0..255, as in training" if ranges else ""
+    scaled = f", scaled from {ranges} to 0..255 as in training" if ranges else ""
     notes = []
     for kind, own in kinds.items():
         more = f" and {len(own) - 1:,} more" if len(own) > 1 else ""
-        if kind != "mode RGB":
-            notes.append(f"{own[0]}{more}: of {kind}; bands {bands} are read{scaled}")
+        if "band" in kind:
+            notes.append(f"{own[0]}{more}: of {kind}, of which the model sees {bands}{scaled}")
     if twice := sharing_ground(paths):
         more = f", and {len(twice) - 1:,} more pairs do" if len(twice) > 1 else ""
-        notes.append(f"{twice[0][0]} and {twice[0][1]} share ground{more}: it counts twice in area.csv")
+        problem = f"{twice[0][0]} and {twice[0][1]} share ground{more}"
+        notes.append(f"{problem}: in area.csv it counts twice where both have data")
     return notes
 
 
