@@ -194,7 +194,7 @@ def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
         if path.suffix.lower() in suffixes and not path.name.startswith("."):
             other = found.setdefault(folded(path.stem).casefold(), path)  # as Windows and macOS compare them
             if other is not path:
-                raise InputError(f"{path}: {other.name} has the same name; rename one of them")
+                raise InputError(f"{path}: {other.name} has the same name; rename one")
     return {path.stem: path for path in found.values()}
 
 
@@ -1149,7 +1149,7 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
             digest.update(np.ascontiguousarray(labels))
     if not labelled:
         where = "no point lies where its image has data"
-        raise InputError(f"{dataset.tiles[0][1]}: {where}; correct the points or the images")
+        raise InputError(f"{dataset.tiles[0][1]}: {where}; correct one of both")
     sparse = dataset.points is not None or labelled < SPARSE_SHARE * sum(h * w for h, w in sizes)
     found = images, places, spots, sparse, digest.hexdigest()
     return DatasetReport(sizes, counts, +notes, learnt_at, *found)
@@ -2467,7 +2467,7 @@ def check_fit(config: argparse.Namespace, train: DatasetReport) -> None:
     if tiles < 2:
         raise InputError(f"{folder}: holds a single tile, and batch norm needs two; cut it into tiles")
     if np.count_nonzero(train.labels_per_class) < 2:
-        where, problem = config.train_mask_dir, "labels one class where images have data (255: unlabelled)"
+        where, problem = config.train_mask_dir, "labels one class where images have data (255: none)"
         cure = "if 255 is a class: python tools/convert_masks.py --ids 0,255 --input IN --output OUT"
         raise InputError(f"{where}: {problem}; {cure}, else label more classes")
     if config.crop_size > largest:
@@ -2608,7 +2608,7 @@ def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
     if val.sparse:
         print(f"val: {total:,} points; the epoch of best mean recall is kept, for mIoU takes dense masks")
     counts = zip(config.class_names, train.labels_per_class, val.labels_per_class / total, strict=True)
-    doubt = "; or do ids begin with 1?" if train.labels_per_class[1:].all() else ""
+    doubt = "; do ids begin with 1?" if not run.train_set.points and train.labels_per_class[1:].all() else ""
     for name, labels, share in counts:
         missing = "" if labels else f"  <- no label: it cannot be learnt{doubt}"
         print(f"  {name:{width}}  {labels:>12,} labelled pixels to learn from  {share:6.1%} of val{missing}")
@@ -2704,7 +2704,7 @@ def score_epoch(run: Run, epoch: int, learning_rate: float, train_loss: float | 
     how = {"judge": judge, "dtype": run.dtype, "progress": "validating"}
     found = validate(run.unlabelled.teacher, run.val_loader, config.num_classes, run.device, **how)
     scores = found.as_dict()
-    if found.value > run.best_score():
+    if found.value >= run.best_score():  # of equals the one that has learnt longer
         save_teacher(run, "best_model.pth", epoch=epoch, scores=scores, **{judge.key: found.value})
     if not run.history and rank() == 0:  # nobody shall resume a mixture of a new run and an old one
         run.path("last_checkpoint.pth").unlink(missing_ok=True)

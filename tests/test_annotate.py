@@ -648,6 +648,7 @@ def test_an_accepted_patch_of_the_map_gives_labels_in_it_and_is_undone_at_once(
     page.keyboard.press("r")
     says(page, "labels of low added in this patch. Suggestion")
     added = [line.split(",") for line in lines(config)[len(before) :]]
+    assert added[0][1:3] == ["10", "8"], "the pixel itself, too"
     assert len(added) >= 2 and all(label == "low" and 3 <= int(x) < 30 for _, x, _, label in added)
     assert page.locator("#where").text_content().startswith(f"{len(added)} labels")
     page.keyboard.press("u")

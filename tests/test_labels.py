@@ -88,6 +88,14 @@ def test_a_folder_may_hold_geodatabases_and_its_folders_are_counted(tiles, tmp_p
     assert points == {"east": EXPECTED["east"]}
 
 
+def test_a_table_may_translate_to_ids_but_not_where_names_are_numbers(tmp_path):
+    table = tmp_path / "classes.csv"
+    table.write_text("from,to\nlake,0\nwood,middle\n")
+    assert label_tool.known_classes(["low", "middle"], table) == {"low": 0, "middle": 1, "lake": 0, "wood": 1}
+    with pytest.raises(lc.InputError, match="'0' is none of 10, 20"):
+        label_tool.known_classes(["10", "20"], table)
+
+
 def test_ids_of_vector_points_may_have_gaps(tiles, tmp_path):
     """QGIS writes NULL where the class is not filled in yet, and whole numbers beside it become 2.0."""
     write_vector(tmp_path / "points.gpkg", PLACES[:3], np.array([0, 2, np.nan]), name="Class")

@@ -382,8 +382,8 @@ def accept_region(config: argparse.Namespace, request: dict) -> dict:
     """Takes the map's word for the patch around a pixel: labels some pixels spread in it with its class.
 
     mode: which map, "model" or "live"; color: what the page showed there, for a map may change meanwhile.
-    The pixels keep off the patch's rim, where maps err, and from what is labelled. Returns what `show_tile`
-    does, and added: [x, y, class] of each.
+    The pixel itself is one of them; the others keep off the patch's rim, where maps err, and from what is
+    labelled. Returns what `show_tile` does, and added: [x, y, class] of each.
     """
     name, (x, y) = find_mapped(config, request), find_pixel(config, request)
     class_ids = model_map(config, name) if request.get("mode") == "model" else live_map(config, name)[0]
@@ -405,8 +405,12 @@ def accept_region(config: argparse.Namespace, request: dict) -> dict:
         for column, row in labels_of(config, name, points):
             known[row, column] = True
         inner = depth > min(3, depth.max() / 2)
-        found = al.spread_out(inner, known & (patch > 0), REGION_POINTS, lc.named_rng(name, x, y))
-        added = [(x, y) for y, x in found.tolist() if not known[y, x]]
+        added = [] if known[y, x] else [(x, y)]
+        known[y, x] = True
+        found = al.spread_out(
+            inner, known & (patch > 0), REGION_POINTS - len(added), lc.named_rng(name, x, y)
+        )
+        added += [(x, y) for y, x in found.tolist() if not known[y, x]]
         if not added:
             raise Refused(400, "this patch of the map has labels enough")
         points += [

@@ -94,23 +94,23 @@ def plain(value: object) -> str:
 def known_classes(names: Sequence[str], table: Path | None = None) -> dict[str, int | None]:
     """The id of each class by what it may be called, as `plain` writes it; None: to be left out.
 
-    Ids count only where no name is a number and no table of from,to translates. Raises InputError.
+    Ids count only where no name is a number; of labels that a table of from,to translates, only in `to`.
+    Raises InputError.
     """
-    known: dict[str, int | None] = {plain(name): index for index, name in enumerate(names)}
-    named = dict(known)
-    if not table and not any(re.fullmatch(r"-?\d+", name) for name in known):
-        known |= {str(index): index for index in range(len(names))}
+    named: dict[str, int | None] = {plain(name): index for index, name in enumerate(names)}
+    numbers = any(re.fullmatch(r"-?\d+", name) for name in named)
+    both = named if numbers else named | {str(index): index for index in range(len(names))}
     given: dict[str, int | None] = {}
     for line, row in lc.csv_rows(table, ("from", "to")) if table else ():
         where = f"{table}, line {line}"
         target = plain(row["to"])
-        if target and target not in named:
+        if target and target not in both:
             cure = "correct it, or name that class by --class-names, in assess.py by --more-classes"
             raise lc.InputError(f"{where}: {row['to']!r} is none of {formats.shown(names)}; {cure}")
-        class_id = named[target] if target else None
+        class_id = both[target] if target else None
         if given.setdefault(plain(row["from"]), class_id) != class_id:
             raise lc.InputError(f"{where}: {row['from']!r} has another class above; keep one of them")
-    return known | given
+    return (named if table else both) | given
 
 
 # ==== Outlines -> pixels =============================================================================
