@@ -5,7 +5,7 @@
 
 A table stands between <!-- table:NAME --> and <!-- end -->; results/TABLES.md has every one. A value stands
 after <!-- study:SET-UP/VARIANT/POINTS:COLUMN -->, <!-- inference:SET-UP/VARIANT/POINTS/WAY:COLUMN -->,
-<!-- speed:BACKBONE/CPU/MEASURE:COLUMN -->, <!-- CSV/ARM/OTHER:gain -->, <!-- first_run:COLUMN --> or
+<!-- speed:BACKBONE/CPU/MEASURE:COLUMN -->, <!-- CSV/ARM/OTHER:gain -->, <!-- first_run:CPU:COLUMN --> or
 <!-- RUN:KEY --> (see `marked`). It keeps its decimals, a leading plus, and " ± 0.01" behind it if it has one.
 A figure in results/figures carries a hash of the rows that it shows. Everything takes the rows that are
 there. Values are the mean over seeds, ± their standard deviation, (their number).
@@ -667,7 +667,7 @@ def labels_table() -> str:
 def machine_of(row: dict) -> str:
     """A device in a word: a CPU by what it computes with, for the same precision is another matter there."""
     return next(
-        (f"cpu ({name})" for name in ("AMX", "AVX512", "AVX2") if name in row["hardware"]), row["device"]
+        (f"cpu ({name})" for name in ("AMX", "AVX512", "AVX2") if name in row["hardware"]), row.get("device")
     )
 
 
@@ -887,14 +887,17 @@ def draw_figures() -> None:
 def marked(source: str, key: str) -> list[float]:
     """The values behind a mark, of each seed where there are several.
 
-    Of a cell (see `of_cell`), of a measurement of speed on a kind of CPU (spaces as _), of a column of a CSV
-    of that name, of two arms of a CSV (see `of_arms`), or of a run of its own, a path into its metrics.json.
+    Of a cell (see `of_cell`), of a measurement of speed or of the first run on a kind of CPU (spaces as _), of
+    a column of a CSV of that name, of two arms of a CSV (see `of_arms`), or of a run of its own, a path into
+    its metrics.json.
     """
     kind, _, cell = source.partition(":")
     if kind == "speed":
         backbone, cpu, measure = cell.split("/")
         found = rows("speed.csv", backbone=backbone, measure=measure.replace("_", " "))
         return [float(row[key]) for row in found if machine_of(row) == f"cpu ({cpu})"]
+    if kind == "first_run" and cell:
+        return column([row for row in rows("first_run.csv") if machine_of(row) == f"cpu ({cell})"], key)
     if cell:
         return of_cell(kind, *cell.split("/"), key=key)
     if "/" in source:
@@ -960,7 +963,8 @@ def of_arms(name: str, own: str, base: str, *, key: str) -> list[float]:
 
 TABLE = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 MARK = re.compile(
-    r"(?P<mark><!-- (?P<source>(?:study:|networks:|inference:|speed:)?[\w+@/,-]+):(?P<key>[\w.-]+) -->)"
+    r"(?P<mark><!-- (?P<source>(?:(?:study|networks|inference|speed|first_run):)?[\w+@/,-]+)"
+    r":(?P<key>[\w.-]+) -->)"
     r"(?P<sign>[+-]?)\d+(?:\.(?P<decimals>\d+))?(?P<deviation> ± \d+(?:\.\d+)?)?"
 )
 
