@@ -887,9 +887,9 @@ def draw_figures() -> None:
 def marked(source: str, key: str) -> list[float]:
     """The values behind a mark, of each seed where there are several.
 
-    Of a cell (see `of_cell`), of a measurement of speed or of the first run on a kind of CPU (spaces as _), of
-    a column of a CSV of that name, of two arms of a CSV (see `of_arms`), or of a run of its own, a path into
-    its metrics.json.
+    Of a cell (see `of_cell`), of a measurement of speed or of the first run on a kind of CPU (spaces as _),
+    of a column of a CSV of that name, of two arms of a CSV (see `of_arms`), or of a run of its own, a path
+    into its metrics.json.
     """
     kind, _, cell = source.partition(":")
     if kind == "speed":
