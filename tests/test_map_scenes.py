@@ -1068,6 +1068,11 @@ def test_what_is_converted_and_what_lies_twice_is_told_before_the_first_map(tmp_
         notes[1] == f"{ortho} and {cloud_mask} share ground: in area.csv it counts twice where both have data"
     )
     assert not map_scenes.open_on_trial([ortho], {"bands": [1, 2, 3], "ranges": None}, None)
+    other = save_tif(tmp_path / "other.tif", np.ones((64, 64, 3), np.uint8))
+    four = save_tif(tmp_path / "four.tif", np.ones((64, 64, 4), np.uint8))
+    map_scenes.open_on_trial(
+        [four], {"bands": [1, 2, 3, 4], "ranges": None}, other
+    )  # no tile to compare with
 
 
 def test_the_tile_that_a_model_learnt_from_is_found_where_it_lay(tmp_path, checkpoint):

@@ -574,12 +574,15 @@ def open_on_trial(paths: Sequence[Path], reading: dict, tile: Path | None) -> li
     Returns notes on images that are converted, and on such that share ground.
     """
     kinds: dict[str, list[Path]] = {}
-    learnt = geo.names_and_metres(tile, reading["bands"]) if tile else (None, None)
+    learnt = None
+    if tile:
+        with contextlib.suppress(lc.InputError):  # another file has its name now: nothing to compare with
+            learnt = geo.names_and_metres(tile, reading["bands"])
     for path in tqdm(paths, "looking at the images", leave=False, disable=None):
         with geo.open_scene(path, **reading) as scene:
             scene.read(0, 1)
         told = geo.odd_values(path, reading["bands"], reading["ranges"])
-        for line in chain(told, geo.unlike_tile(path, learnt, reading["bands"])):
+        for line in chain(told, geo.unlike_tile(path, learnt, reading["bands"]) if learnt else ()):
             warnings.warn(line, stacklevel=2)
         kinds.setdefault(scene.kind, []).append(path)
     bands, ranges = geo.listed(reading["bands"]), reading["ranges"]
