@@ -15,10 +15,10 @@ there are passed over, and processes may share.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import subprocess
 import time
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -96,6 +96,14 @@ def run_ours(args: argparse.Namespace, tiles: Path, cell: dict) -> dict:
     return {name: row[name] for name in ("miou", *classes, "seconds", "weights")}
 
 
+def measure(args: argparse.Namespace, tiles: Path, cell: dict) -> dict:
+    """Scores and provenance of a cell."""
+    flags = {"variants": cell["variant"], "seeds": cell["seed"]}
+    how = study.command("peer.py", data="DATA", work="WORK", peer="PYTHON", **flags)
+    run = run_peer if cell["variant"] == "geoai" else run_ours
+    return run(args, tiles, cell) | study.provenance(how)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -116,22 +124,11 @@ def main() -> None:
     study.prepare(args.data, tiles, SIZE)
     for seed, variant in product(args.seeds, args.variants):
         cell, start = {"variant": variant, "points": POINTS, "seed": seed}, time.perf_counter()
-        with (args.work / f"{variant}-{seed}.claim").open("w") as claim:
-            try:
-                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            if study.in_csv(args.csv, cell):
-                print(f"{variant}, seed {seed}: {study.already_in(args.csv)}")
-                continue
-            row = cell | (run_peer if variant == "geoai" else run_ours)(args, tiles, cell)
-            how = study.command(
-                "peer.py", data="DATA", work="WORK", peer="PYTHON", variants=variant, seeds=seed
-            )
-            study.append(args.csv, row | study.provenance(how))
-        print(
-            f"{variant}, seed {seed}: mIoU {row['miou']:.3f}, {time.perf_counter() - start:.0f} s", flush=True
-        )
+        if row := study.measure_once(
+            args.csv, args.work / "claims", cell, partial(measure, args, tiles, cell)
+        ):
+            lasted = time.perf_counter() - start
+            print(f"{variant}, seed {seed}: mIoU {row['miou']:.3f}, {lasted:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

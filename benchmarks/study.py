@@ -30,6 +30,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -512,24 +513,37 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def train_cell(args: argparse.Namespace, tiles: Path, cell: dict) -> None:
-    """Trains a cell and writes its row, unless another process is at it or the CSV has it."""
-    key, name = "-".join(map(str, cell.values())), cell["variant"]
-    claims = args.work / "claims"
+def measure_once(
+    csv_path: Path, claims: Path, cell: dict, measure: Callable[[], dict], **settled: object
+) -> dict | None:
+    """Appends a cell with what measure() finds, and returns it, unless another process or the CSV has it.
+
+    claims: a folder that the processes share. settled: columns of measure() that are known beforehand.
+    """
+    key = "-".join(map(str, cell.values()))
     claims.mkdir(parents=True, exist_ok=True)
     with (claims / key).open("w") as claim:
         try:  # the system lets go of it however the process ends
             fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"{key}: another process has this cell")
-            return
-        if in_csv(args.csv, cell | {"precision": precision_of(args, name)}):
-            print(f"{key}: {already_in(args.csv)}")
-            return
-        row = cell | run_cell(args, tiles, cell, args.work / "models" / f"{key}.pth")
-        append(args.csv, row)
-    scored = f"mIoU {row['miou']:.3f} in {row['seconds']} s"
-    print(f"{name}, {cell['points']} points, seed {cell['seed']}: {scored}", flush=True)
+            return None
+        if in_csv(csv_path, cell | settled):
+            print(f"{key}: {already_in(csv_path)}")
+            return None
+        row = cell | measure()
+        append(csv_path, row)
+    return row
+
+
+def train_cell(args: argparse.Namespace, tiles: Path, cell: dict) -> None:
+    """Trains a cell and writes its row."""
+    name, model = cell["variant"], args.work / "models" / f"{'-'.join(map(str, cell.values()))}.pth"
+    measure = partial(run_cell, args, tiles, cell, model)
+    settled = {"precision": precision_of(args, name)}
+    if row := measure_once(args.csv, args.work / "claims", cell, measure, **settled):
+        scored = f"mIoU {row['miou']:.3f} in {row['seconds']} s"
+        print(f"{name}, {cell['points']} points, seed {cell['seed']}: {scored}", flush=True)
 
 
 def main() -> None:

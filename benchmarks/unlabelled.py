@@ -27,10 +27,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import itertools
 import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -155,11 +155,14 @@ def run_cell(args: argparse.Namespace, tiles: Path, cell: dict) -> dict:
         images = endless_batches(others, config.batch_size, config.seed)
         run.unlabelled = UnlabelledImages(run, images, guide=guide, **options)
     scores, train_miou, seconds = study.train_network(run, model_path(args, cell))
+    length = {"split": args.split, "every": args.every, "epochs": args.epochs}
+    which = {"ways": cell["way"], "seeds": cell["seed"]}
+    how = study.command("unlabelled.py", data="DATA", work="WORK", **length, **which)
     return {
         "miou": round(scores.value, 4), **study.iou_columns(scores.as_dict(), args.class_names),
         "train_tiles": len(labelled), "images": 0 if way is None else len(others), "seconds": round(seconds),
         "train_miou": round(train_miou, 4), "weights": run.model.starting_weights,
-        "precision": study.precision_of(args, "default_unet"),
+        "precision": study.precision_of(args, "default_unet"), **study.provenance(how),
     }  # fmt: skip
 
 
@@ -189,23 +192,12 @@ def main() -> None:
     for seed, way in itertools.product(args.seeds, args.ways):
         cell = {"split": args.split, "way": way, "points": points, "seed": seed}
         cell |= {"epochs": args.epochs, "size": SIDE, "every": args.every}
-        (args.work / "models").mkdir(exist_ok=True)
-        with (args.work / f"{args.split}-{way}-{seed}-{args.every}-{args.epochs}.claim").open("w") as claim:
-            try:
-                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            if study.in_csv(args.csv, cell):
-                print(f"{way}, seed {seed}: {study.already_in(args.csv)}")
-                continue
-            if way == "fixed" and not study.in_csv(args.csv, cell | {"way": "control"}):
-                print(f"{way}, seed {seed}: the control comes first; start it again when that is done")
-                continue
-            row = cell | run_cell(args, tiles, cell)
-            length = {"split": args.split, "every": args.every, "epochs": args.epochs}
-            how = study.command("unlabelled.py", data="DATA", work="WORK", **length, ways=way, seeds=seed)
-            study.append(args.csv, row | study.provenance(how))
-        print(f"{way}, seed {seed}: mIoU {row['miou']:.3f} in {row['seconds']} s", flush=True)
+        if way == "fixed" and not study.in_csv(args.csv, cell | {"way": "control"}):
+            print(f"{way}, seed {seed}: the control comes first; start it again when that is done")
+            continue
+        measure = partial(run_cell, args, tiles, cell)
+        if row := study.measure_once(args.csv, args.work / "claims", cell, measure):
+            print(f"{way}, seed {seed}: mIoU {row['miou']:.3f} in {row['seconds']} s", flush=True)
 
 
 if __name__ == "__main__":
