@@ -668,6 +668,35 @@ def test_an_accepted_patch_of_the_map_gives_labels_in_it_and_is_undone_at_once(
     assert others and lines(config) == [*before, f"tile_0.png,{x},{y},middle"], "of the patch the others go"
 
 
+def test_the_tile_stays_where_it_is_while_an_error_comes_and_goes(serve, open_page):
+    """A click that is on its way hits the pixel that was aimed at."""
+    config = serve()
+    page = open_page(config)
+    whole, aimed = page.locator("#view").bounding_box(), on_screen(page, 4, HEIGHT - 1)
+    page.keyboard.press("r")
+    alert = page.get_by_role("alert")
+    alert.filter(has_text="Show a map (M)").wait_for()
+    over = alert.bounding_box()
+    assert page.locator("#view").bounding_box() == whole
+    assert whole["y"] < over["y"] and over["y"] + over["height"] <= whole["y"] + whole["height"] + 1
+    page.mouse.click(*aimed)
+    says(page, f"x 4, y {HEIGHT - 1}")
+    page.keyboard.press("1")
+    alert.wait_for(state="hidden")
+    assert page.locator("#view").bounding_box() == whole
+
+
+def test_the_words_of_the_map_give_way_to_the_pixel_in_question(serve, open_page):
+    page = open_page(serve())
+    page.keyboard.press("m")
+    words = page.locator("#map-says")
+    for y in (1, HEIGHT - 2, 1):
+        page.mouse.click(*on_screen(page, 2, y))
+        says(page, f"x 2, y {y}")
+        over, (_, place) = words.bounding_box(), on_screen(page, 2, y)
+        assert not over["y"] <= place <= over["y"] + over["height"]
+
+
 RIM = """
 (() => {
   const pen = new OffscreenCanvas(image.width, image.height).getContext("2d"), {rim} = patch;
