@@ -629,6 +629,16 @@ def test_neighbours_are_found_by_their_place_on_the_ground(serve, tiles, form):
     assert [each["index"] for each in ask(config, "neighbours", "photo 3" + path.suffix)] == [2]
 
 
+def test_the_only_labels_of_a_class_teach_and_do_not_score():
+    common = {f"tile_{number}": {"low", "high"} for number in range(9)}
+    assert annotate.tiles_that_score(common | {"tile_9": {"low"}}) == ["tile_8", "tile_9"]
+    assert annotate.tiles_that_score(common | {"tile_9": {"low", "rare"}}) == ["tile_7", "tile_8"]
+    two = {"tile_8": {"low", "rare"}, "tile_9": {"high", "rare"}}
+    assert annotate.tiles_that_score(common | two) == ["tile_7", "tile_9"], "one of both teaches it"
+    apart = {"a": {"low"}, "b": {"middle"}, "c": {"high"}}
+    assert annotate.tiles_that_score(apart) == ["c"], "nothing else could score"
+
+
 def test_an_accepted_patch_of_the_map_gives_labels_in_it_and_is_undone_at_once(
     serve, open_page, halves, untrained
 ):

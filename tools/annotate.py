@@ -545,9 +545,8 @@ def training_words(config: argparse.Namespace, parts: Path) -> list[str] | None:
 
     And None for a reference sample: what a model learnt from cannot judge its map.
 
-    Where the module's constants describe these tiles, its val tiles score. Else the last fifth of the
-    labelled tiles does, for names mostly put neighbours together; both parts are written to the folder
-    parts.
+    Where the module's constants describe these tiles, its val tiles score. Else some of the labelled tiles
+    do (`tiles_that_score`); both parts are written to the folder parts.
     """
     if config.reference:
         return None
@@ -560,8 +559,11 @@ def training_words(config: argparse.Namespace, parts: Path) -> list[str] | None:
         labelled = {point.pixel[0] for point in points}
         train, sides = sorted(labelled & set(config.tiles)), {}
         if not has_val_tiles(config):
-            cut = len(train) - max(1, len(train) // 5)
-            sides["val"], train = train[cut:], train[:cut]
+            classes: dict[str, set[str]] = {name: set() for name in train}
+            for point in points:
+                classes.get(point.pixel[0], set()).add(point.label)
+            sides["val"] = tiles_that_score(classes)
+            train = [name for name in train if name not in sides["val"]]
         if len(train) < 2:  # batch norm learns nothing of one
             return None
         if sides or labelled - set(config.tiles):  # of images elsewhere, which training would miss
@@ -579,6 +581,20 @@ def training_words(config: argparse.Namespace, parts: Path) -> list[str] | None:
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value or "none")
         words += [f"--{name.replace('_', '-')}", text]
     return words
+
+
+def tiles_that_score(classes: dict[str, set[str]]) -> list[str]:
+    """The last fifth of the tiles, for names mostly put neighbours together, given the classes of each.
+
+    A tile that has the only labels of a class teaches it; another scores in its place, where there is one.
+    """
+    teachers = Counter(label for found in classes.values() for label in found)
+    scoring, wanted = [], max(1, len(classes) // 5)
+    for name in reversed(classes):
+        if len(scoring) < wanted and all(teachers[label] > 1 for label in classes[name]):
+            scoring.append(name)
+            teachers -= Counter(classes[name])
+    return sorted(scoring) or [*classes][-1:]
 
 
 def has_val_tiles(config: argparse.Namespace) -> bool:
