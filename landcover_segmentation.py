@@ -42,7 +42,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, fields
 from decimal import Decimal
 from functools import cache, partial, wraps
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for news
@@ -777,15 +777,14 @@ def sample_stratified_points(mask: np.ndarray, num_points: int, rng: Rng | None 
     compare Olofsson et al. 2014, https://doi.org/10.1016/j.rse.2014.02.015.
     """
     rng, ids = rng or np.random.default_rng(0), np.uint8(mask).ravel()
-    order = ids.argsort(kind="stable")  # the pixels of each class, one class after the other
-    ends = np.bincount(ids)[:IGNORE_INDEX].cumsum()
-    pools = [order[start:end] for start, end in pairwise([0, *ends]) if start < end]
+    found = np.flatnonzero(np.bincount(ids)[:IGNORE_INDEX])
+    pools = [np.flatnonzero(ids == index) for index in found]
     if num_points < len(pools):
         pools = [pools[index] for index in rng.permutation(len(pools))[:num_points]]
     pools.sort(key=len)  # rarest first, so that what it leaves is shared by all that follow
-    chosen = [order[:0]]
-    for position, pool in enumerate(pools):
-        share = min(len(pool), num_points // (len(pools) - position))
+    chosen = [np.array([], int)]
+    for done, pool in enumerate(pools):
+        share = min(len(pool), num_points // (len(pools) - done))
         num_points -= share
         chosen.append(pool[rng.choice(len(pool), share, replace=False)])
     return create_sparse_mask(np.stack(np.unravel_index(np.concatenate(chosen), mask.shape), 1), mask)

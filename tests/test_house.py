@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, SCRIPT
 
 SOURCES = sorted(path for path in ROOT.rglob("*.py") if ".venv" not in path.parts)
-MOST_LINES, MOST_CHARACTERS = 2_896, 57.3
+MOST_LINES, MOST_CHARACTERS = 2_895, 57.3
 SHARED_TOOLS = {"geo", "labels", "label_formats", "active_learning", "live_model"}  # which tools may import
 SHARED_TOOLS |= {"estimators", "regions"}
 
