@@ -491,7 +491,8 @@ def parse_arguments() -> argparse.Namespace:
     flag("--csv", type=Path, default=results / "study.csv")
     flag("--work", type=Path, default=results / "study", help="resized tiles and models")
     flag("--split", choices=("choose", "val", "scenes", "choose_scenes"), default="val")
-    flag("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    how = {"nargs": "+", "metavar": "NAME", "help": "of VARIANTS (default: all)"}
+    flag("--variants", choices=VARIANTS, default=list(VARIANTS), **how)
     flag("--points", nargs="+", type=int, default=[20, 100])
     flag("--seeds", nargs="+", type=int, default=[0, 1, 2])
     flag("--epochs", type=int, default=12)

@@ -10,7 +10,8 @@
 #            https://github.com/rasterio/rasterio/issues/3320 as new in 1.4 and mended in 2026 by
 #            https://github.com/rasterio/rasterio/pull/3506, for versions that ask for Python 3.12.
 # Guessed    That a value that is given is taken, and 0 like any other.
-# Way out    WarpedVRT(source, nodata=0), or INIT_DEST="0" beside dst_nodata=0; or look for the source's value after.
+# Way out    WarpedVRT(source, nodata=0), to the nearest pixel alone (see gdal_warp_zero_becomes_one.sh), or
+#            INIT_DEST="0" beside dst_nodata=0; or look for the source's value after.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
