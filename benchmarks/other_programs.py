@@ -47,6 +47,9 @@ READING = """
   the old file name; copied to NAME_classes_north.qml it shows. The attribute table, for GRASS, is kept.
 - Where a file declares no nodata value, SAGA takes 0 for one: it hides class 0 of masks, and what is black.
 - GRASS, SAGA and OTB do not read the mask by which a tile says what is empty; there its pixels are black.
+- OTB's ComputeConfusionMatrix leaves class 0 of reference points out unless -ref.vector.nodata is 255, and
+  of a field of names makes an empty matrix. SAGA's Add Grid Values to Points takes a spline of class ids
+  unless told -RESAMPLING 0 (findings/saga_points_spline_classes.sh).
 - The world file of an earlier overlay is removed: left beside it, it would have moved the overlay.
 - Read, not tried: QGIS from 3.30 asks GDAL for a band's attribute table (`readNativeAttributeTable` in
   https://github.com/qgis/QGIS, src/core/providers/gdal/qgsgdalprovider.cpp at 0178ef7), and so is given ours.

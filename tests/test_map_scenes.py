@@ -1029,6 +1029,16 @@ def test_values_never_learnt_from_are_told_with_the_cause(change, cause, tmp_pat
     assert cause is None or re.search(cause, said[0])
 
 
+@pytest.mark.parametrize("system", ["EPSG:4326", "EPSG:3857"])
+def test_areas_across_180_degrees_are_those_on_the_ground(system):
+    rasterio = pytest.importorskip("rasterio")
+    size, edge = (1e-4, 180.0) if system == "EPSG:4326" else (10, 20_037_508.342789244)
+    transform = rasterio.Affine(size, 0, edge - 3.5 * size, 0, -size, 0)
+    scene = geo.Scene(4, 7, None, rasterio.crs.CRS.from_string(system), transform)
+    there = geo.Scene(4, 7, None, scene.crs, rasterio.Affine(size, 0, 0, 0, -size, 0))
+    assert geo.pixel_hectares(scene) == pytest.approx(geo.pixel_hectares(there), rel=1e-6)
+
+
 def name_bands(path: Path, *names: str) -> Path:
     with pytest.importorskip("rasterio").open(path, "r+") as dataset:
         dataset.descriptions = names
@@ -1053,10 +1063,63 @@ def test_bands_of_other_names_and_pixels_of_other_size_are_told(tmp_path):
     (told,) = geo.unlike_tile(coarse, tile, (1, 2, 3))
     assert "are 30 m wide, those of the training tiles 10 m" in told
     cure = told.split("resample it: ")[1].split()
-    subprocess.run([Path(sys.executable).with_name("rio"), *cure[1:]], check=True, cwd=tmp_path)
+    assert cure[:6] == ["gdal_translate", "-r", "cubic", "-outsize", "240", "144"]
+    if not shutil.which(cure[0]):
+        return
+    with rasterio.open(coarse, "r+") as dataset:
+        dataset.write_mask(np.arange(80)[None].repeat(48, 0) < 20)
+    subprocess.run(cure, check=True, cwd=tmp_path, capture_output=True)
     with rasterio.open(tmp_path / "coarse_resampled.tif") as made:
         assert (made.width, made.height) == (240, 144)
+        assert (made.dataset_mask() > 0).mean() == 0.25, "what is hidden stays hidden"
     assert not list(geo.unlike_tile(tmp_path / "coarse_resampled.tif", tile, (1, 2, 3)))
+
+
+def test_an_alpha_is_not_scaled_with_the_values(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    values = np.random.default_rng(0).integers(1240, 2260, (64, 64, 4)).astype(np.uint16)
+    values[..., 3] = np.where(np.arange(64) < 16, 0, 65535)
+    source = save_tif(tmp_path / "scene.tif", values, photometric="RGB", alpha="YES")
+    [said] = geo.odd_values(source, (1, 2, 3), [[250, 1250]] * 3)
+    cure = said[said.index("gdal_translate") :].split()
+    assert " ".join(cure).endswith(f"-b 1 -b 2 -b 3 -mask 4 {source} scene_rescaled.tif")
+    if not shutil.which(cure[0]):
+        return
+    subprocess.run(cure, check=True, cwd=tmp_path, capture_output=True)
+    with rasterio.open(tmp_path / "scene_rescaled.tif") as made:
+        assert (made.dataset_mask() > 0).mean() == 0.75
+    assert not list(geo.odd_values(tmp_path / "scene_rescaled.tif", (1, 2, 3), [[250, 1250]] * 3))
+
+
+def test_maps_beside_their_scenes_are_not_mapped(tmp_path, capsys):
+    for name in ("a.png", "a_classes.png", "a_overlay.png", "a_legend.png", "b_classes.png"):
+        Image.fromarray(picture(8, 8)).save(tmp_path / name)
+    assert [path.name for path in map_scenes.list_scenes(tmp_path)] == ["a.png", "b_classes.png"]
+    assert "3 images called a_classes or the like" in capsys.readouterr().out
+
+
+def test_a_scene_without_a_transform_has_no_place(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    source = save_tif(tmp_path / "scene.tif", picture(8, 8), transform=rasterio.Affine.identity())
+    with (
+        pytest.warns(UserWarning, match="not where in it it lies"),
+        geo.open_scene(source, (1, 2, 3), None) as scene,
+    ):
+        assert scene.crs is None and geo.pixel_hectares(scene) is None
+
+
+def test_null_cells_of_a_grass_grid_are_refused(tmp_path):
+    pytest.importorskip("rasterio")
+    head = "north: 2\nsouth: 0\neast: 3\nwest: 0\nrows: 2\ncols: 3\n"
+    (tmp_path / "labels.asc").write_text(head + "1 * 2\n0 2 2\n")
+    with (
+        pytest.raises(lc.InputError, match="export it anew"),
+        geo.open_unscaled(tmp_path / "labels.asc", (1,)),
+    ):
+        pass
+    (tmp_path / "labels.asc").write_text(head + "1 255 2\n0 2 2\n")
+    with geo.open_unscaled(tmp_path / "labels.asc", (1,)) as grid:
+        assert (grid.height, grid.width) == (2, 3)
 
 
 def test_what_is_converted_and_what_lies_twice_is_told_before_the_first_map(tmp_path):
@@ -1082,6 +1145,10 @@ def test_the_tile_that_a_model_learnt_from_is_found_where_it_lay(tmp_path, check
     assert map_scenes.tile_learnt_from(checkpoint) is None
     Image.fromarray(picture(64, 64)).save(tmp_path / "a.png")
     assert map_scenes.tile_learnt_from(checkpoint) == tmp_path / "a.png"
+    (checkpoint.parent / "tiles").mkdir()
+    Image.fromarray(picture(64, 64)).save(checkpoint.parent / "tiles/a.png")
+    torch.save(content | {"config": {"train_image_dir": "tiles"}}, checkpoint)
+    assert map_scenes.tile_learnt_from(checkpoint).samefile(checkpoint.parent / "tiles/a.png")
 
 
 def test_nodata_that_nobody_declared_is_asked_about(tmp_path):
@@ -1096,3 +1163,15 @@ def test_nodata_that_nobody_declared_is_asked_about(tmp_path):
     assert not list(geo.odd_values(source, (1, 2, 3), [[250, 1250]] * 3))
     with rasterio.open(source) as scene:
         assert scene.nodata == -9999
+
+
+@pytest.mark.parametrize(("darkest", "asked"), [(20, True), (0, False)])
+def test_a_black_gap_in_eight_bits_is_asked_about_and_a_shadow_is_not(darkest, asked, tmp_path):
+    grey = np.random.default_rng(0).integers(darkest, 120, (64, 64, 1))
+    values = np.uint8(grey + np.random.default_rng(1).integers(0, 3, (64, 64, 3)))
+    values[:, :8] = 0
+    if not asked:  # what is dark lies next to what is darker
+        values[:, 8:24] //= 16
+    source = save_tif(tmp_path / "scene.tif", values)
+    said = list(geo.odd_values(source, (1, 2, 3), None))
+    assert len(said) == asked and all("12% of its pixels hold 0" in line for line in said)

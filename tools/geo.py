@@ -139,6 +139,7 @@ def picture_place(path: str | Path) -> tuple:
 
 def dataset_place(dataset: typing.Any) -> tuple:
     """The crs and transform of a rasterio dataset; (None, None) and, if there is a cure, a word without."""
+    check_null_cells(dataset)
     if not dataset.transform.is_identity:
         return system_of(dataset), dataset.transform
     if dataset.gcps[0] or dataset.rpcs:
@@ -147,7 +148,20 @@ def dataset_place(dataset: typing.Any) -> tuple:
         warnings.warn(f"{dataset.name}: is placed by {kind}, which a map cannot have; {cure}", stacklevel=2)
         return None, None
     check_upright(dataset)
-    return (dataset.crs, dataset.transform) if dataset.crs else (None, None)
+    if dataset.crs:
+        problem = "names a reference system, but not where in it it lies"
+        warnings.warn(f"{dataset.name}: {problem}: save it anew with its transform", stacklevel=2)
+    return None, None
+
+
+def check_null_cells(dataset: typing.Any) -> None:
+    """Raises InputError for a GRASS ASCII grid with null cells, which GDAL reads as 0.
+
+    See findings/gdal_grass_ascii_null.sh.
+    """
+    if dataset.driver == "GRASSASCIIGrid" and b"*" in Path(dataset.name).read_bytes():
+        cure = "export it anew: r.out.gdal, or r.out.ascii with null_value=255"
+        raise lc.InputError(f"{dataset.name}: its null cells (*) would be read as 0; {cure}")
 
 
 def check_upright(dataset: typing.Any) -> None:
@@ -457,6 +471,9 @@ def command(*words: object) -> str:
     return " ".join(f'"{word}"' if " " in str(word) else str(word) for word in words)
 
 
+EQUATOR = 34_735_060.890323  # metres around the Earth in EPSG:6933, whose lines are true at 30 degrees
+
+
 def pixel_hectares(scene: Scene) -> np.ndarray | None:
     """The area of a pixel in each row, (H,), in hectares; None where it is not known, or not of Earth.
 
@@ -481,10 +498,11 @@ def pixel_hectares(scene: Scene) -> np.ndarray | None:
 
     try:
         corner = on_the_ground(0, 0)
-        sides = on_the_ground(0, 1) - corner, on_the_ground(1, 0) - corner
+        sides = np.stack([on_the_ground(0, 1) - corner, on_the_ground(1, 0) - corner])
     except Exception:  # what rasterio raises here has no class in common
         return None
-    hectares = np.abs(np.linalg.det(np.stack(sides).T)) / 10_000
+    sides[:, 0] -= EQUATOR * np.round(sides[:, 0] / EQUATOR)  # one that reaches across 180 degrees
+    hectares = np.abs(np.linalg.det(sides.T)) / 10_000
     on_earth = np.isfinite(hectares) & (hectares > 0)
     return hectares if on_earth.all() else None
 
@@ -527,12 +545,12 @@ def odd_values(path: str | Path, bands: Sequence[int], ranges: Sequence | None) 
     values = pixels[pixels[:, -1] > 0, :-1].astype(float)
     if (nodata := undeclared_nodata(values)) is not None:
         empty = (values == nodata).all(1)
-        problem = f"{empty.mean():.0%} of its pixels hold {nodata:g}, far from all others: is that nodata?"
+        problem = f"{empty.mean():.0%} of its pixels hold {nodata:g}, apart from all others: is that nodata?"
         yield f"{path}: {problem} then declare it: {declaration(path, nodata)}"
         values = values[~empty]
     if ranges is not None and len(values) and share_outside(values, ranges) > 0.5:
         problem = f"{share_outside(values, ranges):.0%} of its values lie outside of those trained on"
-        yield f"{path}: {problem}, {format_ranges(ranges)}; {likely_cause(path, values, ranges)}"
+        yield f"{path}: {problem}, {format_ranges(ranges)}; {likely_cause(path, bands, values, ranges)}"
 
 
 def unlike_tile(path: str | Path, tile: tuple, bands: Sequence[int]) -> Iterator[str]:
@@ -543,7 +561,7 @@ def unlike_tile(path: str | Path, tile: tuple, bands: Sequence[int]) -> Iterator
     """
     (names, here), (known, there) = names_and_metres(path, bands), tile
     if names and known and names != known and {*names} & {*known}:
-        cure = command("rio", "stack", path, "--bidx", "…", "-o", f"{Path(path).stem}_bands.tif")
+        cure = command("gdal_translate", "-b", "…", "-b", "…", path, f"{Path(path).stem}_bands.tif")
         problem = (
             f"bands {listed(bands)} are named {listed(names)}, those of the training tiles {listed(known)}"
         )
@@ -551,8 +569,8 @@ def unlike_tile(path: str | Path, tile: tuple, bands: Sequence[int]) -> Iterator
     if here and there and not 1 / SAME_SIZE < here / there < SAME_SIZE:
         height, width, *_ = lc.image_facts(path)
         size = [max(1, round(side * here / there)) for side in (width, height)]
-        how = "--resampling", "average" if here < there else "cubic"
-        cure = command("rio", "warp", path, f"{Path(path).stem}_resampled.tif", "--dimensions", *size, *how)
+        how = "-r", "average" if here < there else "cubic", "-outsize", *size  # rio warp would lose a mask
+        cure = command("gdal_translate", *how, path, f"{Path(path).stem}_resampled.tif")
         problem = f"its pixels are {here:.3g} m wide, those of the training tiles {there:.3g} m"
         yield f"{path}: {problem}: things have another size than the network knows; resample it: {cure}"
 
@@ -576,9 +594,10 @@ def declaration(path: str | Path, nodata: float) -> str:
 
 
 def undeclared_nodata(values: np.ndarray) -> float | None:
-    """The value that fills all bands of over a percent of the pixels (N, bands), far from all others.
+    """The value that fills all bands of over a percent of the pixels (N, bands), apart from all others.
 
-    Far is a quarter of what lies between the 2nd and the 98th percentile of the others. None without.
+    Apart: no other comes nearer than a quarter of what lies between the 2nd and the 98th percentile of the
+    others, or of three bands or more hardly one comes near, as it would in a shadow. None without.
     """
     same = (values == values[:, :1]).all(1)
     for extreme in (values.min(initial=np.inf), values.max(initial=-np.inf)):
@@ -587,7 +606,10 @@ def undeclared_nodata(values: np.ndarray) -> float | None:
         if not 0.01 < empty.mean() < 1 if len(empty) else True:
             continue
         low, high = np.percentile(others, (2, 98))
-        if np.abs(others - extreme).min() > (high - low) / 4 and high > low:
+        away = np.abs(others - extreme)
+        near = np.count_nonzero((away < (high - low) / 32).all(1))
+        alone = away.min() > (high - low) / 4 or (len(others.T) > 2 and near < empty.sum() / 20)
+        if alone and high > low:
             return float(extreme)
     return None
 
@@ -601,7 +623,7 @@ def format_ranges(ranges: Sequence) -> str:
     return " ".join(f"{low:g}..{high:g}" for low, high in ranges)
 
 
-def likely_cause(path: str | Path, values: np.ndarray, ranges: Sequence) -> str:
+def likely_cause(path: str | Path, bands: Sequence[int], values: np.ndarray, ranges: Sequence) -> str:
     """Of the known rescalings that which brings most values (N, bands) back, with the command."""
     low, high = np.transpose(ranges)
     shares = []
@@ -613,8 +635,17 @@ def likely_cause(path: str | Path, values: np.ndarray, ranges: Sequence) -> str:
     if shares[best] > share_outside(values, ranges) / 2:
         return "are sensor, units and season those of the training images?"
     cause, flags, *_ = RESCALINGS[best]
-    translate = command("gdal_translate", *flags.split(), path, f"{Path(path).stem}_rescaled.tif")
-    return f"probably {cause}: {translate}"
+    words = *flags.split(), *mask_of_alpha(path, bands), path, f"{Path(path).stem}_rescaled.tif"
+    return f"probably {cause}: {command('gdal_translate', *words)}"
+
+
+def mask_of_alpha(path: str | Path, bands: Sequence[int]) -> list[object]:
+    """The flags of gdal_translate that make an alpha band a mask, or -scale would scale it, too."""
+    with lc.open_image(path) as image:
+        if isinstance(image, Image.Image) or not (alphas := lc.alpha_bands(image, bands)):
+            return []
+        data = [flag for band in image.indexes if band not in alphas for flag in ("-b", band)]
+    return [*data, "-mask", alphas[0]]
 
 
 # =====================================================================================================

@@ -567,6 +567,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return config
 
 
+def list_scenes(folder: Path) -> list[Path]:
+    """The images of a folder, without what this program made of them there."""
+    images = lc.list_images(folder)
+    endings = "classes", "confidence", "overlay", "legend"
+    made = images.keys() & {f"{stem}_{ending}" for stem in images for ending in endings}
+    if made:
+        print(f"note: {geo.counted(len(made), 'image')} called {min(made)} or the like: maps, passed over")
+    return [path for stem, path in images.items() if stem not in made]
+
+
 def open_on_trial(paths: Sequence[Path], reading: dict, tile: Path | None) -> list[str]:
     """Reads rows of each image before the first is predicted, and warns where values, bands or the size of
     the pixels are odd, or other than in a tile that the model learnt from.
@@ -616,10 +626,10 @@ def sharing_ground(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
 def tile_learnt_from(checkpoint: Path) -> Path | None:
     """An image from which a model learnt, if it still lies where it lay."""
     known = lc.load_checkpoint(checkpoint)
-    folder = Path(known.get("config", {}).get("train_image_dir", ""))
-    return next(
-        (folder / name for name in known.get("labelled_pixels", ()) if (folder / name).is_file()), None
-    )
+    given = Path(known.get("config", {}).get("train_image_dir", ""))
+    folders = given, Path(checkpoint).parent / given  # training began mostly where its results are
+    tiles = (folder / name for folder in folders for name in known.get("labelled_pixels", ()))
+    return next(filter(Path.is_file, tiles), None)
 
 
 @lc.command_line
@@ -631,7 +641,7 @@ def main(argv: list[str]) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         config = parse(argv)
         is_folder = config.input.is_dir()
-        paths = list(lc.list_images(config.input).values()) if is_folder else [config.input]
+        paths = list_scenes(config.input) if is_folder else [config.input]
         model = load_ensemble(config.checkpoint, config.device)
         notes = open_on_trial(paths, model.reading, tile_learnt_from(config.checkpoint[0]))
         lc.prepare_output(config.output)
