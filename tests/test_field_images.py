@@ -521,13 +521,13 @@ def test_bands_that_say_that_they_are_of_another_colour_are_told(bands, told, tm
     assert lc.misread_declarations(tmp_path / "tile.tif", bands) == ([told] if told else [])
 
 
-@pytest.mark.parametrize("seen", [0, 90])
+@pytest.mark.parametrize("seen", [0, 90, 255])
 def test_a_tile_that_is_transparent_everywhere_holds_nothing(seen, tmp_path):
-    """If it is black, too: four bands without infrared anywhere may be of water."""
+    """If it is black or white, too: four bands without infrared anywhere may be of water."""
     bands = np.zeros((4, 64, 64), np.uint8)
     bands[:3] = seen
     write_raster(tmp_path / "tile.tif", bands, alpha=4)
-    assert (lc.read_tile(tmp_path / "tile.tif")[..., 3] > 0).all() == (seen > 0)
+    assert (lc.read_tile(tmp_path / "tile.tif")[..., 3] > 0).all() == (seen == 90)
 
 
 def test_a_turned_picture_with_a_place_is_told(tmp_path):
@@ -622,6 +622,39 @@ def test_tiles_that_name_their_bands_otherwise_are_told_apart(tmp_path):
     notes = list(lc.check_dataset(tiles, 2).notes)
     for bands in ("red, green, blue", "blue, green, red"):
         assert f"of 3 band(s), uint8 ({bands}): bands 1,2,3 are read, as 8 bits" in notes
+
+
+def test_tiles_whose_values_mean_something_else_are_told_apart(tmp_path):
+    """Half of them of Sentinel-2's newer processing, whose reflectance begins at 1000."""
+    for name, offset in (("old", 0), ("new", -0.1)):
+        write_raster(tmp_path / f"images/{name}.tif", 100 * noise(2, 64, 64).astype(np.uint16))
+        with rasterio.open(tmp_path / f"images/{name}.tif", "r+") as file:
+            file.scales, file.offsets = (1e-4,) * 2, (offset,) * 2
+        write_raster(tmp_path / f"masks/{name}.tif", STRIPES)
+    tiles = lc.LandCoverDataset(tmp_path / "images", tmp_path / "masks", ranges=[[0, 25500]] * 3)
+    notes = list(lc.check_dataset(tiles, 2).notes)
+    for offset in ("+0", "-0.1"):
+        assert f"of 2 band(s), uint16 (times 0.0001 {offset}): bands 1 are read, as 8 bits" in notes
+
+
+def test_an_empty_image_cell_is_no_image_of_zeros(tmp_path):
+    save(tmp_path / "images/000.png", noise(8, 8, 3))
+    (tmp_path / "points.csv").write_text("image,x,y,class\n0,1,2,0\n,1,3,0\n")
+    how = tmp_path / "points.csv", lc.list_images(tmp_path / "images"), ["0", "1"]
+    with pytest.raises(lc.InputError, match="line 3: there is no image ''"):
+        lc.read_points(*how)
+    points, passed_over = labels.read_points(*how)
+    assert points == {"000": {(2, 1): 0}} and passed_over.total() == 1
+
+
+def test_letters_that_only_a_font_of_boxes_knows_are_told(monkeypatch):
+    """matplotlib 3.11 brings one, which claims every letter."""
+    from matplotlib import font_manager
+
+    known = [font for font in font_manager.fontManager.ttflist if font.name.startswith(("DejaVu", "Last"))]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", known)
+    with pytest.warns(UserWarning, match="no installed font draws 体水"), lc.fonts_for(["水体"]):
+        pass
 
 
 @pytest.mark.parametrize("read", [lc.read_points, labels.read_points])
