@@ -39,6 +39,8 @@ for seed in 0 1 2; do
     unet=(--csv "$work/networks.csv" --seeds $seed)
     run study "${unet[@]}" --split val --every 3 --epochs 24 --points 20 5 100 \
         --variants default_unet default plain_unet teacher+cut_mix_unet dense_unet dense+teacher+cut_mix_unet forest
+    run study "${unet[@]}" --split val --every 6 --epochs 24 --points 20 --variants default_unet
+    run study "${unet[@]}" --split val --every 6 --epochs 48 --points 20 --variants default_unet
     run study "${unet[@]}" --split choose_scenes --every 2 --epochs 12 --points 100 \
         --variants default_unet plain_unet teacher+cut_mix_unet
     # Where the settings were chosen

@@ -67,6 +67,12 @@ TWICE = {
     "twice the steps on 145 tiles": ("choose_short", "choose_quarter"),
     "twice the steps on 290 tiles": ("choose", "choose24"),
 }
+# Tiles against steps, of the U-Net at twenty points per tile.
+STEPS = {
+    "145 tiles, 24 epochs": setup("val", 6, 24),
+    "145 tiles, 48 epochs": setup("val", 6, 48),
+    "290 tiles, 24 epochs": setup("val", 3, 24),
+}
 # What `overview` shows: lines, and columns (set-up, points, base, measure).
 ITSELF = "{}"  # the base
 ADDED = {
@@ -426,6 +432,17 @@ def twice_table() -> str:
     return markdown(["at twenty points per tile", "plain", "default"], body)
 
 
+def steps_table() -> str:
+    """Whether more tiles, or the same for as many steps, bring more."""
+    how, body = {"variant": "default_unet", "points": "20"}, []
+    cells = {what: pick(study_rows(where, "networks.csv"), **how) for what, where in STEPS.items()}
+    bases = dict([*cells.items()][:2])
+    for what, own in cells.items():
+        gain = ("-" if base == what else gained(own, bases[base]) for base in bases)
+        body.append([what, counted(column(own)), *gain])
+    return markdown(["at twenty points per tile", "default", *(f"over {base}" for base in bases)], body)
+
+
 def class_keys(found: list[dict]) -> list[str]:
     """The columns of a CSV that hold the IoU of a class."""
     return [key for key in (found[0] if found else {}) if key.startswith("iou_")]
@@ -769,6 +786,7 @@ TABLES = {
     "unet": lambda: points_table(COMPARED["val"], network="_unet"),
     "more_points": more_points_table,
     "twice": twice_table,
+    "steps": steps_table,
     "left_out": lambda: overview(LEFT_OUT, LEFT_OUT_WHERE),
     "across": across_table,
     "first_run": first_run_table,
