@@ -1115,6 +1115,51 @@ def test_maps_without_data_or_names(tmp_path, capsys, ids, names, words):
     assert words in said.err if words else "class 0 (9)" in said.out
 
 
+def map_of_declared_nodata(folder, ids, nodata):
+    path = write_map(folder / "a_classes.tif", np.where(ids == 255, nodata, ids), names=[])
+    with rasterio.open(path, "r+") as file:
+        file.nodata = nodata
+    return path
+
+
+def map_with_a_mask(folder, ids, _):
+    path = write_map(folder / "a_classes.tif", np.where(ids == 255, 1, ids), names=[])
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+        file.nodata = None
+        file.write_mask(ids != 255)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("save", "nodata"), [(map_of_declared_nodata, 0), (map_of_declared_nodata, 9), (map_with_a_mask, None)]
+)
+def test_what_a_map_says_to_be_no_data_is_no_class(tmp_path, capsys, save, nodata):
+    ids = np.where(patches(60, 90) == 255, 255, patches(60, 90) + 1)
+    path = save(tmp_path / "maps", ids, nodata)
+    region = regions.read_region([path])
+    assert region.counts.sum(0).tolist() == np.bincount(ids[ids != 255]).tolist()
+    for design in assess.DESIGNS:
+        rows = assess.draw_sample(parsed("sample", map=path, size=60, design=design), region)
+        assert rows and all(ids[row["y"], row["x"]] != 255 for row in rows)
+    reference = tmp_path / "points.csv"
+    reference.write_text("image,x,y,class\na,50,50,1\na,50,40,1\na,3,50,1\n")
+    files = {"map": path, "reference": reference, "output": tmp_path / "out"}
+    assert run("report", **files, design="simple") == 2
+    assert "line 4: lies where the map has no data" in capsys.readouterr().err
+    beside = from_origin(300_000 - 80 * 10, 2_800_000, 10, 10)  # only over the border without data
+    write_map(tmp_path / "maps/b_classes.tif", ids, transform=beside, names=[])
+    assert run("sample", map=tmp_path / "maps", output=tmp_path / "sample.csv", size=60) == 0
+
+
+def test_a_class_declared_to_be_no_data_is_told(tmp_path, capsys):
+    path = write_map(tmp_path / "a_classes.tif", patches())
+    with rasterio.open(path, "r+") as file:
+        file.nodata = 0
+    assert run("sample", map=path, output=tmp_path / "points.csv", size=60) == 0
+    said = capsys.readouterr()
+    assert "0 is a class, but declared to be no data" in said.err and "land" not in said.out
+
+
 def test_the_confidence_of_a_map_is_no_map(tmp_path, capsys):
     path = write_map(tmp_path / "a_confidence.tif", patches(), names=[])
     with rasterio.open(path, "r+") as file:
