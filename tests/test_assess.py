@@ -1017,6 +1017,46 @@ def test_maps_that_share_ground_are_refused(tmp_path, capsys):
     assert run("sample", **flags) == 2, "in another reference system too"
 
 
+AT_180 = {  # maps of 30 x 20 pixels round 180 E, 17 S: reference system, left, top and size of a pixel
+    "UTM 60": ("EPSG:32760", 819_300, 8_118_100, 10),
+    "UTM 1": ("EPSG:32701", 180_400, 8_118_100, 10),
+    "degrees": ("EPSG:4326", 179.9985, -16.999, 1e-4),
+    "degrees west": ("EPSG:4326", -180.0015, -16.999, 1e-4),
+}
+
+
+def write_pair(folder, *places) -> list:
+    """Two maps with data everywhere."""
+    return [
+        write_map(folder / f"{name}_classes.tif", np.zeros((20, 30)), crs=crs,
+                  transform=from_origin(left, top, size, size))
+        for name, (crs, left, top, size) in zip("ab", places, strict=True)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("UTM 60", "UTM 60"),
+        ("UTM 60", "degrees west"),
+        ("degrees", "UTM 1"),
+        ("degrees", "degrees west"),
+        ("degrees west", "degrees"),
+    ],
+)
+def test_maps_across_180_degrees_share_ground_too(tmp_path, one, other):
+    with pytest.raises(lc.InputError, match="has data on the ground of"):
+        regions.read_region(write_pair(tmp_path, AT_180[one], AT_180[other]))
+    crs, left, top, size = AT_180[other]
+    regions.read_region(write_pair(tmp_path, AT_180[one], (crs, left + 33 * size, top, size)))
+
+
+def test_longitudes_count_to_180_or_to_360(tmp_path):
+    globe, beside = ("EPSG:4326", 0, 60, 12), ("EPSG:4326", -30, 30, 1)
+    with pytest.raises(lc.InputError, match="has data on the ground of"):
+        regions.read_region(write_pair(tmp_path, globe, beside))
+
+
 def test_a_point_under_two_maps_belongs_to_the_one_with_data(tmp_path):
     geopandas = pytest.importorskip("geopandas")
     half = np.zeros((20, 20), int)

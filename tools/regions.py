@@ -144,11 +144,11 @@ def check_no_ground_twice(maps: Sequence[Map]) -> None:
     placed = [each for each in maps if each.scene.crs]
     if len(placed) < 2:
         return
-    degrees = list(map(bounds_in_degrees, placed))
-    left, bottom, right, top = np.transpose(degrees)
-    near = (
-        (left[:, None] < right) & (right[:, None] > left) & (bottom[:, None] < top) & (top[:, None] > bottom)
-    )
+    west, south, east, north = np.transpose(list(map(bounds_in_degrees, placed)))
+    width = east - west + 360 * (east < west)
+    ahead = (west - west[:, None]) % 360  # how far east of the west end of each that of another lies
+    begins_within = ahead < width[:, None]
+    near = (begins_within | begins_within.T) & (south[:, None] < north) & (north[:, None] > south)
     for one, other in np.argwhere(np.triu(near, 1)).tolist():
         if share_ground(placed[one], placed[other]):
             cure = "merge their scenes (rio merge) and map that, or leave one out"
@@ -157,7 +157,10 @@ def check_no_ground_twice(maps: Sequence[Map]) -> None:
 
 
 def bounds_in_degrees(each: Map) -> tuple[float, float, float, float]:
-    """West, south, east and north of a map. Raises InputError if it lies nowhere on the globe."""
+    """West, south, east and north of a map; west is more than east where it reaches across 180 degrees.
+
+    Raises InputError if it lies nowhere on the globe.
+    """
     from rasterio.warp import transform_bounds
 
     try:
@@ -183,7 +186,10 @@ def share_ground(one: Map, other: Map) -> bool:
     from rasterio.warp import transform, transform_bounds
 
     there = transform_bounds(other.scene.crs, one.scene.crs, *bounds_of(other.scene))
-    low, high = np.reshape([bounds_of(one.scene), there], (2, 2, 2)).transpose(1, 0, 2)
+    here = bounds_of(one.scene)
+    if one.scene.crs.is_geographic:
+        there = turned_to(here, *there)
+    low, high = np.reshape([here, there], (2, 2, 2)).transpose(1, 0, 2)
     low, high = low.max(0), high.min(0)
     pixel = np.sqrt(abs(one.scene.transform.determinant))
     if (high - low < pixel / 2).any():
@@ -193,6 +199,14 @@ def share_ground(one: Map, other: Map) -> bool:
     (on_one, at_one), (on_other, at_other) = pixels_of(one.scene, x, y), pixels_of(other.scene, *places)
     both = on_one & on_other
     return bool((has_data(one, at_one[:, both]) & has_data(other, at_other[:, both])).any())
+
+
+def turned_to(here: Sequence[float], west: float, south: float, east: float, north: float) -> tuple:
+    """Bounds in degrees, turned once round the globe, if need be, to where they may meet others."""
+    width = east - west + 360 * (east < west)
+    west = here[0] + (west - here[0]) % 360
+    west -= 360 * (west >= here[2])
+    return west, south, west + width, north
 
 
 def has_data(each: Map, pixels: np.ndarray) -> np.ndarray:
@@ -233,7 +247,13 @@ def ground_of(region: Region, index: np.ndarray, rows: np.ndarray, columns: np.n
 
 
 def pixels_of(scene: geo.Scene, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which places, in a scene's reference system, lie on it, and where, as columns and rows, (2, n)."""
+    """Which places, in a scene's reference system, lie on it, and where, as columns and rows, (2, n).
+
+    Longitudes that differ by 360 are one.
+    """
+    if scene.crs.is_geographic:
+        left = bounds_of(scene)[0]
+        x = left + (x - left) % 360
     places = np.array(geo.on_ground(~scene.transform, x, y))
     size = np.array([[scene.width], [scene.height]])
     return ((places >= 0) & (places < size)).all(0), places
