@@ -979,6 +979,20 @@ def test_a_class_that_the_map_lacks_is_an_error_of_the_map(labelled, capsys):
         assert run("report", **files, more_classes=wrong) == 2
 
 
+def test_a_map_that_lost_its_names_says_so(labelled, tmp_path, capsys):
+    """As one that QGIS saved anew: the words of the sample are none of its classes, but they are there."""
+    files, _ = labelled
+    write_map(files["map"], patches(), names=[])
+    assert run("report", **files) == 2
+    said = capsys.readouterr().err
+    assert said.index("the map has no class names: tell the id of each word") < said.index("--more-classes")
+    (legend := tmp_path / "legend.csv").write_text("from,to\nland,0\nwater,1\nforest,2\n")
+    result = report_of(files, classes=legend)
+    assert result["estimates"][0]["estimate"] > 0.9, "the cure mends it"
+    assert not any("no class names" in note for note in result["notes"])
+    assert "no class names" in report_of(files, more_classes=",".join(NAMES))["notes"][0]
+
+
 def test_error_matrix_is_a_table(labelled):
     files, _ = labelled
     result = report_of(files)
