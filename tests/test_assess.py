@@ -979,6 +979,20 @@ def test_a_class_that_the_map_lacks_is_an_error_of_the_map(labelled, capsys):
         assert run("report", **files, more_classes=wrong) == 2
 
 
+def test_a_map_that_lost_its_names_says_so(labelled, tmp_path, capsys):
+    """As one that QGIS saved anew: the words of the sample are none of its classes, but they are there."""
+    files, _ = labelled
+    write_map(files["map"], patches(), names=[])
+    assert run("report", **files) == 2
+    said = capsys.readouterr().err
+    assert said.index("the map has no class names: tell the id of each word") < said.index("--more-classes")
+    (legend := tmp_path / "legend.csv").write_text("from,to\nland,0\nwater,1\nforest,2\n")
+    result = report_of(files, classes=legend)
+    assert result["estimates"][0]["estimate"] > 0.9, "the cure mends it"
+    assert not any("no class names" in note for note in result["notes"])
+    assert "no class names" in report_of(files, more_classes=",".join(NAMES))["notes"][0]
+
+
 def test_error_matrix_is_a_table(labelled):
     files, _ = labelled
     result = report_of(files)
@@ -1015,6 +1029,46 @@ def test_maps_that_share_ground_are_refused(tmp_path, capsys):
     reproject(ids, warped, **source, dst_transform=place, dst_crs="EPSG:4326", dst_nodata=255)
     write_map(east, warped, crs="EPSG:4326", transform=place)
     assert run("sample", **flags) == 2, "in another reference system too"
+
+
+AT_180 = {  # maps of 30 x 20 pixels round 180 E, 17 S: reference system, left, top and size of a pixel
+    "UTM 60": ("EPSG:32760", 819_300, 8_118_100, 10),
+    "UTM 1": ("EPSG:32701", 180_400, 8_118_100, 10),
+    "degrees": ("EPSG:4326", 179.9985, -16.999, 1e-4),
+    "degrees west": ("EPSG:4326", -180.0015, -16.999, 1e-4),
+}
+
+
+def write_pair(folder, *places) -> list:
+    """Two maps with data everywhere."""
+    return [
+        write_map(folder / f"{name}_classes.tif", np.zeros((20, 30)), crs=crs,
+                  transform=from_origin(left, top, size, size))
+        for name, (crs, left, top, size) in zip("ab", places, strict=True)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("UTM 60", "UTM 60"),
+        ("UTM 60", "degrees west"),
+        ("degrees", "UTM 1"),
+        ("degrees", "degrees west"),
+        ("degrees west", "degrees"),
+    ],
+)
+def test_maps_across_180_degrees_share_ground_too(tmp_path, one, other):
+    with pytest.raises(lc.InputError, match="has data on the ground of"):
+        regions.read_region(write_pair(tmp_path, AT_180[one], AT_180[other]))
+    crs, left, top, size = AT_180[other]
+    regions.read_region(write_pair(tmp_path, AT_180[one], (crs, left + 33 * size, top, size)))
+
+
+def test_longitudes_count_to_180_or_to_360(tmp_path):
+    globe, beside = ("EPSG:4326", 0, 60, 12), ("EPSG:4326", -30, 30, 1)
+    with pytest.raises(lc.InputError, match="has data on the ground of"):
+        regions.read_region(write_pair(tmp_path, globe, beside))
 
 
 def test_a_point_under_two_maps_belongs_to_the_one_with_data(tmp_path):
@@ -1113,6 +1167,51 @@ def test_maps_without_data_or_names(tmp_path, capsys, ids, names, words):
     assert run("sample", map=path, output=tmp_path / "points.csv", size=9) == (2 if words else 0)
     said = capsys.readouterr()
     assert words in said.err if words else "class 0 (9)" in said.out
+
+
+def map_of_declared_nodata(folder, ids, nodata):
+    path = write_map(folder / "a_classes.tif", np.where(ids == 255, nodata, ids), names=[])
+    with rasterio.open(path, "r+") as file:
+        file.nodata = nodata
+    return path
+
+
+def map_with_a_mask(folder, ids, _):
+    path = write_map(folder / "a_classes.tif", np.where(ids == 255, 1, ids), names=[])
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+        file.nodata = None
+        file.write_mask(ids != 255)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("save", "nodata"), [(map_of_declared_nodata, 0), (map_of_declared_nodata, 9), (map_with_a_mask, None)]
+)
+def test_what_a_map_says_to_be_no_data_is_no_class(tmp_path, capsys, save, nodata):
+    ids = np.where(patches(60, 90) == 255, 255, patches(60, 90) + 1)
+    path = save(tmp_path / "maps", ids, nodata)
+    region = regions.read_region([path])
+    assert region.counts.sum(0).tolist() == np.bincount(ids[ids != 255]).tolist()
+    for design in assess.DESIGNS:
+        rows = assess.draw_sample(parsed("sample", map=path, size=60, design=design), region)
+        assert rows and all(ids[row["y"], row["x"]] != 255 for row in rows)
+    reference = tmp_path / "points.csv"
+    reference.write_text("image,x,y,class\na,50,50,1\na,50,40,1\na,3,50,1\n")
+    files = {"map": path, "reference": reference, "output": tmp_path / "out"}
+    assert run("report", **files, design="simple") == 2
+    assert "line 4: lies where the map has no data" in capsys.readouterr().err
+    beside = from_origin(300_000 - 80 * 10, 2_800_000, 10, 10)  # only over the border without data
+    write_map(tmp_path / "maps/b_classes.tif", ids, transform=beside, names=[])
+    assert run("sample", map=tmp_path / "maps", output=tmp_path / "sample.csv", size=60) == 0
+
+
+def test_a_class_declared_to_be_no_data_is_told(tmp_path, capsys):
+    path = write_map(tmp_path / "a_classes.tif", patches())
+    with rasterio.open(path, "r+") as file:
+        file.nodata = 0
+    assert run("sample", map=path, output=tmp_path / "points.csv", size=60) == 0
+    said = capsys.readouterr()
+    assert "0 is a class, but declared to be no data" in said.err and "land" not in said.out
 
 
 def test_the_confidence_of_a_map_is_no_map(tmp_path, capsys):

@@ -40,6 +40,9 @@ import landcover_segmentation as lc
 
 COLUMNS = ("image", "x", "y", "class", "stratum", "inclusion_probability", "stratum_share", "design")
 DESIGNS = ("stratified", "simple", "systematic")
+NAMELESS = (  # a map loses them where another program saves it anew
+    "the map has no class names: tell the id of each word by --classes, a CSV of from,to like forest,1"
+)
 ESTIMATE = ("estimate", "standard_error", "low", "high")
 METHODS = {
     "stratified": "drawn at random in strata (Olofsson et al. 2014; Stehman 2014)",
@@ -282,6 +285,8 @@ def read_places(args: argparse.Namespace, region: Region) -> tuple[list[tuple], 
     starts = {each.name: int(start) for each, start in zip(region.maps, region.starts, strict=False)}
     how = labels.reading(field=args.field, layer=args.layer, crs=args.crs)
     how.naming = "name classes that the map lacks with --more-classes"
+    if is_nameless(region):
+        how.naming = f"{NAMELESS}; then {how.naming}"
     known = labels.known_classes(region.class_names, args.classes)
     marks = list(labels.marks_of(path, {each.name: each.path for each in region.maps}, how, known, gone))
     for name in ("field", "layer", "crs"):
@@ -304,6 +309,11 @@ def read_places(args: argparse.Namespace, region: Region) -> tuple[list[tuple], 
         for row, column, found, mark, *_ in np.concatenate(tables).tolist()
     ]
     return places, len({mark.where for mark in marks}), gone, how.notes
+
+
+def is_nameless(region: Region) -> bool:
+    """Whether the classes of a region are called class 0, class 1, … for want of names."""
+    return region.class_names[:1] == lc.numbered_classes(1)
 
 
 def read_fields(path: Path, layer: str | None, where: str) -> dict[str, dict[str, str]]:
@@ -546,6 +556,7 @@ def assess(args: argparse.Namespace) -> dict:
     points, number, gone, notes = read_reference(args, region)
     names, areas, design = region.class_names, region.areas @ region.counts, find_design(args, points)
     pixels = int(region.counts.sum())
+    notes += [NAMELESS] if args.more_classes and is_nameless(region) else []
     notes += note_lost_points(points, region) if design in ("stratified", "simple") else []
     notes += note_other_ground(points, number, pixels, args.reference)
     notes += check_not_learnt(args.checkpoint or (), points, region)

@@ -11,6 +11,7 @@ import itertools
 import re
 import sys
 import typing
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -77,6 +78,14 @@ def open_map(path: Path) -> Iterator[typing.Any]:
             yield dataset
 
 
+def read_ids(dataset: typing.Any, window: tuple) -> np.ndarray:
+    """The class ids of a window of a map, (h, W); 255 where its own nodata value or mask says no data."""
+    ids, flags = dataset.read(1, window=window), [flag.name for flag in dataset.mask_flag_enums[0]]
+    if flags != ["all_valid"] and (flags, dataset.nodata) != (["nodata"], lc.IGNORE_INDEX):  # else ids tell
+        ids[dataset.read_masks(1, window=window) == 0] = lc.IGNORE_INDEX
+    return ids
+
+
 def names_in(dataset: typing.Any) -> list[str]:
     """The class names of a map, in its tags or, of a PNG, in the .aux.xml beside it; none if it has none."""
     tags, beside = dataset.tags(1), Path(f"{dataset.name}.aux.xml")
@@ -93,9 +102,12 @@ def read_map(path: Path) -> tuple[Map, list[str], np.ndarray]:
         counts = np.zeros((scene.height, lc.IGNORE_INDEX), np.int32)
         for top in tqdm(range(0, scene.height, 512), f"counting {path.name}", leave=False, disable=None):
             bottom = min(top + 512, scene.height)
-            for row, ids in enumerate(dataset.read(1, window=((top, bottom), (0, scene.width))), top):
+            for row, ids in enumerate(read_ids(dataset, ((top, bottom), (0, scene.width))), top):
                 counts[row] = np.bincount(ids, minlength=256)[: lc.IGNORE_INDEX]
         checkpoint = dataset.tags().get("CHECKPOINT", "unknown")
+        told = geo.nodata_class(dataset, [str(at) for at in range(len(names))])
+    if told and counts.sum() < scene.height * scene.width:
+        warnings.warn(told, stacklevel=2)
     highest = int(np.flatnonzero(counts.any(0)).max(initial=-1))
     if names and highest >= len(names):
         problem = f"holds class id {highest} of {len(names)} classes"
@@ -132,11 +144,11 @@ def check_no_ground_twice(maps: Sequence[Map]) -> None:
     placed = [each for each in maps if each.scene.crs]
     if len(placed) < 2:
         return
-    degrees = list(map(bounds_in_degrees, placed))
-    left, bottom, right, top = np.transpose(degrees)
-    near = (
-        (left[:, None] < right) & (right[:, None] > left) & (bottom[:, None] < top) & (top[:, None] > bottom)
-    )
+    west, south, east, north = np.transpose(list(map(bounds_in_degrees, placed)))
+    width = east - west + 360 * (east < west)
+    ahead = (west - west[:, None]) % 360  # how far east of the west end of each that of another lies
+    begins_within = ahead < width[:, None]
+    near = (begins_within | begins_within.T) & (south[:, None] < north) & (north[:, None] > south)
     for one, other in np.argwhere(np.triu(near, 1)).tolist():
         if share_ground(placed[one], placed[other]):
             cure = "merge their scenes (rio merge) and map that, or leave one out"
@@ -145,7 +157,10 @@ def check_no_ground_twice(maps: Sequence[Map]) -> None:
 
 
 def bounds_in_degrees(each: Map) -> tuple[float, float, float, float]:
-    """West, south, east and north of a map. Raises InputError if it lies nowhere on the globe."""
+    """West, south, east and north of a map; west is more than east where it reaches across 180 degrees.
+
+    Raises InputError if it lies nowhere on the globe.
+    """
     from rasterio.warp import transform_bounds
 
     try:
@@ -171,26 +186,35 @@ def share_ground(one: Map, other: Map) -> bool:
     from rasterio.warp import transform, transform_bounds
 
     there = transform_bounds(other.scene.crs, one.scene.crs, *bounds_of(other.scene))
-    low, high = np.reshape([bounds_of(one.scene), there], (2, 2, 2)).transpose(1, 0, 2)
+    here = bounds_of(one.scene)
+    if one.scene.crs.is_geographic:
+        there = turned_to(here, *there)
+    low, high = np.reshape([here, there], (2, 2, 2)).transpose(1, 0, 2)
     low, high = low.max(0), high.min(0)
     pixel = np.sqrt(abs(one.scene.transform.determinant))
     if (high - low < pixel / 2).any():
         return False
     x, y = (grid.ravel() for grid in np.meshgrid(*np.linspace(low, high, 65)[1::2].T))
-    inside = pixels_of(one.scene, x, y)[0]
-    x_there, y_there = map(np.array, transform(one.scene.crs, other.scene.crs, x, y))
-    inside &= pixels_of(other.scene, x_there, y_there)[0]
-    return bool((inside & has_data(one, x, y, inside) & has_data(other, x_there, y_there, inside)).any())
+    places = map(np.array, transform(one.scene.crs, other.scene.crs, x, y))
+    (on_one, at_one), (on_other, at_other) = pixels_of(one.scene, x, y), pixels_of(other.scene, *places)
+    both = on_one & on_other
+    return bool((has_data(one, at_one[:, both]) & has_data(other, at_other[:, both])).any())
 
 
-def has_data(each: Map, x: np.ndarray, y: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Whether a map has data at places in its reference system; False where they are not asked for."""
-    found = np.zeros(len(x), bool)
-    if where.any():
-        with open_map(each.path) as dataset:
-            values = dataset.sample(zip(x[where], y[where], strict=True))
-            found[where] = [value[0] != lc.IGNORE_INDEX for value in values]
-    return found
+def turned_to(here: Sequence[float], west: float, south: float, east: float, north: float) -> tuple:
+    """Bounds in degrees, turned once round the globe, if need be, to where they may meet others."""
+    width = east - west + 360 * (east < west)
+    west = here[0] + (west - here[0]) % 360
+    west -= 360 * (west >= here[2])
+    return west, south, west + width, north
+
+
+def has_data(each: Map, pixels: np.ndarray) -> np.ndarray:
+    """Whether a map has data at places in it, (2, n) columns and rows."""
+    with open_map(each.path) as dataset:
+        windows = (((y, y + 1), (x, x + 1)) for x, y in pixels.astype(int).T.tolist())
+        ids = [read_ids(dataset, window).item() for window in windows]
+    return np.array(ids) != lc.IGNORE_INDEX
 
 
 # ==== Pixels =========================================================================================
@@ -202,7 +226,7 @@ def visit_rows(region: Region, rows: Iterable[int]) -> Iterator[tuple[int, int, 
         with open_map(region.maps[index].path) as dataset:
             for row in own:
                 at = int(row - region.starts[index])
-                yield row, index, dataset.read(1, window=((at, at + 1), (0, dataset.width)))[0]
+                yield row, index, read_ids(dataset, ((at, at + 1), (0, dataset.width)))[0]
 
 
 def map_of(region: Region, rows: np.ndarray) -> np.ndarray:
@@ -223,7 +247,13 @@ def ground_of(region: Region, index: np.ndarray, rows: np.ndarray, columns: np.n
 
 
 def pixels_of(scene: geo.Scene, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which places, in a scene's reference system, lie on it, and where, as columns and rows, (2, n)."""
+    """Which places, in a scene's reference system, lie on it, and where, as columns and rows, (2, n).
+
+    Longitudes that differ by 360 are one.
+    """
+    if scene.crs.is_geographic:
+        left = bounds_of(scene)[0]
+        x = left + (x - left) % 360
     places = np.array(geo.on_ground(~scene.transform, x, y))
     size = np.array([[scene.width], [scene.height]])
     return ((places >= 0) & (places < size)).all(0), places
