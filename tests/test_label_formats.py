@@ -764,6 +764,14 @@ def test_what_may_be_thousands_with_points_is_told_by_the_others(x, others, expe
     assert read(tmp_path / "p.csv", tmp_path / "tiles")[0] == {"a": {(row, expected): 0 for row in rows}}
 
 
+@pytest.mark.parametrize(("text", "number"), [("1,2E+01", "1.2E+01"), ("1,27586E-05", "1.27586E-05")])
+def test_exponents_of_a_german_spreadsheet_are_read(text, number, tmp_path):
+    """It writes 1,27586E-05 for 0,0000127586; 1,234 may still be a thousand and more."""
+    (tmp_path / "p.csv").write_text(f"image;x;y;class;chance\na;{text};1,234;low;{text}\n")
+    ((_, row),) = label_formats.read_table(tmp_path / "p.csv")[1]
+    assert row == {"image": "a", "x": number, "y": "1,234", "class": "low", "chance": number}
+
+
 def test_metres_with_points_for_thousands_are_read(tiles):
     text = "x;y;class\n326.001,25;2.779.998,25;middle\n326.002;2.779.998;low\n"
     (tiles / "p.csv").write_text(text)

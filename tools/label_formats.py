@@ -45,7 +45,8 @@ MOST_PIXELS = 2**31  # of a mask; more is a damaged file
 CLASS_FIELDS = "class", "lc1", "survey_lc1"  # ours; LUCAS's to 2018, and of 2022
 PLACES = ("", "th_", "point_")  # what stands before lat and lon; LUCAS observes its theoretical points
 METRES = {"x", "y", "easting", "northing", "east", "north", "e", "n"}
-ANY_COMMA = re.compile(r"^([+-]?\d+),(\d+)$")
+COMMA = re.compile(r"^([+-]?\d+),(\d+(?:[eE][+-]?\d+)?)$")  # 1,2E-05 of a spreadsheet, too
+MAYBE_THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}")
 NO_PLACE = {"", "nan", "null", "na"}
 FOLDERS = ".kml", ".kmz"  # whose layers are folders
 NOT_TAKEN = "88.888888"  # a latitude, in LUCAS
@@ -565,7 +566,8 @@ def plain_numbers(path: Path, columns: list[str], rows: list[tuple[int, list[str
         for at, text in enumerate(fields):
             if at in metres and commas and not points:
                 text = re.sub(r"\.(?=\d{3}(\D|$))", "", text)
-            fields[at] = (lc.COMMA if at in metres else ANY_COMMA).sub(r"\1.\2", text)
+            doubtful = at in metres and MAYBE_THOUSANDS.fullmatch(text)
+            fields[at] = text if doubtful else COMMA.sub(r"\1.\2", text)
         yield line, fields
 
 
