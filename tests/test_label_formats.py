@@ -524,6 +524,18 @@ def test_wide_whole_numbers_are_ids(suffix, tiles):
     assert read(path, tiles / "tiles") == ({"a": {(3, 2): 1}}, {"points outside of all images": 1})
 
 
+@pytest.mark.parametrize(("values", "kind"), [([1, None], "Int64"), (["middle", None], "string")])
+def test_an_empty_cell_of_a_nullable_column_is_no_class(values, kind, tiles):
+    """As pandas' convert_dtypes has it in a GeoParquet."""
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    places = shapely.points([[326001.25, 2779998.25], [326002.25, 2779997.25]])
+    table = geopandas.GeoDataFrame({"class": pandas.array(values, dtype=kind)}, geometry=places, crs=UTM)
+    table.to_parquet(tiles / "p.parquet")
+    assert read(tiles / "p.parquet", tiles / "tiles") == ({"a": {(3, 2): 1}}, {"points without a class": 1})
+
+
+
 PIXELS = "image,x,y,class\na.tif,2,3,middle\n"
 
 

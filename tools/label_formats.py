@@ -881,7 +881,7 @@ def filled_fields(table: typing.Any) -> list[str]:
 
 def text_of(value: typing.Any) -> str:
     """A field as text; whole numbers come as floats where one is missing, or the field is wide."""
-    if value is None or value != value or str(value) == "<NA>":
+    if value is None or str(value) == "<NA>" or value != value:  # in this order: <NA> has no truth
         return ""
     whole = isinstance(value, float) and value.is_integer()
     return str(int(value)) if whole else str(value).strip()
