@@ -324,6 +324,24 @@ def test_infrared_that_passes_for_alpha_is_cut_as_data(tmp_path):
             assert image.count == 4 and image.read_masks(1).all()
 
 
+@pytest.mark.parametrize("names", [("B4", "B3", "B2", "B8"), ("red", None), ("pan",)])
+def test_tiles_keep_the_names_of_their_bands(names, tmp_path):
+    """By them a map tells that a scene has its bands in another order than the tiles of training."""
+    rasterio = pytest.importorskip("rasterio")
+    write_scene(tmp_path, "a", 64, 64)
+    (tmp_path / "scenes/a.png").unlink()
+    form = {"count": len(names), "height": 64, "width": 64, "dtype": "uint16", "crs": "EPSG:32640"}
+    form["transform"] = rasterio.Affine(0.5, 0, 326000, 0, -0.5, 2780000)
+    with rasterio.open(tmp_path / "scenes/a.tif", "w", "GTiff", **form) as scene:
+        scene.write(np.random.default_rng(0).integers(20, 200, (len(names), 64, 64)).astype(np.uint16))
+        scene.descriptions = names
+    run(tmp_path, block=1)
+    for tile in (tmp_path / "out").glob("*/images/*"):
+        with rasterio.open(tile) as image:
+            assert image.descriptions == (names if len(names) > 1 else names * 3)
+
+
+
 def test_georeference_nodata_and_palette_of_geotiffs_are_kept(tmp_path):
     """The mask is a map as `predict` writes it: with a palette and a nodata value."""
     rasterio = pytest.importorskip("rasterio")

@@ -97,6 +97,15 @@ def bands_of(path: Path) -> tuple[int, ...]:
     return bands if len(bands) > 1 else lc.RGB_BANDS
 
 
+def band_names(path: Path) -> list[str | None]:
+    """What a scene calls each of the bands that its tiles hold, by which a map tells exchanged ones."""
+    if geo.is_picture(path):
+        return []
+    with lc.open_raster(path) as dataset:
+        read = lc.choose_bands(path, bands_of(path), dataset.dtypes)
+        return [dataset.descriptions[band - 1] for band in read]
+
+
 @contextlib.contextmanager
 def open_labels(name: str, config: argparse.Namespace) -> typing.Iterator[tuple[geo.Scene, Reader]]:
     """Opens a scene and the labels that belong to it."""
@@ -239,16 +248,16 @@ def choose_val(tiles: dict, config: argparse.Namespace) -> set[tuple]:
 
 
 def write_tile(
-    folder: Path, name: str, scene: geo.Scene, picture: np.ndarray, mask: np.ndarray, at: tuple
+    folder: Path, name: str, scene: geo.Scene, picture: np.ndarray, mask: np.ndarray, at: tuple, names: list
 ) -> None:
     """Writes image and mask of a tile whose top left pixel is at (row, column) of its scene.
 
-    What alpha hides stays hidden.
+    names: of the bands. What alpha hides stays hidden.
     """
     Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
     bands, alpha = picture[..., :-1], np.uint8(picture[..., -1])
     count = bands.shape[2]
-    if scene.transform is None and not scene.deep and count == 3:
+    if scene.transform is None and not scene.deep and count == 3 and not any(names):
         Image.fromarray(bands if alpha.all() else picture).save(folder / "images" / f"{name}.png")
         return
     import rasterio
@@ -263,6 +272,8 @@ def write_tile(
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(folder / "images" / f"{name}.tif", "w", "GTiff", **place, **form) as dataset:
             dataset.write(bands.transpose(2, 0, 1))
+            for band, band_name in zip(dataset.indexes, names, strict=False):
+                dataset.set_band_description(band, band_name or "")
             if not alpha.all():
                 dataset.write_mask(alpha)
 
@@ -285,13 +296,14 @@ def cut_scenes(config: argparse.Namespace) -> None:
             for side in SIDES:
                 for kind in ("images", "masks"):
                     (Path(partial) / side / kind).mkdir(parents=True)
-            for name in config.scenes:
+            for name, path in config.scenes.items():
+                names = band_names(path)
                 for scene, row, column, picture, mask, _ in cut(name, config, bar):
                     if (name, row, column) in tiles:
                         folder = Path(partial) / SIDES[(name, row, column) in val]
                         tile_name = f"{Path(name).stem}_r{row:03}_c{column:03}"
                         at = row * config.tile, column * config.tile
-                        write_tile(folder, tile_name, scene, picture, mask, at)
+                        write_tile(folder, tile_name, scene, picture, mask, at, names)
             for side in SIDES:
                 (Path(partial) / side).replace(config.output / side)
     report(config, tiles, val, left_out)
