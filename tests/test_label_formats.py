@@ -535,7 +535,6 @@ def test_an_empty_cell_of_a_nullable_column_is_no_class(values, kind, tiles):
     assert read(tiles / "p.parquet", tiles / "tiles") == ({"a": {(3, 2): 1}}, {"points without a class": 1})
 
 
-
 PIXELS = "image,x,y,class\na.tif,2,3,middle\n"
 
 
@@ -825,6 +824,17 @@ def test_ids_that_count_from_1_or_stand_beside_names_are_told(tiles):
     assert "begin with 1, but ids count from 0, which is low" in notes([1], [2])
     assert "like 2, others a name, like low: ids count from 0, which is low" in notes([2.0], ["Low"])
     assert not notes([0], [2]) and not notes(["low"], ["high"])
+
+
+def test_a_name_that_is_a_number_is_taken_for_no_id(tiles):
+    """2 is the third of the classes 1.1, 1.10, 2, whose ids do not count."""
+    how, known = labels.reading(layer="all"), labels.known_classes(["1.1", "1.10", "2"])
+    write_layers(tiles / "p.gpkg", "class", "class", values=(["1.1"], ["2"]))
+    found, _ = labels.read_labels(tiles / "p.gpkg", lc.list_images(tiles / "tiles"), known, how)
+    assert sorted(found["a"][:, 2].tolist()) == [0, 2] and not how.notes
+    (tiles / "p.csv").write_text("image,x,y,class\na,1,1,0\n")
+    with pytest.raises(lc.InputError, match=r"class '0' is not one of 1\.1, 1\.10, 2; "):
+        labels.read_labels(tiles / "p.csv", lc.list_images(tiles / "tiles"), known, labels.reading())
 
 
 def test_names_of_a_coded_domain_count(tiles):

@@ -113,6 +113,11 @@ def known_classes(names: Sequence[str], table: Path | None = None) -> dict[str, 
     return (named if table else both) | given
 
 
+def ids_count(known: dict[str, int | None]) -> bool:
+    """Whether ids name classes beside names, of `known_classes`."""
+    return all(known.get(str(class_id)) == class_id for class_id in known.values())
+
+
 # ==== Outlines -> pixels =============================================================================
 
 
@@ -672,8 +677,10 @@ def place_marks(
         more = f" and {len(unknown) - 12} more" if len(unknown) > 12 else ""
         cure = f"{how.naming}, or translate words by --classes, a CSV of from,to"
         cure += f"; an empty to leaves labels out{how.cure}"
-        ids = sum(class_id is not None and name == str(class_id) for name, class_id in known.items())
-        names = formats.shown(name for name, one in known.items() if one is not None and name != str(one))
+        ids = len({*known.values()}) if ids_count(known) else 0
+        names = formats.shown(
+            name for name, one in known.items() if one is not None and not (ids and name == str(one))
+        )
         neither = f"neither 0 to {ids - 1} nor" if ids else "not"
         wrong = f"class {next(iter(unknown))!r} is {neither} one of {names}"
         raise lc.InputError(f"{first}: {wrong}; unknown in all: {most}{more}; {cure}")
@@ -689,7 +696,7 @@ def place_marks(
 def doubtful_ids(texts: Iterable[str], known: dict) -> Iterator[str]:
     """What to ask about labels that give their class by id: do those count from 1, or beside names?"""
     names = {text for text, class_id in known.items() if text != str(class_id)}
-    ids = sorted(int(text) for text in texts if text not in names) if names else []
+    ids = sorted(int(text) for text in texts if text not in names) if names and ids_count(known) else []
     named = sorted(text for text in texts if text in names)
     first = next((name for name, class_id in known.items() if class_id == 0), "")
     if ids and named:
