@@ -441,6 +441,20 @@ def test_values_bands_and_what_has_no_data_are_kept(dtype, count, alpha, nodata,
     assert seen[~hidden].all()
 
 
+def test_of_two_bands_the_command_to_train_names_both(tmp_path, capsys):
+    """Else the first alone is read, as grey."""
+    rasterio = pytest.importorskip("rasterio")
+    write_scene(tmp_path, "a", 64, 64)
+    (tmp_path / "scenes/a.png").unlink()
+    bands = np.random.default_rng(0).normal(-20, 3, (2, 64, 64)).astype(np.float32)
+    form = {"count": 2, "height": 64, "width": 64, "dtype": "float32", "crs": "EPSG:32640"}
+    form["transform"] = rasterio.Affine(10, 0, 326000, 0, -10, 2780000)
+    with rasterio.open(tmp_path / "scenes/a.tif", "w", "GTiff", **form) as scene:
+        scene.write(bands)
+    run(tmp_path, block=1)
+    assert "--bands=1,2" in capsys.readouterr().out
+
+
 def test_started_as_a_user_would_the_tiles_are_what_training_reads(tmp_path):
     write_scene(tmp_path, "a", 256, 256)
     command = [

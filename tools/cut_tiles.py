@@ -408,6 +408,8 @@ def training_command(config: argparse.Namespace) -> str:
     if list(config.class_names) != list(lc.CLASS_NAMES):
         words += [f"--num-classes={len(config.class_names)}", f"--class-names={','.join(config.class_names)}"]
         words += ["--class-colors=None"]
+    if all(len(bands_of(path)) == 2 for path in config.scenes.values()):  # else the first is read as grey
+        words += ["--bands=1,2"]
     return shlex.join([*words, "--num-points=None"] if config.points else words)
 
 
