@@ -88,6 +88,24 @@ def test_a_folder_may_hold_geodatabases_and_its_folders_are_counted(tiles, tmp_p
     assert points == {"east": EXPECTED["east"]}
 
 
+def test_what_describes_the_files_of_a_folder_is_passed_over(tiles, tmp_path):
+    """ArcGIS writes NAME.shp.xml, a person a readme.txt. A text that is all there is is read."""
+    folder, images = tmp_path / "field", lc.list_images(tiles)
+    folder.mkdir()
+    (folder / "readme.txt").write_text("Points of the campaign of 2023, see the report\n")
+    with pytest.raises(lc.InputError, match=r"readme\.txt: has no field 'class'"):
+        label_tool.read_points(folder, images, NAMES)
+    write_vector(folder / "west.shp", PLACES[:2], ["low", "2"])
+    (folder / "west.shp.xml").write_text('<metadata xml:lang="en"><Esri/></metadata>')
+    points, gone = label_tool.read_points(folder, images, NAMES)
+    assert points == {"west": EXPECTED["west"]} and gone == {"files of other kinds": 1}
+    (folder / "east.txt").write_text("image;x;y;class\neast.tif;0;19;Middle\n")
+    assert label_tool.read_points(folder, images, NAMES) == (EXPECTED, gone)
+    (folder / "east.txt").write_text("image;x;y;class\neast.tif;0;19\n")
+    with pytest.raises(lc.InputError, match=r"east\.txt, line 2: has not 4 fields"):
+        label_tool.read_points(folder, images, NAMES)
+
+
 def test_a_table_may_translate_to_ids_but_not_where_names_are_numbers(tmp_path):
     table = tmp_path / "classes.csv"
     table.write_text("from,to\nlake,0\nwood,middle\n")

@@ -539,17 +539,17 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str
         except csv.Error as error:
             raise lc.InputError(f"{path}, line {reader.line_num}: cannot be read ({error})") from error
 
-    found = rows() if mark == "," else plain_numbers(path, columns, list(rows()))
+    found = rows() if mark == "," else plain_numbers(path, columns, rows())
     return columns, ((line, dict(zip(columns, fields, strict=True))) for line, fields in found)
 
 
-def plain_numbers(path: Path, columns: list[str], rows: list[tuple[int, list[str]]]) -> Iterator[tuple]:
+def plain_numbers(path: Path, columns: list[str], rows: Iterable[tuple[int, list[str]]]) -> Iterator[tuple]:
     """The rows of a table without separating commas, with a point for the decimal comma, and no thousands.
 
     1.234 of pixels or metres may be a thousand and more there, or a fraction: the other numbers tell.
     Raises InputError if they do not. 1,234 is left as it is, to be refused as a number.
     """
-    metres = [at for at, name in enumerate(columns) if name in METRES]
+    rows, metres = list(rows), [at for at, name in enumerate(columns) if name in METRES]
     numbers = [(line, columns[at], fields[at]) for line, fields in rows for at in metres]
     texts = [text for _, _, text in numbers]
     grouped = [one for one in numbers if lc.THOUSANDS.fullmatch(one[2])]
@@ -569,6 +569,15 @@ def plain_numbers(path: Path, columns: list[str], rows: list[tuple[int, list[str
             doubtful = at in metres and MAYBE_THOUSANDS.fullmatch(text)
             fields[at] = text if doubtful else COMMA.sub(r"\1.\2", text)
         yield line, fields
+
+
+def is_table(path: Path) -> bool:
+    """Whether the columns of a text tell classes or places."""
+    with contextlib.suppress(lc.InputError):
+        columns, _ = read_table(path)
+        known = known_field(columns, None) or "region_shape_attributes" in columns
+        return bool(known or place_columns(path, columns, None))
+    return False
 
 
 def table_points(path: Path, rows: Iterable, field: str) -> Iterator[Shape]:

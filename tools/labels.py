@@ -594,7 +594,7 @@ def read_labels(
 def label_files(path: Path, gone: Counter) -> list[Path]:
     """The files of labels in a folder, or the one that is given. Pictures are labels if nothing else is.
 
-    A geodatabase is a file, though it is a folder.
+    A geodatabase is a file, though it is a folder. What describes other files is read if it is all there is.
     """
     if not path.is_dir() or path.suffix.lower() == GEODATABASE:
         return [path]
@@ -602,14 +602,22 @@ def label_files(path: Path, gone: Counter) -> list[Path]:
     files = [file for file in inside if file.is_file() or file.suffix.lower() == GEODATABASE]
     if len(inside) > len(files):
         gone["folders in the folder, whose files are not looked for"] += len(inside) - len(files)
-    kinds = (*TABLES, *VECTORS, *ANNOTATIONS, GEODATABASE), RASTERS
-    for suffixes in kinds:
-        chosen = [file for file in files if file.suffix.lower() in suffixes and ".aux" not in file.suffixes]
+    own = [file for file in files if not describes(file)]
+    tables = *TABLES, *VECTORS, *ANNOTATIONS, GEODATABASE
+    for suffixes, among in ((tables, own), (RASTERS, own), (tables, files)):
+        chosen = [file for file in among if file.suffix.lower() in suffixes and ".aux" not in file.suffixes]
         if chosen:
             beside = {file.name.split(".")[0] for file in chosen}
             gone["files of other kinds"] += sum(file.name.split(".")[0] not in beside for file in files)
             return chosen
-    raise lc.InputError(f"{path}: holds no labels ({', '.join(kinds[0] + RASTERS)}); name another folder")
+    raise lc.InputError(f"{path}: holds no labels ({', '.join(tables + RASTERS)}); name another folder")
+
+
+def describes(file: Path) -> bool:
+    """Whether a file tells of others: NAME.shp.xml of ArcGIS, or a text that is no table of labels."""
+    if file.suffix.lower() == ".txt":
+        return not formats.is_table(file)
+    return file.suffix.lower() == ".xml" and file.with_suffix("").exists()
 
 
 def marks_of(
