@@ -509,6 +509,14 @@ def test_longitudes_once_round_the_globe_are_one(kind, crs, left, right, tmp_pat
     assert len(points["a"]) == (1 if kind == "point" else 9) and (1, 5) in points["a"] and not gone
 
 
+def test_polygons_deep_in_collections_are_filled(tiles):
+    """They were traced by their outline, as lines are."""
+    boxes = [shapely.box(326001 + at, 2779996, 326003 + at, 2779998) for at in (0, 4)]
+    deep = shapely.GeometryCollection([shapely.GeometryCollection([shapely.MultiPolygon(boxes)])])
+    geopandas.GeoDataFrame({"class": ["low"]}, geometry=[deep], crs=UTM).to_file(tiles / "p.geojson")
+    assert len(read(tiles / "p.geojson", tiles / "tiles")[0]["a"]) == 32
+
+
 @pytest.mark.parametrize("suffix", ["fgb", "shp", "parquet"])
 def test_wide_whole_numbers_are_ids(suffix, tiles):
     """A shapefile's field of 19 digits and more comes as floats."""

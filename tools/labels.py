@@ -451,8 +451,10 @@ def outlines(shape: typing.Any) -> dict[str, list]:
     """The coordinates of a shapely geometry, by kind, as `label_formats.Shape` has them."""
     import shapely
 
-    found: dict[str, list] = {}
-    for part in shapely.get_parts(shapely.get_parts(shape)):  # collections hold collections
+    found, parts = {}, np.array([shape])
+    while (shapely.get_type_id(parts) > 3).any():  # collections hold collections
+        parts = shapely.get_parts(parts)
+    for part in parts:
         if part.geom_type == "Polygon":
             rings = list(map(shapely.get_coordinates, (part.exterior, *part.interiors)))
             found.setdefault("polygon", []).append(rings)
