@@ -517,6 +517,28 @@ def test_polygons_deep_in_collections_are_filled(tiles):
     assert len(read(tiles / "p.geojson", tiles / "tiles")[0]["a"]) == 32
 
 
+@pytest.mark.parametrize(("crs", "size"), [("EPSG:4326", 1e-4), ("EPSG:3857", 11.13), ("EPSG:32760", 11)])
+@pytest.mark.parametrize("right", [-179.9995, 179.9])
+def test_a_polygon_across_180_degrees_goes_the_short_way(right, crs, size, tmp_path):
+    """Fiji's fields go on with -179.9; what has a corner between is as wide as it says."""
+    from rasterio.warp import transform
+
+    (tmp_path / "tiles").mkdir()
+    (x,), (y,) = transform("EPSG:4326", crs, [179.9968], [-17])
+    image = np.zeros((64, 64, 3), np.uint8)
+    write_tif(tmp_path / "tiles/a.tif", image, crs=crs, left=x, top=y, size=size)
+    field = [(179.9995, -17.001), (right, -17.001), (right, -17.002), (179.9995, -17.002)]
+    table = geopandas.GeoDataFrame({"class": ["low"]}, geometry=[shapely.Polygon(field)], crs="EPSG:4326")
+    table.to_file(tmp_path / "p.gpkg")
+    if right > 0:
+        points, _ = read(tmp_path / "p.gpkg", tmp_path / "tiles")
+        assert 250 < len(points["a"]) < 350
+        return
+    with pytest.warns(UserWarning, match="1 feature across 180 degrees: read as the short way"):
+        points, _ = read(tmp_path / "p.gpkg", tmp_path / "tiles")
+    assert 90 < len(points["a"]) < 120
+
+
 @pytest.mark.parametrize("suffix", ["fgb", "shp", "parquet"])
 def test_wide_whole_numbers_are_ids(suffix, tiles):
     """A shapefile's field of 19 digits and more comes as floats."""

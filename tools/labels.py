@@ -325,9 +325,38 @@ def place_images(images: dict[str, Path], crs: typing.Any, how: types.SimpleName
 
 def bounds_in(geometry: typing.Any, crs: typing.Any) -> tuple[typing.Any, np.ndarray]:
     """A GeoSeries in another system (None: its own) and its bounds (N, 4); NaN: no place there."""
-    there = geometry if crs is None else geometry.to_crs(crs.to_wkt())
+    there = geometry if crs is None else the_short_way(geometry.to_crs(crs.to_wkt()))
     bounds = there.bounds.to_numpy()
     return there, np.where(np.isfinite(bounds).all(1, keepdims=True), bounds, np.nan)
+
+
+def round_the_globe(crs: typing.Any) -> float:
+    """How far it is once round the globe in a system whose x are longitudes; 0 in others."""
+    if crs.is_geographic:
+        return 360
+    return 2 * math.pi * 6378137 if crs.to_epsg() == 3857 else 0
+
+
+def the_short_way(geometry: typing.Any) -> typing.Any:
+    """A GeoSeries in which what reaches across 180 degrees does not go round the globe, which is told.
+
+    Programs write it from 179.9 to -179.9. What has a place between, or is as wide as the globe, stays.
+    """
+    import geopandas
+    import shapely
+
+    once_round, shapes = round_the_globe(geometry.crs), np.array(geometry)
+    x0, _, x1, _ = shapely.bounds(shapes).T
+    wide = np.flatnonzero((x1 - x0 > once_round / 2) & (x1 - x0 < once_round))
+    moved = shapely.transform(shapes[wide], lambda xy: xy + np.outer(xy[:, 0] < 0, (once_round, 0)))
+    x0, _, x1, _ = shapely.bounds(moved).T
+    short = x1 - x0 < once_round / 2
+    if not short.any():
+        return geometry
+    across = f"{geo.counted(int(short.sum()), 'feature')} across 180 degrees"
+    warnings.warn(f"{across}: read as the short way, not round the globe", stacklevel=2)
+    shapes[wide[short]] = moved[short]
+    return geopandas.GeoSeries(shapes, geometry.index, geometry.crs)
 
 
 def near(bounds: np.ndarray, ground: Ground) -> np.ndarray:
@@ -345,9 +374,7 @@ def nearby(shapes: np.ndarray, bounds: np.ndarray, ground: Ground) -> dict[int, 
     """
     import shapely
 
-    once_round = 2 * math.pi * 6378137 if ground.crs and ground.crs.to_epsg() == 3857 else 0
-    once_round = 360 if ground.crs and ground.crs.is_geographic else once_round
-    found: dict[int, typing.Any] = {}
+    once_round, found = round_the_globe(ground.crs) if ground.crs else 0, {}
     for shift in (0, -once_round, once_round) if once_round else (0,):
         for index in np.flatnonzero(near(bounds + np.array([shift, 0, shift, 0]), ground)).tolist():
             shape = shapely.affinity.translate(shapes[index], shift) if shift else shapes[index]
@@ -363,7 +390,7 @@ def ground_marks(
 
     empty = (features.geometry.isna() | features.geometry.is_empty).to_numpy()
     gone["features without a geometry"] += int(empty.sum())
-    geometry, names = features.geometry[~empty].force_2d(), np.flatnonzero(~empty)
+    geometry, names = the_short_way(features.geometry[~empty].force_2d()), np.flatnonzero(~empty)
     grounds = place_images(images, geometry.crs, how)
     in_system = cache(lambda crs: bounds_in(geometry, crs))
     marks, found = {}, np.zeros(len(geometry), bool)
