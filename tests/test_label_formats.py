@@ -539,6 +539,19 @@ def test_a_polygon_across_180_degrees_goes_the_short_way(right, crs, size, tmp_p
     assert 90 < len(points["a"]) < 120
 
 
+def test_long_edges_are_bent_in_another_system(tmp_path):
+    """Half of the image lies south of 60 degrees, and ten rows more south of the line through the corners."""
+    from rasterio.warp import transform
+
+    (tmp_path / "tiles").mkdir()
+    (x,), (y,) = transform("EPSG:4326", UTM, [57.0], [60])
+    write_tif(tmp_path / "tiles/a.tif", np.zeros((64, 64, 3), np.uint8), left=x - 320, top=y + 320, size=10)
+    degree = geopandas.GeoDataFrame({"class": ["low"]}, geometry=[shapely.box(56.5, 59, 57.5, 60)], crs=4326)
+    degree.to_file(tmp_path / "p.gpkg")
+    points, _ = read(tmp_path / "p.gpkg", tmp_path / "tiles")
+    assert {row for row, _ in points["a"]} == set(range(32, 64)) and len(points["a"]) == 32 * 64
+
+
 @pytest.mark.parametrize("suffix", ["fgb", "shp", "parquet"])
 def test_wide_whole_numbers_are_ids(suffix, tiles):
     """A shapefile's field of 19 digits and more comes as floats."""

@@ -325,7 +325,13 @@ def place_images(images: dict[str, Path], crs: typing.Any, how: types.SimpleName
 
 def bounds_in(geometry: typing.Any, crs: typing.Any) -> tuple[typing.Any, np.ndarray]:
     """A GeoSeries in another system (None: its own) and its bounds (N, 4); NaN: no place there."""
-    there = geometry if crs is None else the_short_way(geometry.to_crs(crs.to_wkt()))
+    import pyproj
+
+    there = geometry
+    if crs is not None:
+        system = pyproj.CRS(crs.to_wkt())
+        alike = geometry.crs.equals(system, ignore_axis_order=True)
+        there = the_short_way((geometry if alike else part_edges(geometry)).to_crs(system))
     bounds = there.bounds.to_numpy()
     return there, np.where(np.isfinite(bounds).all(1, keepdims=True), bounds, np.nan)
 
@@ -356,6 +362,24 @@ def the_short_way(geometry: typing.Any) -> typing.Any:
     across = f"{geo.counted(int(short.sum()), 'feature')} across 180 degrees"
     warnings.warn(f"{across}: read as the short way, not round the globe", stacklevel=2)
     shapes[wide[short]] = moved[short]
+    return geopandas.GeoSeries(shapes, geometry.index, geometry.crs)
+
+
+def part_edges(geometry: typing.Any) -> typing.Any:
+    """A GeoSeries with corners at least every kilometre or so, for edges are bent in another system.
+
+    The parallel of 60 degrees lies a hundred metres beside the straight line through a degree of it. What is
+    larger than the globe has the wrong system, and stays.
+    """
+    import geopandas
+    import shapely
+
+    part, globe = (0.01, 540) if geometry.crs.is_geographic else (1000, 1e8)
+    shapes = np.array(geometry)
+    x0, y0, x1, y1 = shapely.bounds(shapes).T
+    sides = x1 - x0 + y1 - y0
+    long = (sides > part) & (sides < globe)
+    shapes[long] = shapely.segmentize(shapes[long], np.maximum(part, sides[long] / 1000))
     return geopandas.GeoSeries(shapes, geometry.index, geometry.crs)
 
 
