@@ -719,6 +719,15 @@ def test_uploads_of_label_studio_are_found_in_its_coco_too(picture):
     assert set(read(picture / name, picture / "tiles")[0]["a"]) == SQUARE
 
 
+def test_runs_of_another_size_than_their_image_are_refused(picture):
+    name, content = coco({"size": [5, 10], "counts": [0, 50]})
+    (picture / name).write_text(content)
+    with pytest.raises(
+        lc.InputError, match=r"annotation 1: .* runs are of 10 x 5 pixels, the image has 20 x 10"
+    ):
+        read(picture / name, picture / "tiles")
+
+
 def test_xml_of_another_program_names_what_is_read(picture):
     (picture / "a.xml").write_text("<annotation><filename>a.png</filename></annotation>")
     with pytest.raises(lc.InputError, match=r"Pascal VOC .* export CVAT"):

@@ -463,7 +463,7 @@ def coco_shapes(path: Path, content: dict, field: str | None, passed_over: Count
             size, outline = (int(image["height"]), int(image["width"])), given.get("segmentation")
             kind, parts = "polygon", []
             if isinstance(outline, dict):
-                kind, parts = "mask", [(0, 0, coco_mask(outline))]
+                kind, parts = "mask", [(0, 0, coco_mask(outline, size))]
             elif any(outline or ()):  # of a point VGG Image Annotator writes [[]]
                 parts = [[pairs(ring)] for ring in outline]
             elif given.get("keypoints"):
@@ -475,11 +475,16 @@ def coco_shapes(path: Path, content: dict, field: str | None, passed_over: Count
                 passed_over["boxes of COCO without an outline"] += 1
 
 
-def coco_mask(outline: dict) -> np.ndarray:
-    """The pixels (H, W) of COCO's runs, which go down the columns, as numbers or in a string."""
-    (height, width), counts = outline["size"], outline["counts"]
+def coco_mask(outline: dict, size: tuple[int, int]) -> np.ndarray:
+    """The pixels (H, W) of COCO's runs, which go down the columns, as numbers or in a string.
+
+    Raises ValueError unless they are of the size of the image, (H, W).
+    """
+    (height, width), counts = map(int, outline["size"]), outline["counts"]
+    if (height, width) != size:
+        raise ValueError(f"the runs are of {width} x {height} pixels, the image has {size[1]} x {size[0]}")
     counts = coco_counts(counts) if isinstance(counts, str) else counts
-    return run_lengths(counts, int(height) * int(width)).reshape(int(width), int(height)).T
+    return run_lengths(counts, height * width).reshape(width, height).T
 
 
 def coco_counts(text: str) -> list[int]:
