@@ -309,6 +309,14 @@ def test_labels_that_are_there_are_not_overwritten(data, capsys):
     assert run(*given) == 0, "open questions alone are no loss"
 
 
+def test_photos_with_places_on_the_ground_name_the_flag_that_reads_them(tiles, tmp_path):
+    (tmp_path / "p.csv").write_text("image,x,y,class\nIMG_1.jpg,326000.1,2779999.9,low\n")
+    with pytest.raises(lc.InputError, match=r"IMG_1\.jpg; x and y lie on the ground\? then give --crs"):
+        label_tool.read_points(tmp_path / "p.csv", lc.list_images(tiles), NAMES)
+    points, _ = label_tool.read_points(tmp_path / "p.csv", lc.list_images(tiles), NAMES, crs=UTM)
+    assert points == {"west": {(0, 0): 0}}
+
+
 def test_mistakes_are_one_line(data, tmp_path, capsys):
     images = data / "train/images"
     (data / "points.csv").write_text("image,x,y,class\ntile_0,1,1,lake\n")

@@ -224,11 +224,13 @@ def pixel_marks(
     strict: raises InputError for a point outside of its image, too.
     """
     find, sizes = image_finder(images), cache(lambda stem: lc.image_facts(images[stem])[:2])
-    strange: Counter = Counter()
+    strange, cure = Counter(), ""
     for shape in shapes:
         stem = next(filter(None, map(find, shape.names)), None)
         if stem is None:
             strange[shape.names[0]] += 1
+            if strict and np.max(shape.parts[0]) >= 100_000:  # no image is so large
+                cure = "; x and y lie on the ground? then give --crs"
             continue
         size = sizes(stem)
         if shape.size and shape.size != size:
@@ -244,7 +246,7 @@ def pixel_marks(
             raise lc.InputError(f"{shape.where}: point {point} lies outside {image}; {cure}")
         yield Mark(shape.where, None if lost else stem, shape.kind, pixels, shape.text, shape.level)
     if strange:
-        gone[f"labels of images that are not there, like {next(iter(strange))}"] += strange.total()
+        gone[f"labels of images that are not there, like {next(iter(strange))}{cure}"] += strange.total()
 
 
 # ==== Tables =========================================================================================
