@@ -482,6 +482,17 @@ def test_folders_of_one_name_are_one_class(tiles):
         assert points == {"a": {(3, 2): 1}} and gone == {"points on a pixel that has one already": 1}
 
 
+def test_folders_in_folders_are_told(tiles):
+    """GDAL does not tell the outer one."""
+    place = f"<Placemark><Point><coordinates>{LON},{LAT}</coordinates></Point></Placemark>"
+    inner = f"<Folder><name>2024</name>{place}</Folder>"
+    folders = "".join(f"<Folder><name>{name}</name>{inner}</Folder>" for name in ("low", "middle"))
+    head = '<kml xmlns="http://www.opengis.net/kml/2.2"><Document>'
+    (tiles / "p.kml").write_text(f"{head}{folders}</Document></kml>")
+    with pytest.raises(lc.InputError, match=r"class '2024' .*; of folders in folders the inner one counts"):
+        read(tiles / "p.kml", tiles / "tiles")
+
+
 def test_what_classes_cannot_be_folders_may_be_names(tiles):
     place = f"<name>middle</name><Point><coordinates>{LON},{LAT}</coordinates></Point>"
     head = '<kml xmlns="http://www.opengis.net/kml/2.2"><Document><name>survey</name>'

@@ -766,7 +766,9 @@ def read_vector(path: Path, how: types.SimpleNamespace, gone: Counter) -> Featur
     if not from_folders:
         choose_field(path, fields, how.field)  # raises InputError if no layer has it
     if from_folders:
-        how.cure = f"; or name a field with --field: {shown(fields)}"
+        how.cure = (
+            f"; of folders in folders the inner one counts; or name a field with --field: {shown(fields)}"
+        )
         texts = [name for name, table in tables for _ in range(len(table))]
     else:
         texts = [text for name, table in tables for text in class_texts(path, name, table, how.field, coded)]
