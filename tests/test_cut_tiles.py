@@ -14,6 +14,7 @@ import landcover_segmentation as lc
 
 sys.path.insert(0, str(ROOT / "tools"))
 import cut_tiles as ct
+from labels import read_points
 
 NAMES = ["water", "forest", "road"]
 
@@ -275,6 +276,24 @@ def test_bad_input_is_one_line_and_writes_nothing(change, named, tmp_path, capsy
     assert not list(tmp_path.glob("out/*/*"))
 
 
+def test_where_names_are_numbers_a_mask_holds_names_as_in_labels(tmp_path, capsys):
+    """Its 1 is the first of the classes 1, 2, 3, and 0 is none of them."""
+    codes = np.random.default_rng(0).choice(np.array([1, 3, 255], np.uint8), (96, 96))
+    write_scene(tmp_path, "a", 96, 96, mask=codes)
+    run(tmp_path, block=1, **{"class-names": "1,2,3"})
+    assert "note: names are numbers" in capsys.readouterr().out
+    found = labels_of(read_tiles(tmp_path))
+    wanted = enumerate(codes.ravel().tolist(), 1)
+    assert found == {number: code - 1 for number, code in wanted if code != 255}
+    images = lc.list_images(tmp_path / "scenes")
+    points, _ = read_points(tmp_path / "masks", images, ["1", "2", "3"])
+    assert {1 + 96 * y + x: class_id for (y, x), class_id in points["a"].items()} == found
+    codes[0, 0] = 0
+    Image.fromarray(codes).save(tmp_path / "masks/a.png")
+    run(tmp_path, block=1, code=2, output=tmp_path / "other", **{"class-names": "1,2,3"})
+    assert "a.png: holds 0, which is no class: where names are numbers" in capsys.readouterr().err
+
+
 def test_a_failure_halfway_leaves_nothing(tmp_path, monkeypatch):
     write_scene(tmp_path, "a", 128, 128)
     written, write_tile = [], ct.write_tile
@@ -322,6 +341,23 @@ def test_infrared_that_passes_for_alpha_is_cut_as_data(tmp_path):
     for tile in tiles:
         with rasterio.open(tile) as image:
             assert image.count == 4 and image.read_masks(1).all()
+
+
+@pytest.mark.parametrize("names", [("B4", "B3", "B2", "B8"), ("red", None), ("pan",)])
+def test_tiles_keep_the_names_of_their_bands(names, tmp_path):
+    """By them a map tells that a scene has its bands in another order than the tiles of training."""
+    rasterio = pytest.importorskip("rasterio")
+    write_scene(tmp_path, "a", 64, 64)
+    (tmp_path / "scenes/a.png").unlink()
+    form = {"count": len(names), "height": 64, "width": 64, "dtype": "uint16", "crs": "EPSG:32640"}
+    form["transform"] = rasterio.Affine(0.5, 0, 326000, 0, -0.5, 2780000)
+    with rasterio.open(tmp_path / "scenes/a.tif", "w", "GTiff", **form) as scene:
+        scene.write(np.random.default_rng(0).integers(20, 200, (len(names), 64, 64)).astype(np.uint16))
+        scene.descriptions = names
+    run(tmp_path, block=1)
+    for tile in (tmp_path / "out").glob("*/images/*"):
+        with rasterio.open(tile) as image:
+            assert image.descriptions == (names if len(names) > 1 else names * 3)
 
 
 def test_georeference_nodata_and_palette_of_geotiffs_are_kept(tmp_path):
@@ -403,6 +439,20 @@ def test_values_bands_and_what_has_no_data_are_kept(dtype, count, alpha, nodata,
         assert ((labels != 255) == mask).all()
         seen[own] = True
     assert seen[~hidden].all()
+
+
+def test_of_two_bands_the_command_to_train_names_both(tmp_path, capsys):
+    """Else the first alone is read, as grey."""
+    rasterio = pytest.importorskip("rasterio")
+    write_scene(tmp_path, "a", 64, 64)
+    (tmp_path / "scenes/a.png").unlink()
+    bands = np.random.default_rng(0).normal(-20, 3, (2, 64, 64)).astype(np.float32)
+    form = {"count": 2, "height": 64, "width": 64, "dtype": "float32", "crs": "EPSG:32640"}
+    form["transform"] = rasterio.Affine(10, 0, 326000, 0, -10, 2780000)
+    with rasterio.open(tmp_path / "scenes/a.tif", "w", "GTiff", **form) as scene:
+        scene.write(bands)
+    run(tmp_path, block=1)
+    assert "--bands=1,2" in capsys.readouterr().out
 
 
 def test_started_as_a_user_would_the_tiles_are_what_training_reads(tmp_path):

@@ -482,6 +482,17 @@ def test_folders_of_one_name_are_one_class(tiles):
         assert points == {"a": {(3, 2): 1}} and gone == {"points on a pixel that has one already": 1}
 
 
+def test_folders_in_folders_are_told(tiles):
+    """GDAL does not tell the outer one."""
+    place = f"<Placemark><Point><coordinates>{LON},{LAT}</coordinates></Point></Placemark>"
+    inner = f"<Folder><name>2024</name>{place}</Folder>"
+    folders = "".join(f"<Folder><name>{name}</name>{inner}</Folder>" for name in ("low", "middle"))
+    head = '<kml xmlns="http://www.opengis.net/kml/2.2"><Document>'
+    (tiles / "p.kml").write_text(f"{head}{folders}</Document></kml>")
+    with pytest.raises(lc.InputError, match=r"class '2024' .*; of folders in folders the inner one counts"):
+        read(tiles / "p.kml", tiles / "tiles")
+
+
 def test_what_classes_cannot_be_folders_may_be_names(tiles):
     place = f"<name>middle</name><Point><coordinates>{LON},{LAT}</coordinates></Point>"
     head = '<kml xmlns="http://www.opengis.net/kml/2.2"><Document><name>survey</name>'
@@ -509,6 +520,49 @@ def test_longitudes_once_round_the_globe_are_one(kind, crs, left, right, tmp_pat
     assert len(points["a"]) == (1 if kind == "point" else 9) and (1, 5) in points["a"] and not gone
 
 
+def test_polygons_deep_in_collections_are_filled(tiles):
+    """They were traced by their outline, as lines are."""
+    boxes = [shapely.box(326001 + at, 2779996, 326003 + at, 2779998) for at in (0, 4)]
+    deep = shapely.GeometryCollection([shapely.GeometryCollection([shapely.MultiPolygon(boxes)])])
+    geopandas.GeoDataFrame({"class": ["low"]}, geometry=[deep], crs=UTM).to_file(tiles / "p.geojson")
+    assert len(read(tiles / "p.geojson", tiles / "tiles")[0]["a"]) == 32
+
+
+@pytest.mark.parametrize(("crs", "size"), [("EPSG:4326", 1e-4), ("EPSG:3857", 11.13), ("EPSG:32760", 11)])
+@pytest.mark.parametrize("right", [-179.9995, 179.9])
+def test_a_polygon_across_180_degrees_goes_the_short_way(right, crs, size, tmp_path):
+    """Fiji's fields go on with -179.9; what has a corner between is as wide as it says."""
+    from rasterio.warp import transform
+
+    (tmp_path / "tiles").mkdir()
+    (x,), (y,) = transform("EPSG:4326", crs, [179.9968], [-17])
+    image = np.zeros((64, 64, 3), np.uint8)
+    write_tif(tmp_path / "tiles/a.tif", image, crs=crs, left=x, top=y, size=size)
+    field = [(179.9995, -17.001), (right, -17.001), (right, -17.002), (179.9995, -17.002)]
+    table = geopandas.GeoDataFrame({"class": ["low"]}, geometry=[shapely.Polygon(field)], crs="EPSG:4326")
+    table.to_file(tmp_path / "p.gpkg")
+    if right > 0:
+        points, _ = read(tmp_path / "p.gpkg", tmp_path / "tiles")
+        assert 250 < len(points["a"]) < 350
+        return
+    with pytest.warns(UserWarning, match="1 feature across 180 degrees: read as the short way"):
+        points, _ = read(tmp_path / "p.gpkg", tmp_path / "tiles")
+    assert 90 < len(points["a"]) < 120
+
+
+def test_long_edges_are_bent_in_another_system(tmp_path):
+    """Half of the image lies south of 60 degrees, and ten rows more south of the line through the corners."""
+    from rasterio.warp import transform
+
+    (tmp_path / "tiles").mkdir()
+    (x,), (y,) = transform("EPSG:4326", UTM, [57.0], [60])
+    write_tif(tmp_path / "tiles/a.tif", np.zeros((64, 64, 3), np.uint8), left=x - 320, top=y + 320, size=10)
+    degree = geopandas.GeoDataFrame({"class": ["low"]}, geometry=[shapely.box(56.5, 59, 57.5, 60)], crs=4326)
+    degree.to_file(tmp_path / "p.gpkg")
+    points, _ = read(tmp_path / "p.gpkg", tmp_path / "tiles")
+    assert {row for row, _ in points["a"]} == set(range(32, 64)) and len(points["a"]) == 32 * 64
+
+
 @pytest.mark.parametrize("suffix", ["fgb", "shp", "parquet"])
 def test_wide_whole_numbers_are_ids(suffix, tiles):
     """A shapefile's field of 19 digits and more comes as floats."""
@@ -522,6 +576,17 @@ def test_wide_whole_numbers_are_ids(suffix, tiles):
     path = tiles / f"p.{suffix}"
     table.to_parquet(path) if suffix == "parquet" else table.to_file(path)
     assert read(path, tiles / "tiles") == ({"a": {(3, 2): 1}}, {"points outside of all images": 1})
+
+
+@pytest.mark.parametrize(("values", "kind"), [([1, None], "Int64"), (["middle", None], "string")])
+def test_an_empty_cell_of_a_nullable_column_is_no_class(values, kind, tiles):
+    """As pandas' convert_dtypes has it in a GeoParquet."""
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    places = shapely.points([[326001.25, 2779998.25], [326002.25, 2779997.25]])
+    table = geopandas.GeoDataFrame({"class": pandas.array(values, dtype=kind)}, geometry=places, crs=UTM)
+    table.to_parquet(tiles / "p.parquet")
+    assert read(tiles / "p.parquet", tiles / "tiles") == ({"a": {(3, 2): 1}}, {"points without a class": 1})
 
 
 PIXELS = "image,x,y,class\na.tif,2,3,middle\n"
@@ -665,6 +730,15 @@ def test_uploads_of_label_studio_are_found_in_its_coco_too(picture):
     assert set(read(picture / name, picture / "tiles")[0]["a"]) == SQUARE
 
 
+def test_runs_of_another_size_than_their_image_are_refused(picture):
+    name, content = coco({"size": [5, 10], "counts": [0, 50]})
+    (picture / name).write_text(content)
+    with pytest.raises(
+        lc.InputError, match=r"annotation 1: .* runs are of 10 x 5 pixels, the image has 20 x 10"
+    ):
+        read(picture / name, picture / "tiles")
+
+
 def test_xml_of_another_program_names_what_is_read(picture):
     (picture / "a.xml").write_text("<annotation><filename>a.png</filename></annotation>")
     with pytest.raises(lc.InputError, match=r"Pascal VOC .* export CVAT"):
@@ -764,6 +838,14 @@ def test_what_may_be_thousands_with_points_is_told_by_the_others(x, others, expe
     assert read(tmp_path / "p.csv", tmp_path / "tiles")[0] == {"a": {(row, expected): 0 for row in rows}}
 
 
+@pytest.mark.parametrize(("text", "number"), [("1,2E+01", "1.2E+01"), ("1,27586E-05", "1.27586E-05")])
+def test_exponents_of_a_german_spreadsheet_are_read(text, number, tmp_path):
+    """It writes 1,27586E-05 for 0,0000127586; 1,234 may still be a thousand and more."""
+    (tmp_path / "p.csv").write_text(f"image;x;y;class;chance\na;{text};1,234;low;{text}\n")
+    ((_, row),) = label_formats.read_table(tmp_path / "p.csv")[1]
+    assert row == {"image": "a", "x": number, "y": "1,234", "class": "low", "chance": number}
+
+
 def test_metres_with_points_for_thousands_are_read(tiles):
     text = "x;y;class\n326.001,25;2.779.998,25;middle\n326.002;2.779.998;low\n"
     (tiles / "p.csv").write_text(text)
@@ -805,6 +887,17 @@ def test_ids_that_count_from_1_or_stand_beside_names_are_told(tiles):
     assert "begin with 1, but ids count from 0, which is low" in notes([1], [2])
     assert "like 2, others a name, like low: ids count from 0, which is low" in notes([2.0], ["Low"])
     assert not notes([0], [2]) and not notes(["low"], ["high"])
+
+
+def test_a_name_that_is_a_number_is_taken_for_no_id(tiles):
+    """2 is the third of the classes 1.1, 1.10, 2, whose ids do not count."""
+    how, known = labels.reading(layer="all"), labels.known_classes(["1.1", "1.10", "2"])
+    write_layers(tiles / "p.gpkg", "class", "class", values=(["1.1"], ["2"]))
+    found, _ = labels.read_labels(tiles / "p.gpkg", lc.list_images(tiles / "tiles"), known, how)
+    assert sorted(found["a"][:, 2].tolist()) == [0, 2] and not how.notes
+    (tiles / "p.csv").write_text("image,x,y,class\na,1,1,0\n")
+    with pytest.raises(lc.InputError, match=r"class '0' is not one of 1\.1, 1\.10, 2; "):
+        labels.read_labels(tiles / "p.csv", lc.list_images(tiles / "tiles"), known, labels.reading())
 
 
 def test_names_of_a_coded_domain_count(tiles):

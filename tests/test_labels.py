@@ -88,6 +88,24 @@ def test_a_folder_may_hold_geodatabases_and_its_folders_are_counted(tiles, tmp_p
     assert points == {"east": EXPECTED["east"]}
 
 
+def test_what_describes_the_files_of_a_folder_is_passed_over(tiles, tmp_path):
+    """ArcGIS writes NAME.shp.xml, a person a readme.txt. A text that is all there is is read."""
+    folder, images = tmp_path / "field", lc.list_images(tiles)
+    folder.mkdir()
+    (folder / "readme.txt").write_text("Points of the campaign of 2023, see the report\n")
+    with pytest.raises(lc.InputError, match=r"readme\.txt: has no field 'class'"):
+        label_tool.read_points(folder, images, NAMES)
+    write_vector(folder / "west.shp", PLACES[:2], ["low", "2"])
+    (folder / "west.shp.xml").write_text('<metadata xml:lang="en"><Esri/></metadata>')
+    points, gone = label_tool.read_points(folder, images, NAMES)
+    assert points == {"west": EXPECTED["west"]} and gone == {"files of other kinds": 1}
+    (folder / "east.txt").write_text("image;x;y;class\neast.tif;0;19;Middle\n")
+    assert label_tool.read_points(folder, images, NAMES) == (EXPECTED, gone)
+    (folder / "east.txt").write_text("image;x;y;class\neast.tif;0;19\n")
+    with pytest.raises(lc.InputError, match=r"east\.txt, line 2: has not 4 fields"):
+        label_tool.read_points(folder, images, NAMES)
+
+
 def test_a_table_may_translate_to_ids_but_not_where_names_are_numbers(tmp_path):
     table = tmp_path / "classes.csv"
     table.write_text("from,to\nlake,0\nwood,middle\n")
@@ -289,6 +307,14 @@ def test_labels_that_are_there_are_not_overwritten(data, capsys):
     (data / "open.csv").write_text("image,x,y,class\ntile_0,1,1,\n")
     given = data / "other.csv", images, data / "open.csv", "--class-names", ",".join(NAMES)
     assert run(*given) == 0, "open questions alone are no loss"
+
+
+def test_photos_with_places_on_the_ground_name_the_flag_that_reads_them(tiles, tmp_path):
+    (tmp_path / "p.csv").write_text("image,x,y,class\nIMG_1.jpg,326000.1,2779999.9,low\n")
+    with pytest.raises(lc.InputError, match=r"IMG_1\.jpg; x and y lie on the ground\? then give --crs"):
+        label_tool.read_points(tmp_path / "p.csv", lc.list_images(tiles), NAMES)
+    points, _ = label_tool.read_points(tmp_path / "p.csv", lc.list_images(tiles), NAMES, crs=UTM)
+    assert points == {"west": {(0, 0): 0}}
 
 
 def test_mistakes_are_one_line(data, tmp_path, capsys):

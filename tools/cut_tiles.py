@@ -4,10 +4,10 @@
     python tools/cut_tiles.py --images scenes --points points.csv --class-names water,forest --output dataset
 
 Scenes are of any size (GeoTIFFs: pip install rasterio; their tiles keep the georeference). Masks are
-NAME.png or NAME.tif of class ids, 255 = unlabelled. The points are one file for all scenes: a CSV with
-the columns image,x,y,class, pixels from the top left corner, which is 0,0, or vector points (.geojson,
-.gpkg) with a field class; the class by id or by name. A point without a class is not labelled yet and is
-passed over.
+NAME.png or NAME.tif of class ids, or where names are numbers of names; 255 = unlabelled. The points are
+one file for all scenes: a CSV with the columns image,x,y,class, pixels from the top left corner, which is
+0,0, or vector points (.geojson, .gpkg) with a field class; the class by id or by name. A point without a
+class is not labelled yet and is passed over.
 
 Neighbouring tiles look alike, so whole blocks of --block x --block tiles go to one side, and so does one
 block in several scenes; train tiles on ground of val tiles are left out. Blocks are chosen
@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import geo
 import numpy as np
-from labels import POINT_SUFFIXES, class_names, read_points
+from labels import POINT_SUFFIXES, class_names, ids_count, known_classes, read_points
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -69,6 +69,30 @@ def open_mask(path: Path) -> typing.Iterator[tuple[tuple[int, int], Reader]]:
         )
 
 
+def known_ids(path: Path, read: Reader, names: list[str]) -> Reader:
+    """Reads class ids from a mask, whose values are ids or, where names are numbers, names, as in labels.py.
+
+    The reader raises InputError for values that are no class.
+    """
+    known = known_classes(names)
+    known[str(lc.IGNORE_INDEX)] = lc.IGNORE_INDEX
+    ids = np.array([known.get(str(value), -1) for value in range(256)], np.int16)
+
+    def read_ids(top: int, bottom: int) -> np.ndarray:
+        values = read(top, bottom)
+        wrong = values[ids[values] < 0]
+        if len(wrong):
+            problem = f"class id {wrong.max()}; with {len(names)} classes they end at {len(names) - 1}"
+            cure = "name all with --class-names; ids from 1: tools/convert_masks.py --ids"
+            if not ids_count(known):
+                problem = f"{wrong.max()}, which is no class: where names are numbers, masks hold names"
+                cure = "name all with --class-names; if it holds ids, give names with letters"
+            raise lc.InputError(f"{path}: holds {problem}; {cure}")
+        return ids[values].astype(np.uint8)
+
+    return read_ids
+
+
 def sparse_rows(points: lc.Points, width: int) -> Reader:
     table = [(*at, class_id) for at, class_id in points.items()]
     rows, columns, ids = np.array(table, np.int64).reshape(-1, 3).T
@@ -97,6 +121,15 @@ def bands_of(path: Path) -> tuple[int, ...]:
     return bands if len(bands) > 1 else lc.RGB_BANDS
 
 
+def band_names(path: Path) -> list[str | None]:
+    """What a scene calls each of the bands that its tiles hold, by which a map tells exchanged ones."""
+    if geo.is_picture(path):
+        return []
+    with lc.open_raster(path) as dataset:
+        read = lc.choose_bands(path, bands_of(path), dataset.dtypes)
+        return [dataset.descriptions[band - 1] for band in read]
+
+
 @contextlib.contextmanager
 def open_labels(name: str, config: argparse.Namespace) -> typing.Iterator[tuple[geo.Scene, Reader]]:
     """Opens a scene and the labels that belong to it."""
@@ -107,16 +140,18 @@ def open_labels(name: str, config: argparse.Namespace) -> typing.Iterator[tuple[
         if isinstance(labels, dict):
             yield scene, sparse_rows(labels, scene.width)
             return
+        known = known_classes(config.class_names)
         geo.check_same_ground(labels, path)
-        geo.check_value_names(labels, path, config.class_names)
+        if ids_count(known):
+            geo.check_value_names(labels, path, config.class_names)
         if not geo.is_picture(labels):
             with lc.open_raster(labels) as dataset:
-                if note := geo.nodata_class(dataset, [str(at) for at in range(len(config.class_names))]):
+                if note := geo.nodata_class(dataset, known):
                     warnings.warn(note, stacklevel=2)
         shape, read = stack.enter_context(open_mask(labels))
         if tuple(shape) != (scene.height, scene.width):
             raise lc.InputError(f"{labels}: differs in size from {path}; make them the same size")
-        yield scene, read
+        yield scene, known_ids(labels, read, config.class_names)
 
 
 def cut(name: str, config: argparse.Namespace, bar: tqdm) -> typing.Iterator[tuple]:
@@ -124,15 +159,10 @@ def cut(name: str, config: argparse.Namespace, bar: tqdm) -> typing.Iterator[tup
 
     Holds one row of tiles at a time.
     """
-    size, num_classes = config.tile, len(config.class_names)
+    size = config.tile
     with open_labels(name, config) as (scene, read):
         for top in range(0, scene.height, size):
             pixels, ids = (source(top, min(top + size, scene.height)) for source in (scene.read, read))
-            wrong = ids[(ids >= num_classes) & (ids != lc.IGNORE_INDEX)]
-            if len(wrong):
-                last = f"with {num_classes} classes they end at {num_classes - 1}"
-                cure = "name all with --class-names; ids from 1: tools/convert_masks.py --ids"
-                raise lc.InputError(f"{config.labels[name]}: holds class id {wrong.max()}; {last}; {cure}")
             hidden = (pixels[..., -1] == 0) & (ids != lc.IGNORE_INDEX)
             ids = np.where(hidden, np.uint8(lc.IGNORE_INDEX), ids)
             for left in range(0, scene.width, size):
@@ -239,16 +269,16 @@ def choose_val(tiles: dict, config: argparse.Namespace) -> set[tuple]:
 
 
 def write_tile(
-    folder: Path, name: str, scene: geo.Scene, picture: np.ndarray, mask: np.ndarray, at: tuple
+    folder: Path, name: str, scene: geo.Scene, picture: np.ndarray, mask: np.ndarray, at: tuple, names: list
 ) -> None:
     """Writes image and mask of a tile whose top left pixel is at (row, column) of its scene.
 
-    What alpha hides stays hidden.
+    names: of the bands. What alpha hides stays hidden.
     """
     Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
     bands, alpha = picture[..., :-1], np.uint8(picture[..., -1])
     count = bands.shape[2]
-    if scene.transform is None and not scene.deep and count == 3:
+    if scene.transform is None and not scene.deep and count == 3 and not any(names):
         Image.fromarray(bands if alpha.all() else picture).save(folder / "images" / f"{name}.png")
         return
     import rasterio
@@ -263,6 +293,8 @@ def write_tile(
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(folder / "images" / f"{name}.tif", "w", "GTiff", **place, **form) as dataset:
             dataset.write(bands.transpose(2, 0, 1))
+            for band, band_name in zip(dataset.indexes, names, strict=False):
+                dataset.set_band_description(band, band_name or "")
             if not alpha.all():
                 dataset.write_mask(alpha)
 
@@ -285,13 +317,14 @@ def cut_scenes(config: argparse.Namespace) -> None:
             for side in SIDES:
                 for kind in ("images", "masks"):
                     (Path(partial) / side / kind).mkdir(parents=True)
-            for name in config.scenes:
+            for name, path in config.scenes.items():
+                names = band_names(path)
                 for scene, row, column, picture, mask, _ in cut(name, config, bar):
                     if (name, row, column) in tiles:
                         folder = Path(partial) / SIDES[(name, row, column) in val]
                         tile_name = f"{Path(name).stem}_r{row:03}_c{column:03}"
                         at = row * config.tile, column * config.tile
-                        write_tile(folder, tile_name, scene, picture, mask, at)
+                        write_tile(folder, tile_name, scene, picture, mask, at, names)
             for side in SIDES:
                 (Path(partial) / side).replace(config.output / side)
     report(config, tiles, val, left_out)
@@ -362,6 +395,8 @@ def report(config: argparse.Namespace, tiles: dict, val: set, left_out: Counter)
             cure = "label more of it elsewhere, or try a smaller --block or another --seed"
             few = geo.counted(numbers[1], "labelled pixel")
             print(f"note: val has {few} of {name}, whose score says little: {cure}")
+    if not (config.points or ids_count(known_classes(config.class_names))):
+        print("note: names are numbers, so the values of masks were read as names, not as ids")
     print(f"train on them: {training_command(config)}")
 
 
@@ -373,6 +408,8 @@ def training_command(config: argparse.Namespace) -> str:
     if list(config.class_names) != list(lc.CLASS_NAMES):
         words += [f"--num-classes={len(config.class_names)}", f"--class-names={','.join(config.class_names)}"]
         words += ["--class-colors=None"]
+    if all(len(bands_of(path)) == 2 for path in config.scenes.values()):  # else the first is read as grey
+        words += ["--bands=1,2"]
     return shlex.join([*words, "--num-points=None"] if config.points else words)
 
 

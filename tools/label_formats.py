@@ -45,7 +45,8 @@ MOST_PIXELS = 2**31  # of a mask; more is a damaged file
 CLASS_FIELDS = "class", "lc1", "survey_lc1"  # ours; LUCAS's to 2018, and of 2022
 PLACES = ("", "th_", "point_")  # what stands before lat and lon; LUCAS observes its theoretical points
 METRES = {"x", "y", "easting", "northing", "east", "north", "e", "n"}
-ANY_COMMA = re.compile(r"^([+-]?\d+),(\d+)$")
+COMMA = re.compile(r"^([+-]?\d+),(\d+(?:[eE][+-]?\d+)?)$")  # 1,2E-05 of a spreadsheet, too
+MAYBE_THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}")
 NO_PLACE = {"", "nan", "null", "na"}
 FOLDERS = ".kml", ".kmz"  # whose layers are folders
 NOT_TAKEN = "88.888888"  # a latitude, in LUCAS
@@ -462,7 +463,7 @@ def coco_shapes(path: Path, content: dict, field: str | None, passed_over: Count
             size, outline = (int(image["height"]), int(image["width"])), given.get("segmentation")
             kind, parts = "polygon", []
             if isinstance(outline, dict):
-                kind, parts = "mask", [(0, 0, coco_mask(outline))]
+                kind, parts = "mask", [(0, 0, coco_mask(outline, size))]
             elif any(outline or ()):  # of a point VGG Image Annotator writes [[]]
                 parts = [[pairs(ring)] for ring in outline]
             elif given.get("keypoints"):
@@ -474,11 +475,16 @@ def coco_shapes(path: Path, content: dict, field: str | None, passed_over: Count
                 passed_over["boxes of COCO without an outline"] += 1
 
 
-def coco_mask(outline: dict) -> np.ndarray:
-    """The pixels (H, W) of COCO's runs, which go down the columns, as numbers or in a string."""
-    (height, width), counts = outline["size"], outline["counts"]
+def coco_mask(outline: dict, size: tuple[int, int]) -> np.ndarray:
+    """The pixels (H, W) of COCO's runs, which go down the columns, as numbers or in a string.
+
+    Raises ValueError unless they are of the size of the image, (H, W).
+    """
+    (height, width), counts = map(int, outline["size"]), outline["counts"]
+    if (height, width) != size:
+        raise ValueError(f"the runs are of {width} x {height} pixels, the image has {size[1]} x {size[0]}")
     counts = coco_counts(counts) if isinstance(counts, str) else counts
-    return run_lengths(counts, int(height) * int(width)).reshape(int(width), int(height)).T
+    return run_lengths(counts, height * width).reshape(width, height).T
 
 
 def coco_counts(text: str) -> list[int]:
@@ -538,17 +544,17 @@ def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str
         except csv.Error as error:
             raise lc.InputError(f"{path}, line {reader.line_num}: cannot be read ({error})") from error
 
-    found = rows() if mark == "," else plain_numbers(path, columns, list(rows()))
+    found = rows() if mark == "," else plain_numbers(path, columns, rows())
     return columns, ((line, dict(zip(columns, fields, strict=True))) for line, fields in found)
 
 
-def plain_numbers(path: Path, columns: list[str], rows: list[tuple[int, list[str]]]) -> Iterator[tuple]:
+def plain_numbers(path: Path, columns: list[str], rows: Iterable[tuple[int, list[str]]]) -> Iterator[tuple]:
     """The rows of a table without separating commas, with a point for the decimal comma, and no thousands.
 
     1.234 of pixels or metres may be a thousand and more there, or a fraction: the other numbers tell.
     Raises InputError if they do not. 1,234 is left as it is, to be refused as a number.
     """
-    metres = [at for at, name in enumerate(columns) if name in METRES]
+    rows, metres = list(rows), [at for at, name in enumerate(columns) if name in METRES]
     numbers = [(line, columns[at], fields[at]) for line, fields in rows for at in metres]
     texts = [text for _, _, text in numbers]
     grouped = [one for one in numbers if lc.THOUSANDS.fullmatch(one[2])]
@@ -565,8 +571,18 @@ def plain_numbers(path: Path, columns: list[str], rows: list[tuple[int, list[str
         for at, text in enumerate(fields):
             if at in metres and commas and not points:
                 text = re.sub(r"\.(?=\d{3}(\D|$))", "", text)
-            fields[at] = (lc.COMMA if at in metres else ANY_COMMA).sub(r"\1.\2", text)
+            doubtful = at in metres and MAYBE_THOUSANDS.fullmatch(text)
+            fields[at] = text if doubtful else COMMA.sub(r"\1.\2", text)
         yield line, fields
+
+
+def is_table(path: Path) -> bool:
+    """Whether the columns of a text tell classes or places."""
+    with contextlib.suppress(lc.InputError):
+        columns, _ = read_table(path)
+        known = known_field(columns, None) or "region_shape_attributes" in columns
+        return bool(known or place_columns(path, columns, None))
+    return False
 
 
 def table_points(path: Path, rows: Iterable, field: str) -> Iterator[Shape]:
@@ -750,7 +766,9 @@ def read_vector(path: Path, how: types.SimpleNamespace, gone: Counter) -> Featur
     if not from_folders:
         choose_field(path, fields, how.field)  # raises InputError if no layer has it
     if from_folders:
-        how.cure = f"; or name a field with --field: {shown(fields)}"
+        how.cure = (
+            f"; of folders in folders the inner one counts; or name a field with --field: {shown(fields)}"
+        )
         texts = [name for name, table in tables for _ in range(len(table))]
     else:
         texts = [text for name, table in tables for text in class_texts(path, name, table, how.field, coded)]
@@ -879,7 +897,7 @@ def filled_fields(table: typing.Any) -> list[str]:
 
 def text_of(value: typing.Any) -> str:
     """A field as text; whole numbers come as floats where one is missing, or the field is wide."""
-    if value is None or value != value or str(value) == "<NA>":
+    if value is None or str(value) == "<NA>" or value != value:  # in this order: <NA> has no truth
         return ""
     whole = isinstance(value, float) and value.is_integer()
     return str(int(value)) if whole else str(value).strip()

@@ -113,6 +113,11 @@ def known_classes(names: Sequence[str], table: Path | None = None) -> dict[str, 
     return (named if table else both) | given
 
 
+def ids_count(known: dict[str, int | None]) -> bool:
+    """Whether ids name classes beside names, of `known_classes`."""
+    return all(known.get(str(class_id)) == class_id for class_id in known.values())
+
+
 # ==== Outlines -> pixels =============================================================================
 
 
@@ -219,11 +224,13 @@ def pixel_marks(
     strict: raises InputError for a point outside of its image, too.
     """
     find, sizes = image_finder(images), cache(lambda stem: lc.image_facts(images[stem])[:2])
-    strange: Counter = Counter()
+    strange, cure = Counter(), ""
     for shape in shapes:
         stem = next(filter(None, map(find, shape.names)), None)
         if stem is None:
             strange[shape.names[0]] += 1
+            if strict and np.max(shape.parts[0]) >= 100_000:  # no image is so large
+                cure = "; x and y lie on the ground? then give --crs"
             continue
         size = sizes(stem)
         if shape.size and shape.size != size:
@@ -239,7 +246,7 @@ def pixel_marks(
             raise lc.InputError(f"{shape.where}: point {point} lies outside {image}; {cure}")
         yield Mark(shape.where, None if lost else stem, shape.kind, pixels, shape.text, shape.level)
     if strange:
-        gone[f"labels of images that are not there, like {next(iter(strange))}"] += strange.total()
+        gone[f"labels of images that are not there, like {next(iter(strange))}{cure}"] += strange.total()
 
 
 # ==== Tables =========================================================================================
@@ -320,9 +327,62 @@ def place_images(images: dict[str, Path], crs: typing.Any, how: types.SimpleName
 
 def bounds_in(geometry: typing.Any, crs: typing.Any) -> tuple[typing.Any, np.ndarray]:
     """A GeoSeries in another system (None: its own) and its bounds (N, 4); NaN: no place there."""
-    there = geometry if crs is None else geometry.to_crs(crs.to_wkt())
+    import pyproj
+
+    there = geometry
+    if crs is not None:
+        system = pyproj.CRS(crs.to_wkt())
+        alike = geometry.crs.equals(system, ignore_axis_order=True)
+        there = the_short_way((geometry if alike else part_edges(geometry)).to_crs(system))
     bounds = there.bounds.to_numpy()
     return there, np.where(np.isfinite(bounds).all(1, keepdims=True), bounds, np.nan)
+
+
+def round_the_globe(crs: typing.Any) -> float:
+    """How far it is once round the globe in a system whose x are longitudes; 0 in others."""
+    if crs.is_geographic:
+        return 360
+    return 2 * math.pi * 6378137 if crs.to_epsg() == 3857 else 0
+
+
+def the_short_way(geometry: typing.Any) -> typing.Any:
+    """A GeoSeries in which what reaches across 180 degrees does not go round the globe, which is told.
+
+    Programs write it from 179.9 to -179.9. What has a place between, or is as wide as the globe, stays.
+    """
+    import geopandas
+    import shapely
+
+    once_round, shapes = round_the_globe(geometry.crs), np.array(geometry)
+    x0, _, x1, _ = shapely.bounds(shapes).T
+    wide = np.flatnonzero((x1 - x0 > once_round / 2) & (x1 - x0 < once_round))
+    moved = shapely.transform(shapes[wide], lambda xy: xy + np.outer(xy[:, 0] < 0, (once_round, 0)))
+    x0, _, x1, _ = shapely.bounds(moved).T
+    short = x1 - x0 < once_round / 2
+    if not short.any():
+        return geometry
+    across = f"{geo.counted(int(short.sum()), 'feature')} across 180 degrees"
+    warnings.warn(f"{across}: read as the short way, not round the globe", stacklevel=2)
+    shapes[wide[short]] = moved[short]
+    return geopandas.GeoSeries(shapes, geometry.index, geometry.crs)
+
+
+def part_edges(geometry: typing.Any) -> typing.Any:
+    """A GeoSeries with corners at least every kilometre or so, for edges are bent in another system.
+
+    The parallel of 60 degrees lies a hundred metres beside the straight line through a degree of it. What is
+    larger than the globe has the wrong system, and stays.
+    """
+    import geopandas
+    import shapely
+
+    part, globe = (0.01, 540) if geometry.crs.is_geographic else (1000, 1e8)
+    shapes = np.array(geometry)
+    x0, y0, x1, y1 = shapely.bounds(shapes).T
+    sides = x1 - x0 + y1 - y0
+    long = (sides > part) & (sides < globe)
+    shapes[long] = shapely.segmentize(shapes[long], np.maximum(part, sides[long] / 1000))
+    return geopandas.GeoSeries(shapes, geometry.index, geometry.crs)
 
 
 def near(bounds: np.ndarray, ground: Ground) -> np.ndarray:
@@ -340,9 +400,7 @@ def nearby(shapes: np.ndarray, bounds: np.ndarray, ground: Ground) -> dict[int, 
     """
     import shapely
 
-    once_round = 2 * math.pi * 6378137 if ground.crs and ground.crs.to_epsg() == 3857 else 0
-    once_round = 360 if ground.crs and ground.crs.is_geographic else once_round
-    found: dict[int, typing.Any] = {}
+    once_round, found = round_the_globe(ground.crs) if ground.crs else 0, {}
     for shift in (0, -once_round, once_round) if once_round else (0,):
         for index in np.flatnonzero(near(bounds + np.array([shift, 0, shift, 0]), ground)).tolist():
             shape = shapely.affinity.translate(shapes[index], shift) if shift else shapes[index]
@@ -358,7 +416,7 @@ def ground_marks(
 
     empty = (features.geometry.isna() | features.geometry.is_empty).to_numpy()
     gone["features without a geometry"] += int(empty.sum())
-    geometry, names = features.geometry[~empty].force_2d(), np.flatnonzero(~empty)
+    geometry, names = the_short_way(features.geometry[~empty].force_2d()), np.flatnonzero(~empty)
     grounds = place_images(images, geometry.crs, how)
     in_system = cache(lambda crs: bounds_in(geometry, crs))
     marks, found = {}, np.zeros(len(geometry), bool)
@@ -446,8 +504,10 @@ def outlines(shape: typing.Any) -> dict[str, list]:
     """The coordinates of a shapely geometry, by kind, as `label_formats.Shape` has them."""
     import shapely
 
-    found: dict[str, list] = {}
-    for part in shapely.get_parts(shapely.get_parts(shape)):  # collections hold collections
+    found, parts = {}, np.array([shape])
+    while (shapely.get_type_id(parts) > 3).any():  # collections hold collections
+        parts = shapely.get_parts(parts)
+    for part in parts:
         if part.geom_type == "Polygon":
             rings = list(map(shapely.get_coordinates, (part.exterior, *part.interiors)))
             found.setdefault("polygon", []).append(rings)
@@ -589,7 +649,7 @@ def read_labels(
 def label_files(path: Path, gone: Counter) -> list[Path]:
     """The files of labels in a folder, or the one that is given. Pictures are labels if nothing else is.
 
-    A geodatabase is a file, though it is a folder.
+    A geodatabase is a file, though it is a folder. What describes other files is read if it is all there is.
     """
     if not path.is_dir() or path.suffix.lower() == GEODATABASE:
         return [path]
@@ -597,14 +657,22 @@ def label_files(path: Path, gone: Counter) -> list[Path]:
     files = [file for file in inside if file.is_file() or file.suffix.lower() == GEODATABASE]
     if len(inside) > len(files):
         gone["folders in the folder, whose files are not looked for"] += len(inside) - len(files)
-    kinds = (*TABLES, *VECTORS, *ANNOTATIONS, GEODATABASE), RASTERS
-    for suffixes in kinds:
-        chosen = [file for file in files if file.suffix.lower() in suffixes and ".aux" not in file.suffixes]
+    own = [file for file in files if not describes(file)]
+    tables = *TABLES, *VECTORS, *ANNOTATIONS, GEODATABASE
+    for suffixes, among in ((tables, own), (RASTERS, own), (tables, files)):
+        chosen = [file for file in among if file.suffix.lower() in suffixes and ".aux" not in file.suffixes]
         if chosen:
             beside = {file.name.split(".")[0] for file in chosen}
             gone["files of other kinds"] += sum(file.name.split(".")[0] not in beside for file in files)
             return chosen
-    raise lc.InputError(f"{path}: holds no labels ({', '.join(kinds[0] + RASTERS)}); name another folder")
+    raise lc.InputError(f"{path}: holds no labels ({', '.join(tables + RASTERS)}); name another folder")
+
+
+def describes(file: Path) -> bool:
+    """Whether a file tells of others: NAME.shp.xml of ArcGIS, or a text that is no table of labels."""
+    if file.suffix.lower() == ".txt":
+        return not formats.is_table(file)
+    return file.suffix.lower() == ".xml" and file.with_suffix("").exists()
 
 
 def marks_of(
@@ -672,8 +740,10 @@ def place_marks(
         more = f" and {len(unknown) - 12} more" if len(unknown) > 12 else ""
         cure = f"{how.naming}, or translate words by --classes, a CSV of from,to"
         cure += f"; an empty to leaves labels out{how.cure}"
-        ids = sum(class_id is not None and name == str(class_id) for name, class_id in known.items())
-        names = formats.shown(name for name, one in known.items() if one is not None and name != str(one))
+        ids = len({*known.values()}) if ids_count(known) else 0
+        names = formats.shown(
+            name for name, one in known.items() if one is not None and not (ids and name == str(one))
+        )
         neither = f"neither 0 to {ids - 1} nor" if ids else "not"
         wrong = f"class {next(iter(unknown))!r} is {neither} one of {names}"
         raise lc.InputError(f"{first}: {wrong}; unknown in all: {most}{more}; {cure}")
@@ -689,7 +759,7 @@ def place_marks(
 def doubtful_ids(texts: Iterable[str], known: dict) -> Iterator[str]:
     """What to ask about labels that give their class by id: do those count from 1, or beside names?"""
     names = {text for text, class_id in known.items() if text != str(class_id)}
-    ids = sorted(int(text) for text in texts if text not in names) if names else []
+    ids = sorted(int(text) for text in texts if text not in names) if names and ids_count(known) else []
     named = sorted(text for text in texts if text in names)
     first = next((name for name, class_id in known.items() if class_id == 0), "")
     if ids and named:
