@@ -45,6 +45,8 @@ SETUPS = COMPARED | {
     "choose_short": setup("choose", 4, 12),
     "choose_quarter": setup("choose", 4, 24),
     "choose_scenes": setup("choose_scenes", 2, 12),
+    "val_half": setup("val", 6, 24),
+    "val_half_long": setup("val", 6, 48),
 }
 CLASSWISE = ("5", "20", "100")  # budgets for which every class is shown
 # Compared at every budget of points.
@@ -69,9 +71,9 @@ TWICE = {
 }
 # Tiles against steps, of the U-Net at twenty points per tile.
 STEPS = {
-    "145 tiles, 24 epochs": setup("val", 6, 24),
-    "145 tiles, 48 epochs": setup("val", 6, 48),
-    "290 tiles, 24 epochs": setup("val", 3, 24),
+    "145 tiles, 24 epochs": "val_half",
+    "145 tiles, 48 epochs": "val_half_long",
+    "290 tiles, 24 epochs": "val",
 }
 # What `overview` shows: lines, and columns (set-up, points, base, measure).
 ITSELF = "{}"  # the base
@@ -435,7 +437,7 @@ def twice_table() -> str:
 def steps_table() -> str:
     """Whether more tiles, or the same for as many steps, bring more."""
     how, body = {"variant": "default_unet", "points": "20"}, []
-    cells = {what: pick(study_rows(where, "networks.csv"), **how) for what, where in STEPS.items()}
+    cells = {what: pick(study_rows(SETUPS[where], "networks.csv"), **how) for what, where in STEPS.items()}
     bases = dict([*cells.items()][:2])
     for what, own in cells.items():
         gain = ("-" if base == what else gained(own, bases[base]) for base in bases)
