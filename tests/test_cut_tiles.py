@@ -14,7 +14,6 @@ import landcover_segmentation as lc
 
 sys.path.insert(0, str(ROOT / "tools"))
 import cut_tiles as ct
-from labels import read_points
 
 NAMES = ["water", "forest", "road"]
 
@@ -276,24 +275,6 @@ def test_bad_input_is_one_line_and_writes_nothing(change, named, tmp_path, capsy
     assert not list(tmp_path.glob("out/*/*"))
 
 
-def test_where_names_are_numbers_a_mask_holds_names_as_in_labels(tmp_path, capsys):
-    """Its 1 is the first of the classes 1, 2, 3, and 0 is none of them."""
-    codes = np.random.default_rng(0).choice(np.array([1, 3, 255], np.uint8), (96, 96))
-    write_scene(tmp_path, "a", 96, 96, mask=codes)
-    run(tmp_path, block=1, **{"class-names": "1,2,3"})
-    assert "note: names are numbers" in capsys.readouterr().out
-    found = labels_of(read_tiles(tmp_path))
-    wanted = enumerate(codes.ravel().tolist(), 1)
-    assert found == {number: code - 1 for number, code in wanted if code != 255}
-    images = lc.list_images(tmp_path / "scenes")
-    points, _ = read_points(tmp_path / "masks", images, ["1", "2", "3"])
-    assert {1 + 96 * y + x: class_id for (y, x), class_id in points["a"].items()} == found
-    codes[0, 0] = 0
-    Image.fromarray(codes).save(tmp_path / "masks/a.png")
-    run(tmp_path, block=1, code=2, output=tmp_path / "other", **{"class-names": "1,2,3"})
-    assert "a.png: holds 0, which is no class: where names are numbers" in capsys.readouterr().err
-
-
 def test_a_failure_halfway_leaves_nothing(tmp_path, monkeypatch):
     write_scene(tmp_path, "a", 128, 128)
     written, write_tile = [], ct.write_tile
@@ -358,6 +339,7 @@ def test_tiles_keep_the_names_of_their_bands(names, tmp_path):
     for tile in (tmp_path / "out").glob("*/images/*"):
         with rasterio.open(tile) as image:
             assert image.descriptions == (names if len(names) > 1 else names * 3)
+
 
 
 def test_georeference_nodata_and_palette_of_geotiffs_are_kept(tmp_path):

@@ -4,10 +4,10 @@
     python tools/cut_tiles.py --images scenes --points points.csv --class-names water,forest --output dataset
 
 Scenes are of any size (GeoTIFFs: pip install rasterio; their tiles keep the georeference). Masks are
-NAME.png or NAME.tif of class ids, or where names are numbers of names; 255 = unlabelled. The points are
-one file for all scenes: a CSV with the columns image,x,y,class, pixels from the top left corner, which is
-0,0, or vector points (.geojson, .gpkg) with a field class; the class by id or by name. A point without a
-class is not labelled yet and is passed over.
+NAME.png or NAME.tif of class ids, 255 = unlabelled. The points are one file for all scenes: a CSV with
+the columns image,x,y,class, pixels from the top left corner, which is 0,0, or vector points (.geojson,
+.gpkg) with a field class; the class by id or by name. A point without a class is not labelled yet and is
+passed over.
 
 Neighbouring tiles look alike, so whole blocks of --block x --block tiles go to one side, and so does one
 block in several scenes; train tiles on ground of val tiles are left out. Blocks are chosen
@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import geo
 import numpy as np
-from labels import POINT_SUFFIXES, class_names, ids_count, known_classes, read_points
+from labels import POINT_SUFFIXES, class_names, read_points
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -67,30 +67,6 @@ def open_mask(path: Path) -> typing.Iterator[tuple[tuple[int, int], Reader]]:
             dataset.shape,
             lambda top, bottom: lc.raster_mask(dataset, ((top, bottom), (0, dataset.width))),
         )
-
-
-def known_ids(path: Path, read: Reader, names: list[str]) -> Reader:
-    """Reads class ids from a mask, whose values are ids or, where names are numbers, names, as in labels.py.
-
-    The reader raises InputError for values that are no class.
-    """
-    known = known_classes(names)
-    known[str(lc.IGNORE_INDEX)] = lc.IGNORE_INDEX
-    ids = np.array([known.get(str(value), -1) for value in range(256)], np.int16)
-
-    def read_ids(top: int, bottom: int) -> np.ndarray:
-        values = read(top, bottom)
-        wrong = values[ids[values] < 0]
-        if len(wrong):
-            problem = f"class id {wrong.max()}; with {len(names)} classes they end at {len(names) - 1}"
-            cure = "name all with --class-names; ids from 1: tools/convert_masks.py --ids"
-            if not ids_count(known):
-                problem = f"{wrong.max()}, which is no class: where names are numbers, masks hold names"
-                cure = "name all with --class-names; if it holds ids, give names with letters"
-            raise lc.InputError(f"{path}: holds {problem}; {cure}")
-        return ids[values].astype(np.uint8)
-
-    return read_ids
 
 
 def sparse_rows(points: lc.Points, width: int) -> Reader:
@@ -140,18 +116,16 @@ def open_labels(name: str, config: argparse.Namespace) -> typing.Iterator[tuple[
         if isinstance(labels, dict):
             yield scene, sparse_rows(labels, scene.width)
             return
-        known = known_classes(config.class_names)
         geo.check_same_ground(labels, path)
-        if ids_count(known):
-            geo.check_value_names(labels, path, config.class_names)
+        geo.check_value_names(labels, path, config.class_names)
         if not geo.is_picture(labels):
             with lc.open_raster(labels) as dataset:
-                if note := geo.nodata_class(dataset, known):
+                if note := geo.nodata_class(dataset, [str(at) for at in range(len(config.class_names))]):
                     warnings.warn(note, stacklevel=2)
         shape, read = stack.enter_context(open_mask(labels))
         if tuple(shape) != (scene.height, scene.width):
             raise lc.InputError(f"{labels}: differs in size from {path}; make them the same size")
-        yield scene, known_ids(labels, read, config.class_names)
+        yield scene, read
 
 
 def cut(name: str, config: argparse.Namespace, bar: tqdm) -> typing.Iterator[tuple]:
@@ -159,10 +133,15 @@ def cut(name: str, config: argparse.Namespace, bar: tqdm) -> typing.Iterator[tup
 
     Holds one row of tiles at a time.
     """
-    size = config.tile
+    size, num_classes = config.tile, len(config.class_names)
     with open_labels(name, config) as (scene, read):
         for top in range(0, scene.height, size):
             pixels, ids = (source(top, min(top + size, scene.height)) for source in (scene.read, read))
+            wrong = ids[(ids >= num_classes) & (ids != lc.IGNORE_INDEX)]
+            if len(wrong):
+                last = f"with {num_classes} classes they end at {num_classes - 1}"
+                cure = "name all with --class-names; ids from 1: tools/convert_masks.py --ids"
+                raise lc.InputError(f"{config.labels[name]}: holds class id {wrong.max()}; {last}; {cure}")
             hidden = (pixels[..., -1] == 0) & (ids != lc.IGNORE_INDEX)
             ids = np.where(hidden, np.uint8(lc.IGNORE_INDEX), ids)
             for left in range(0, scene.width, size):
@@ -395,8 +374,6 @@ def report(config: argparse.Namespace, tiles: dict, val: set, left_out: Counter)
             cure = "label more of it elsewhere, or try a smaller --block or another --seed"
             few = geo.counted(numbers[1], "labelled pixel")
             print(f"note: val has {few} of {name}, whose score says little: {cure}")
-    if not (config.points or ids_count(known_classes(config.class_names))):
-        print("note: names are numbers, so the values of masks were read as names, not as ids")
     print(f"train on them: {training_command(config)}")
 
 
