@@ -278,7 +278,8 @@ def image_facts(path: PathLike) -> tuple[int, int, str, bool]:
 def raster_facts(dataset) -> tuple[int, int, str, bool]:
     """As `image_facts`, of a rasterio dataset."""
     depth = next((name for name in dataset.dtypes if name != "uint8"), "uint8")
-    declared = f"times {dataset.scales[0]:g} {dataset.offsets[0]:+g}".replace("times 1 +0", "")
+    scale, offset = dataset.scales[0], dataset.offsets[0]
+    declared = f"times {scale:g} {offset:+g}" if (scale, offset) != (1, 0) else ""
     names = ", ".join(filter(None, [*dataset.descriptions, declared]))
     kind = f"{dataset.count} band(s), {depth}" + (f" ({names})" if names else "")
     kind = "mode RGB" if kind == "3 band(s), uint8" else kind
@@ -1436,9 +1437,8 @@ class DeepLabV3Segmentation(nn.Module):
 
 
 def take_bands(backbone: nn.Module, count: int) -> None:
-    """Makes a backbone for RGB take so many bands, with activations of the same size.
-
-    Its first three keep their weights, further ones get the mean of these; so do one or two bands.
+    """Makes a backbone for RGB take so many bands, with activations as large: the first three keep their
+    weights, further ones get the mean of these; so do one or two bands.
     """
     first = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
     rgb = first.weight.detach()

@@ -341,7 +341,6 @@ def test_tiles_keep_the_names_of_their_bands(names, tmp_path):
             assert image.descriptions == (names if len(names) > 1 else names * 3)
 
 
-
 def test_georeference_nodata_and_palette_of_geotiffs_are_kept(tmp_path):
     """The mask is a map as `predict` writes it: with a palette and a nodata value."""
     rasterio = pytest.importorskip("rasterio")

@@ -597,10 +597,12 @@ def undeclared_nodata(values: np.ndarray) -> float | None:
     """The value that fills all bands of over a percent of the pixels (N, bands), apart from all others.
 
     Apart: no other comes nearer than a quarter of what lies between the 2nd and the 98th percentile of the
-    others, or of three bands or more hardly one comes near, as it would in a shadow. None without.
+    others; or it is the lowest, and of three bands that differ hardly one comes near, as in a shadow. None
+    without.
     """
     same = (values == values[:, :1]).all(1)
-    for extreme in (values.min(initial=np.inf), values.max(initial=-np.inf)):
+    ends, grey = (values.min(initial=np.inf), values.max(initial=-np.inf)), same.all()
+    for extreme in ends:
         empty = same & (values[:, 0] == extreme)
         others = values[~empty]
         if not 0.01 < empty.mean() < 1 if len(empty) else True:
@@ -608,7 +610,8 @@ def undeclared_nodata(values: np.ndarray) -> float | None:
         low, high = np.percentile(others, (2, 98))
         away = np.abs(others - extreme)
         near = np.count_nonzero((away < (high - low) / 32).all(1))
-        alone = away.min() > (high - low) / 4 or (len(others.T) > 2 and near < empty.sum() / 20)
+        dark = extreme == ends[0] and len(others.T) > 2 and not grey
+        alone = away.min() > (high - low) / 4 or (dark and near < empty.sum() / 20)
         if alone and high > low:
             return float(extreme)
     return None
@@ -645,7 +648,7 @@ def mask_of_alpha(path: str | Path, bands: Sequence[int]) -> list[object]:
         if isinstance(image, Image.Image) or not (alphas := lc.alpha_bands(image, bands)):
             return []
         data = [flag for band in image.indexes if band not in alphas for flag in ("-b", band)]
-    return [*data, "-mask", alphas[0]]
+    return [*data, "-mask", alphas[0]] if alphas == [image.count] else []  # else bands change their numbers
 
 
 # =====================================================================================================

@@ -348,17 +348,18 @@ def round_the_globe(crs: typing.Any) -> float:
 def the_short_way(geometry: typing.Any) -> typing.Any:
     """A GeoSeries in which what reaches across 180 degrees does not go round the globe, which is told.
 
-    Programs write it from 179.9 to -179.9. What has a place between, or is as wide as the globe, stays.
+    Programs write it from 179.9 to -179.9. What is wider than a twelfth of the globe either way stays.
     """
     import geopandas
     import shapely
 
     once_round, shapes = round_the_globe(geometry.crs), np.array(geometry)
     x0, _, x1, _ = shapely.bounds(shapes).T
-    wide = np.flatnonzero((x1 - x0 > once_round / 2) & (x1 - x0 < once_round))
+    with np.errstate(invalid="ignore"):  # what has no place there is infinite
+        wide = np.flatnonzero((x1 - x0 > once_round / 2) & (x1 - x0 < once_round))
     moved = shapely.transform(shapes[wide], lambda xy: xy + np.outer(xy[:, 0] < 0, (once_round, 0)))
     x0, _, x1, _ = shapely.bounds(moved).T
-    short = x1 - x0 < once_round / 2
+    short = x1 - x0 < once_round / 12  # parts in two hemispheres are no such field
     if not short.any():
         return geometry
     across = f"{geo.counted(int(short.sum()), 'feature')} across 180 degrees"
@@ -528,6 +529,7 @@ def raster_marks(
     geo.check_lossless(path)
     with lc.open_raster(path) as dataset:
         geo.check_upright(dataset)
+        geo.check_null_cells(dataset)
         if [kind.name for kind in dataset.colorinterp].count("alpha") != dataset.count - 1:
             colors = "for colours there is tools/convert_masks.py"
             stack = geo.command("rio", "stack", path, "--bidx", 1, "--output", "one.tif")
@@ -672,7 +674,7 @@ def describes(file: Path) -> bool:
     """Whether a file tells of others: NAME.shp.xml of ArcGIS, or a text that is no table of labels."""
     if file.suffix.lower() == ".txt":
         return not formats.is_table(file)
-    return file.suffix.lower() == ".xml" and file.with_suffix("").exists()
+    return file.suffix.lower() == ".xml" and file.with_suffix("").is_file()
 
 
 def marks_of(
@@ -740,7 +742,7 @@ def place_marks(
         more = f" and {len(unknown) - 12} more" if len(unknown) > 12 else ""
         cure = f"{how.naming}, or translate words by --classes, a CSV of from,to"
         cure += f"; an empty to leaves labels out{how.cure}"
-        ids = len({*known.values()}) if ids_count(known) else 0
+        ids = len({*known.values()} - {None}) if ids_count(known) else 0
         names = formats.shown(
             name for name, one in known.items() if one is not None and not (ids and name == str(one))
         )

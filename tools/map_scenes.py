@@ -627,7 +627,7 @@ def tile_learnt_from(checkpoint: Path) -> Path | None:
     """An image from which a model learnt, if it still lies where it lay."""
     known = lc.load_checkpoint(checkpoint)
     given = Path(known.get("config", {}).get("train_image_dir", ""))
-    folders = given, Path(checkpoint).parent / given  # training began mostly where its results are
+    folders = Path(checkpoint).parent / given, given  # training began mostly where its results are
     tiles = (folder / name for folder in folders for name in known.get("labelled_pixels", ()))
     return next(filter(Path.is_file, tiles), None)
 

@@ -105,7 +105,7 @@ def read_map(path: Path) -> tuple[Map, list[str], np.ndarray]:
             for row, ids in enumerate(read_ids(dataset, ((top, bottom), (0, scene.width))), top):
                 counts[row] = np.bincount(ids, minlength=256)[: lc.IGNORE_INDEX]
         checkpoint = dataset.tags().get("CHECKPOINT", "unknown")
-        told = geo.nodata_class(dataset, [str(at) for at in range(len(names))])
+        told = geo.nodata_class(dataset, [str(at) for at in range(len(names) or lc.IGNORE_INDEX)])
     if told and counts.sum() < scene.height * scene.width:
         warnings.warn(told, stacklevel=2)
     highest = int(np.flatnonzero(counts.any(0)).max(initial=-1))
