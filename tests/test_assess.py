@@ -1205,8 +1205,10 @@ def test_what_a_map_says_to_be_no_data_is_no_class(tmp_path, capsys, save, nodat
     assert run("sample", map=tmp_path / "maps", output=tmp_path / "sample.csv", size=60) == 0
 
 
-def test_a_class_declared_to_be_no_data_is_told(tmp_path, capsys):
-    path = write_map(tmp_path / "a_classes.tif", patches())
+@pytest.mark.parametrize("names", [None, []])
+def test_a_class_declared_to_be_no_data_is_told(names, tmp_path, capsys):
+    """Also of a map that has lost its names."""
+    path = write_map(tmp_path / "a_classes.tif", patches(), **({} if names is None else {"names": names}))
     with rasterio.open(path, "r+") as file:
         file.nodata = 0
     assert run("sample", map=path, output=tmp_path / "points.csv", size=60) == 0

@@ -480,3 +480,13 @@ def test_made_up_rasters(ids, kind, nodata, masked, shift, fraction, cut, tiles,
         assert cut or fraction == 0.5 or 3 in wanted.values() or not wanted
     else:
         assert points == wanted
+
+
+def test_null_cells_of_a_grass_grid_are_no_class(tmp_path):
+    pytest.importorskip("rasterio")
+    (tmp_path / "tiles").mkdir()
+    Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(tmp_path / "tiles/a.png")
+    head = "north: 2\nsouth: 0\neast: 3\nwest: 0\nrows: 2\ncols: 3\n"
+    (tmp_path / "a.asc").write_text(head + "1 * 2\n0 2 2\n")
+    with pytest.raises(lc.InputError, match=r"null cells \(\*\) would be read as 0"):
+        label_tool.read_points(tmp_path / "a.asc", lc.list_images(tmp_path / "tiles"), ["a", "b", "c"])
