@@ -601,8 +601,9 @@ def undeclared_nodata(values: np.ndarray) -> float | None:
     without.
     """
     same = (values == values[:, :1]).all(1)
-    ends, grey = (values.min(initial=np.inf), values.max(initial=-np.inf)), same.all()
-    for extreme in ends:
+    colours = values.shape[1] > 2 and not same.all()
+    lowest, highest = values.min(initial=np.inf), values.max(initial=-np.inf)
+    for extreme in (lowest, highest):
         empty = same & (values[:, 0] == extreme)
         others = values[~empty]
         if not 0.01 < empty.mean() < 1 if len(empty) else True:
@@ -610,9 +611,8 @@ def undeclared_nodata(values: np.ndarray) -> float | None:
         low, high = np.percentile(others, (2, 98))
         away = np.abs(others - extreme)
         near = np.count_nonzero((away < (high - low) / 32).all(1))
-        dark = extreme == ends[0] and len(others.T) > 2 and not grey
-        alone = away.min() > (high - low) / 4 or (dark and near < empty.sum() / 20)
-        if alone and high > low:
+        gap = colours and extreme == lowest and near < empty.sum() / 20
+        if high > low and (gap or away.min() > (high - low) / 4):
             return float(extreme)
     return None
 

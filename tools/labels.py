@@ -353,7 +353,9 @@ def the_short_way(geometry: typing.Any) -> typing.Any:
     import geopandas
     import shapely
 
-    once_round, shapes = round_the_globe(geometry.crs), np.array(geometry)
+    if not (once_round := round_the_globe(geometry.crs)):
+        return geometry
+    shapes = np.array(geometry)
     x0, _, x1, _ = shapely.bounds(shapes).T
     with np.errstate(invalid="ignore"):  # what has no place there is infinite
         wide = np.flatnonzero((x1 - x0 > once_round / 2) & (x1 - x0 < once_round))
