@@ -163,6 +163,8 @@ VARIANTS = {
     "plain_unet": OFF | UNET,
     "default_unet": DEFAULT | UNET,
     "teacher+cut_mix_unet": TEACHER | CUT_MIX | UNET,
+    "plain_unet_stratified": OFF | UNET | {"point_sampling": "stratified"},
+    "default_unet_stratified": DEFAULT | UNET | {"point_sampling": "stratified"},
     "dense_unet": DENSE | UNET,
     "dense+teacher+cut_mix_unet": DENSE | {"teacher_decay": 0.99} | CUT_MIX | UNET,
     **{
