@@ -220,6 +220,8 @@ def readable(path: PathLike) -> Iterator[None]:
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, …, rasterio its own
         cause = error.__cause__ or error  # rasterio's own words only point there
         cure = "put that file back" if "No such file" in str(cause) else "replace or remove it"
+        if Path(path).suffix == ".sgrd":
+            cure = "name its .sdat"
         raise InputError(f"{path}: cannot be read ({cause}); {cure}") from error
 
 
@@ -1391,7 +1393,6 @@ class DeepLabV3Segmentation(nn.Module):
     weights: 'auto' (ImageNet if it can be had, else random, said in `starting_weights` and as a warning),
     'imagenet' (insist) or None (random). Images are RGB in 0..1, normalised with IMAGENET_MEAN and _STD; or
     these of the bands, counted from 1, normalised with `band_statistics`.
-
     Raises InputError for an unknown name, a missing package, or weights that are insisted on in vain.
     """
 
@@ -1437,14 +1438,12 @@ class DeepLabV3Segmentation(nn.Module):
 
 
 def take_bands(backbone: nn.Module, count: int) -> None:
-    """Makes a backbone for RGB take so many bands, with activations as large: the first three keep their
-    weights, further ones get the mean of these; so do one or two bands.
-    """
+    """Makes a backbone for RGB take so many bands: three keep their weights, others get the mean of these."""
     first = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
     rgb = first.weight.detach()
     mean = rgb.mean(1, keepdim=True).expand(-1, count, -1, -1)
     weight = torch.cat([rgb, mean[:, 3:]], 1) if count > 3 else mean
-    first.weight = nn.Parameter(weight * 3 / count)
+    first.weight = nn.Parameter(weight * 3 / count)  # activations stay as large
     first.in_channels = count
 
 
@@ -1472,8 +1471,7 @@ class PartialCrossEntropyLoss(nn.Module):
 
     loss(logits (B, C, H, W), targets (B, H, W) int64) -> scalar, the mean in nats over pixels whose target
     is not ignore_index. A batch without any gives 0 with a graph. class_weights (C,), of `balance_classes`:
-    what the loss of each class is multiplied by. Nothing waits for the GPU: the labelled logits are not
-    picked out, for their number would have to be told to the host.
+    what the loss of each class is multiplied by. To pick the labelled logits out would wait for the GPU.
     """
 
     def __init__(self, ignore_index: int = IGNORE_INDEX, class_weights: Tensor | None = None):
@@ -1678,10 +1676,7 @@ class UnlabelledPixels:
 def confusion_matrix(
     predictions: Tensor, targets: Tensor, num_classes: int, ignore_index=IGNORE_INDEX
 ) -> Tensor:
-    """Counts of pixels, (C, C) int64: row = true class, column = predicted; ignore_index counts nowhere.
-
-    predictions, targets: class ids of the same shape.
-    """
+    """Counts of pixels, (C, C) int64: row = true class, column = predicted one, of ids of the same shape."""
     nowhere = num_classes**2
     pairs = targets.long() * num_classes + predictions
     pairs = torch.where(targets != ignore_index, pairs, nowhere).flatten()
@@ -2610,6 +2605,7 @@ def print_summary(run: Run, train: DatasetReport, val: DatasetReport) -> None:
     doubt = "; do ids begin with 1?" if not run.train_set.points and train.labels_per_class[1:].all() else ""
     for name, labels, share in counts:
         missing = "" if labels else f"  <- no label: it cannot be learnt{doubt}"
+        missing += "" if share else "  <- none in val: not scored"
         print(f"  {name:{width}}  {labels:>12,} labelled pixels to learn from  {share:6.1%} of val{missing}")
     for note in data_notes(run, train, val):
         print(f"note: {note}")
@@ -2635,6 +2631,10 @@ def data_notes(run: Run, train: DatasetReport, val: DatasetReport) -> Iterator[s
         yield f"bands {run.config.bands} are scaled from {ranges}, by the training tiles, to 0..255"
     if shared := len(train.image_digests & val.image_digests):
         yield f"{shared} image(s) are both learnt from and scored on, which flatters the score: part them"
+    metric = [at for crs, at, _ in train.places if crs and crs.is_projected]
+    sides = [abs(at.determinant) ** 0.5 for at in metric]
+    if sides and max(sides) > 1.5 * min(sides):
+        yield f"pixels are {min(sides):g} to {max(sides):g} units wide: resample to one size"
     ground = sum(any(overlap(own, other) for other in train.places) for own in val.places)
     if ground > shared:
         yield f"{ground} val tile(s) lie on ground of train tiles, which flatters the score: part them"

@@ -264,6 +264,13 @@ def suggest(model, folder, *more):
     return list(csv.DictReader(lines))
 
 
+def test_suggest_names_the_program_to_label_in(tmp_path, model, capsys):
+    write_tiles(tmp_path, 1, (64, 96))
+    suggest(model, tmp_path)
+    images, points = tmp_path / "images", tmp_path / "new/points.csv"
+    assert f"python tools/annotate.py --images {images} --points {points}" in capsys.readouterr().out
+
+
 def test_suggestions_are_ranked_spread_out_and_away_from_what_is_labelled(tmp_path, model):
     write_tiles(tmp_path, 2, (64, 96))
     known = np.full((64, 96), 255, np.uint8)

@@ -1357,6 +1357,7 @@ def test_control_c_ends_cleanly_and_says_how_to_train(tiles, tmp_path):
     for path, rows in ((settings.train_mask_dir, 2), (settings.val_mask_dir, 1)):
         points, _ = lc.read_points(path, lc.list_images(tiles), settings.class_names)
         assert len(points) == rows
+    assert settings.output_dir == str(tmp_path / "my points.model"), "an earlier model is not overwritten"
     assert settings.class_names == ["low", "middle", "high"] and settings.num_classes == 3
     assert settings.num_points is None and settings.crop_size == HEIGHT
 

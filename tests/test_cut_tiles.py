@@ -422,18 +422,23 @@ def test_values_bands_and_what_has_no_data_are_kept(dtype, count, alpha, nodata,
     assert seen[~hidden].all()
 
 
-def test_of_two_bands_the_command_to_train_names_both(tmp_path, capsys):
-    """Else the first alone is read, as grey."""
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [(2, "--bands=1,2"), (4, "of 4 bands training reads 1,2,3; to learn from all add --bands=1,2,3,4\n")],
+)
+def test_the_bands_to_train_on_are_named(count, told, tmp_path, capsys):
+    """Of two the first alone would be read, as grey; of four infrared would be left out."""
     rasterio = pytest.importorskip("rasterio")
     write_scene(tmp_path, "a", 64, 64)
     (tmp_path / "scenes/a.png").unlink()
-    bands = np.random.default_rng(0).normal(-20, 3, (2, 64, 64)).astype(np.float32)
-    form = {"count": 2, "height": 64, "width": 64, "dtype": "float32", "crs": "EPSG:32640"}
+    bands = np.random.default_rng(0).normal(-20, 3, (count, 64, 64)).astype(np.float32)
+    form = {"count": count, "height": 64, "width": 64, "dtype": "float32", "crs": "EPSG:32640"}
     form["transform"] = rasterio.Affine(10, 0, 326000, 0, -10, 2780000)
     with rasterio.open(tmp_path / "scenes/a.tif", "w", "GTiff", **form) as scene:
         scene.write(bands)
     run(tmp_path, block=1)
-    assert "--bands=1,2" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert told in said and ("--bands" in said.splitlines()[-1]) == (count == 2)
 
 
 def test_started_as_a_user_would_the_tiles_are_what_training_reads(tmp_path):

@@ -222,6 +222,36 @@ def test_val_tiles_on_ground_of_train_tiles_are_told_with_their_number(data, cap
     assert "note: 2 val tile(s) lie on ground of train tiles" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("size", "crs", "told"),
+    [(1.4, "EPSG:32633", False), (2, "EPSG:32634", True), (1e-5, "EPSG:4326", False)],
+)
+def test_tiles_of_differing_pixel_size_are_told(size, crs, told, data, capsys):
+    """Degrees are not compared with metres."""
+    for index, image in enumerate(sorted((data / "train/images").glob("*.png"))):
+        write_raster(image.with_suffix(".tif"), lc.read_image(image).transpose(2, 0, 1), x=1000 * index)
+        image.unlink()
+        if index == 0:
+            with rasterio.open(image.with_suffix(".tif"), "r+") as dataset:
+                dataset.crs, dataset.transform = crs, from_origin(10, 50, size, size)
+    assert lc.main(flags(data, epochs=1)) == 0
+    assert ("note: pixels are 1 to 2 units wide: resample" in capsys.readouterr().out) == told
+
+
+def test_the_header_of_a_saga_grid_names_its_data(tmp_path):
+    from rasterio.shutil import copy
+
+    write_raster(tmp_path / "tiles/a.tif", STRIPES)
+    copy(tmp_path / "tiles/a.tif", tmp_path / "a.sdat", driver="SAGA")
+    cure = r"a\.sgrd: cannot be read .*; name its \.sdat$"
+    with pytest.raises(lc.InputError, match=cure):
+        lc.open_raster(tmp_path / "a.sgrd")
+    with pytest.raises(lc.InputError, match=cure):
+        labels.read_points(tmp_path / "a.sgrd", lc.list_images(tmp_path / "tiles"), ["left", "right"])
+    found, _ = labels.read_points(tmp_path / "a.sdat", lc.list_images(tmp_path / "tiles"), ["left", "right"])
+    assert len(found["a"]) == STRIPES.size
+
+
 def points_of(path, names, seed=0):
     rows = [f"{name},{x},{y},{c}" for name in names for x, y, c in ((3, 5, 0), (40, 5, 1), (seed, 9, 2))]
     path.write_text("image,x,y,class\n" + "\n".join(rows))

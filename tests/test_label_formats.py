@@ -419,6 +419,13 @@ GROUND = {
     "lon.csv": (f"Lon,LAT,Class\n{LON},{LAT},middle\n", {}),
     "comma.csv": (f"sep=;\nlon;lat;class\n{LON};{LAT};1,0\n".replace(".", ","), {}),
     "utm.csv": ("x,y,class\n326001.25,2779998.25,1.0\n", {"crs": UTM}),
+    "both.csv": (f"lat,lon,x,y,class\n{LAT},{LON},326001.25,2779998.25,middle\n", {}),
+    "both_utm.csv": (f"lat,lon,x,y,class\n{LAT},{LON},326001.25,2779998.25,middle\n", {"crs": UTM}),
+    "both_lon.csv": (f"E,N,lat,lon,class\n1,2,{LAT},{LON},middle\n", {"crs": "EPSG:4326"}),
+    "photo.csv": (
+        f"image,lat,lon,x,y,class\nDJI.JPG,{LAT},{LON},326001.25,2779998.25,middle\n",
+        {"crs": UTM},
+    ),
     "wkt.csv": (f'wkt,class\n"SRID=4326;POINT({LON} {LAT})",middle\n', {}),
     "ceo.csv": (f"plotid,sampleid,lon,lat,email,COVER\n1,1,{LON},{LAT},a@b.c,middle\n", {"field": "Cover"}),
     "lucas.csv": (
@@ -482,14 +489,57 @@ def test_folders_of_one_name_are_one_class(tiles):
         assert points == {"a": {(3, 2): 1}} and gone == {"points on a pixel that has one already": 1}
 
 
-def test_folders_in_folders_are_told(tiles):
-    """GDAL does not tell the outer one."""
-    place = f"<Placemark><Point><coordinates>{LON},{LAT}</coordinates></Point></Placemark>"
-    inner = f"<Folder><name>2024</name>{place}</Folder>"
-    folders = "".join(f"<Folder><name>{name}</name>{inner}</Folder>" for name in ("low", "middle"))
-    head = '<kml xmlns="http://www.opengis.net/kml/2.2"><Document>'
-    (tiles / "p.kml").write_text(f"{head}{folders}</Document></kml>")
-    with pytest.raises(lc.InputError, match=r"class '2024' .*; of folders in folders the inner one counts"):
+def write_kml(path, *folders):
+    """A KML, or KMZ, of folders in folders: (name, longitude, …, folder, …)."""
+    import zipfile
+
+    def element(part):
+        if isinstance(part, float):
+            return f"<Placemark><Point><coordinates>{part},{LAT}</coordinates></Point></Placemark>"
+        name, *parts = part
+        return f"<Folder><name>{name}</name>{''.join(map(element, parts))}</Folder>"
+
+    inside = "".join(map(element, folders))
+    text = f'<kml xmlns="http://www.opengis.net/kml/2.2"><Document><name>low</name>{inside}</Document></kml>'
+    if path.suffix == ".kml":
+        path.write_text(text)
+    else:
+        with zipfile.ZipFile(path, "w") as packed:
+            packed.writestr("doc.kml", text)
+
+
+EAST = degrees(326002.25, 2779998.25)[0]  # the middle of pixel 4,3
+LOW_MIDDLE = {(3, 4): 0, (3, 2): 1}
+
+
+@pytest.mark.parametrize("name", ["p.kml", "p.kmz"])
+@pytest.mark.parametrize("inner", ["2024", "1", "low parts"])
+def test_of_folders_in_folders_the_inner_class_counts(inner, name, tiles):
+    """class/2024, of which GDAL tells the inner one alone, and class/1, which is no id."""
+    folders = ("low", ("2023",), (inner, EAST)), ("middle", ("2023",), (inner, LON))
+    for whole in (folders, (("Training", *folders),)):
+        write_kml(tiles / name, *whole)
+        with pytest.warns(
+            UserWarning, match=f"no class have that around them: {inner} in low, {inner} in mid"
+        ):
+            assert read(tiles / name, tiles / "tiles")[0] == {"a": LOW_MIDDLE}
+
+
+def test_a_year_of_folders_in_folders_may_be_chosen_or_left_out(tiles):
+    write_kml(tiles / "p.kml", ("low", ("2023", LON), ("2024", EAST)), ("middle", ("2024", LON)))
+    with pytest.warns(UserWarning, match="2024 in low, 2024 in middle"):
+        assert read(tiles / "p.kml", tiles / "tiles", layer="2024")[0] == {"a": LOW_MIDDLE}
+    (tiles / "table.csv").write_text("from,to\n2023,\nlow,low\nmiddle,middle\n")
+    given = "--labels", tiles / "p.kml", "--images", tiles / "tiles", "--classes", tiles / "table.csv"
+    assert main(*given, "--output", tiles / "p.csv") == 0
+    assert (tiles / "p.csv").read_text().splitlines()[1:] == ["a.tif,2,3,middle", "a.tif,4,3,low"]
+    write_kml(tiles / "p.kml", ("2023", ("low", EAST)), ("2024", ("middle", LON)))
+    assert read(tiles / "p.kml", tiles / "tiles")[0] == {"a": LOW_MIDDLE}
+
+
+def test_folders_in_folders_of_which_none_is_a_class_are_told(tiles):
+    write_kml(tiles / "p.kml", ("Wald", ("2024", LON)))
+    with pytest.raises(lc.InputError, match=r"class '2024' .*; of folders in folders the inner class counts"):
         read(tiles / "p.kml", tiles / "tiles")
 
 
@@ -898,6 +948,21 @@ def test_a_name_that_is_a_number_is_taken_for_no_id(tiles):
     (tiles / "p.csv").write_text("image,x,y,class\na,1,1,0\n")
     with pytest.raises(lc.InputError, match=r"class '0' is not one of 1\.1, 1\.10, 2; "):
         labels.read_labels(tiles / "p.csv", lc.list_images(tiles / "tiles"), known, labels.reading())
+
+
+@pytest.mark.parametrize(("nodata", "more"), [(None, 0), (255, 0), (None, 255), (0, 0), (None, 1)])
+def test_a_background_of_0_that_nobody_declared_is_asked_about(nodata, more, tiles):
+    """gdal_rasterize leaves 0 around what it draws; masks with 255, or with few of it, have a class 0."""
+    ids = np.zeros((10, 20), np.uint8)
+    ids[1:4, 1:4], ids[6:8, 3:9], ids[:, 10:] = 1, 2, more
+    form = {"width": 20, "height": 10, "count": 1, "dtype": "uint8", "crs": UTM, "nodata": nodata}
+    place = rasterio.transform.from_origin(326000.0, 2780000.0, 0.5, 0.5)
+    with rasterio.open(tiles / "old.tif", "w", "GTiff", transform=place, **form) as dataset:
+        dataset.write(ids, 1)
+    how = labels.reading()
+    labels.read_labels(tiles / "old.tif", lc.list_images(tiles / "tiles"), KNOWN, how)
+    told = r"old\.tif: 9\d% of the pixels are 0, which is low; .* declare it: rio edit-info --nodata=0 \S+old"
+    assert bool(re.search(told, "; ".join(how.notes))) == (nodata != 0 and not more)
 
 
 def test_names_of_a_coded_domain_count(tiles):

@@ -99,6 +99,9 @@ def test_what_describes_the_files_of_a_folder_is_passed_over(tiles, tmp_path):
     (folder / "west.shp.xml").write_text('<metadata xml:lang="en"><Esri/></metadata>')
     points, gone = label_tool.read_points(folder, images, NAMES)
     assert points == {"west": EXPECTED["west"]} and gone == {"files of other kinds": 1}
+    (folder / "west.txt").write_text("east.tif 0 19 Middle\n")
+    assert label_tool.read_points(folder, images, NAMES) == (points, {"files of other kinds": 2})
+    (folder / "west.txt").unlink()
     (folder / "east.txt").write_text("image;x;y;class\neast.tif;0;19;Middle\n")
     assert label_tool.read_points(folder, images, NAMES) == (EXPECTED, gone)
     (folder / "east.txt").write_text("image;x;y;class\neast.tif;0;19\n")

@@ -461,6 +461,16 @@ def test_class_without_labels_is_pointed_out(data, capsys):
     assert metrics["iou_per_class"]["none"] in (None, 0)
 
 
+def test_classes_that_no_val_label_scores_are_pointed_out(data, capsys):
+    for path in (data / "val/masks").glob("*.png"):
+        ids = np.array(Image.open(path))
+        Image.fromarray(np.where(ids == 255, 255, 0).astype(np.uint8)).save(path)
+    assert lc.main(flags(data)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = [line.split()[0] for line in lines if line.endswith("0.0% of val  <- none in val: not scored")]
+    assert told == ["middle", "high"]
+
+
 def test_masks_of_another_case_are_found_and_ids_from_1_are_asked_about(data, capsys):
     for path in sorted(data.rglob("masks/*.png")):
         ids = np.array(Image.open(path))

@@ -497,6 +497,8 @@ def suggest(args: argparse.Namespace) -> None:
         csv.writer(file).writerows([("image", "x", "y", "class", "uncertainty"), *rows])
     found = f"{geo.counted(len(rows), 'point')} in {geo.counted(len(images), 'image')}"
     print(f"wrote {args.output}: {found}; fill in the column class")
+    how = geo.command("python", "tools/annotate.py", "--images", args.images, "--points", args.output)
+    print(f"in the browser: {how}")
 
 
 def check_not_lost(args: argparse.Namespace) -> None:

@@ -536,7 +536,9 @@ def find_pixel(config: argparse.Namespace, request: dict) -> tuple[int, int]:
 
 
 def training_command(config: argparse.Namespace) -> str | None:
+    """What to type to train on the CSV; its results lie beside it, where no earlier model is overwritten."""
     words = training_words(config, config.points.with_suffix(".parts"))
+    words = words and [*words, "--output-dir", str(config.points.with_suffix(".model"))]
     return words and (subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words))
 
 

@@ -374,6 +374,10 @@ def report(config: argparse.Namespace, tiles: dict, val: set, left_out: Counter)
             cure = "label more of it elsewhere, or try a smaller --block or another --seed"
             few = geo.counted(numbers[1], "labelled pixel")
             print(f"note: val has {few} of {name}, whose score says little: {cure}")
+    count = min(len(bands_of(path)) for path in config.scenes.values())
+    if count > 3:
+        every = ",".join(map(str, range(1, count + 1)))
+        print(f"note: of {count} bands training reads 1,2,3; to learn from all add --bands={every}")
     print(f"train on them: {training_command(config)}")
 
 

@@ -30,6 +30,7 @@ import typing
 import urllib.parse
 import warnings
 import xml.etree.ElementTree as ElementTree
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -44,11 +45,13 @@ import landcover_segmentation as lc
 MOST_PIXELS = 2**31  # of a mask; more is a damaged file
 CLASS_FIELDS = "class", "lc1", "survey_lc1"  # ours; LUCAS's to 2018, and of 2022
 PLACES = ("", "th_", "point_")  # what stands before lat and lon; LUCAS observes its theoretical points
-METRES = {"x", "y", "easting", "northing", "east", "north", "e", "n"}
+METRE_PAIRS = ("x", "y"), ("easting", "northing"), ("east", "north"), ("e", "n")
+METRES = {name for pair in METRE_PAIRS for name in pair}
 COMMA = re.compile(r"^([+-]?\d+),(\d+(?:[eE][+-]?\d+)?)$")  # 1,2E-05 of a spreadsheet, too
 MAYBE_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 NO_PLACE = {"", "nan", "null", "na"}
 FOLDERS = ".kml", ".kmz"  # whose layers are folders
+DRAWING = {"tessellate", "extrude", "visibility", "drawOrder", "icon", "altitudeMode"}  # KML's, no classes
 NOT_TAKEN = "88.888888"  # a latitude, in LUCAS
 
 
@@ -647,13 +650,16 @@ def place_columns(path: Path, columns: Sequence[str], crs: str | None) -> tuple[
         lon = re.compile(re.escape(before) + "(decimal)?(lon|long|lng|longitude)")
         if partner := next(filter(lon.fullmatch, columns), None):
             partners[before] = partner, lat
+    metres = next((pair for pair in METRE_PAIRS if {*pair} <= {*columns}), None)
+    if metres and partners and crs:
+        need_packages(path)
+        if reference_system(crs).is_projected:
+            return metres
     best = next((partners[before] for before in PLACES if before in partners), None)
     if not best and len(partners) > 1:
         found = ", ".join("/".join(pair) for pair in partners.values())
         raise lc.InputError(f"{path}: has several places ({found}); call those that count lon and lat")
-    best = best or next(iter(partners.values()), None)
-    for pair in (("x", "y"), ("easting", "northing"), ("east", "north"), ("e", "n")):
-        best = best or (pair if {*pair} <= {*columns} else None)
+    best = best or next(iter(partners.values()), metres)
     if not best:
         cure = "call its columns image,x,y,class, or lon,lat,class, or x,y,class with --crs, or wkt,class"
         raise lc.InputError(f"{path}: says not where its labels are ({shown(columns)}); {cure}")
@@ -666,13 +672,15 @@ def place_columns(path: Path, columns: Sequence[str], crs: str | None) -> tuple[
 class Features(typing.NamedTuple):
     """Geometries (a GeoSeries), and for each where it stands and what class it names.
 
-    coded: what the file itself says that values of the class mean.
+    coded: what the file itself says that values of the class mean. folders: where those name it, for each
+    feature the folder that holds it and those around it, of `folder_paths`.
     """
 
     geometry: typing.Any
     wheres: list[str]
     texts: list[str]
     coded: dict[str, str] = types.MappingProxyType({})
+    folders: Sequence[tuple[str, ...]] = ()
 
 
 def need_packages(path: Path) -> None:
@@ -747,6 +755,8 @@ def is_vector(path: Path) -> bool:
     try:
         lc.open_raster(path).close()
     except lc.InputError:
+        if path.suffix.lower() == ".sgrd":
+            raise
         return True
     return False
 
@@ -763,12 +773,13 @@ def read_vector(path: Path, how: types.SimpleNamespace, gone: Counter) -> Featur
     fields = list(dict.fromkeys(name for _, table in tables for name in filled_fields(table)))
     from_folders = folders and not how.field and not any(name.lower() == "class" for name in fields)
     coded: dict[str, str] = {}
+    around: list[tuple[str, ...]] = []
     if not from_folders:
         choose_field(path, fields, how.field)  # raises InputError if no layer has it
     if from_folders:
-        how.cure = (
-            f"; of folders in folders the inner one counts; or name a field with --field: {shown(fields)}"
-        )
+        known = shown(name for name in fields if name not in DRAWING)
+        how.cure = f"; of folders in folders the inner class counts; or name a field with --field: {known}"
+        around = [table.attrs["folders"] for _, table in tables for _ in range(len(table))]
         texts = [name for name, table in tables for _ in range(len(table))]
     else:
         texts = [text for name, table in tables for text in class_texts(path, name, table, how.field, coded)]
@@ -781,7 +792,7 @@ def read_vector(path: Path, how: types.SimpleNamespace, gone: Counter) -> Featur
     if geometry.crs is None:
         cure = "give it with --crs, like EPSG:32633"
         raise lc.InputError(f"{path}: names no reference system (CRS); {cure}")
-    return Features(geometry, name_features(path, tables), texts, coded)
+    return Features(geometry, name_features(path, tables), texts, coded, around)
 
 
 def class_texts(
@@ -841,7 +852,12 @@ def read_tables(path: Path, layer: str | None, gone: Counter) -> list[tuple[str,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pyogrio: that heights and measures are left out
-            return [(name, geopandas.read_file(path, layer=at, **reading)) for at, name in chosen]
+            tables = [(name, geopandas.read_file(path, layer=at, **reading)) for at, name in chosen]
+        if path.suffix.lower() in FOLDERS:
+            paths = folder_paths(path, layers)
+            for (at, _), (_, table) in zip(chosen, tables, strict=True):
+                table.attrs["folders"] = paths[at]
+        return tables
     except lc.InputError:
         raise
     except ImportError as error:
@@ -849,6 +865,33 @@ def read_tables(path: Path, layer: str | None, gone: Counter) -> list[tuple[str,
     except Exception as error:  # GDAL's errors have no class in common
         cure = "save it anew, as GeoPackage, GeoJSON or CSV"
         raise lc.InputError(f"{path}: cannot be read ({error}); {cure}") from error
+
+
+def folder_paths(path: Path, layers: Sequence[str]) -> list[tuple[str, ...]]:
+    """The names of each folder of a KML and of those around it, the inner one first, which alone GDAL tells.
+
+    layers: as GDAL has them: all folders in the order of the file, and a document with features of its own,
+    which is around none. Where the file does not look like that, each is returned alone.
+    """
+    found: list[tuple[str, ...]] = []
+
+    def walk(element: ElementTree.Element, around: tuple[str, ...]) -> None:
+        for child in element:
+            if child.tag.rpartition("}")[2] in ("Document", "Folder"):
+                names = [one.text or "" for one in child if one.tag.rpartition("}")[2] == "name"]
+                found.append(("".join(names[:1]).strip(), *around))
+                walk(child, found[-1] if child.tag.endswith("Folder") else around)
+
+    with contextlib.suppress(OSError, ValueError, ElementTree.ParseError, zipfile.BadZipFile):
+        text = path.read_bytes()
+        if path.suffix.lower() == ".kmz":
+            with zipfile.ZipFile(path) as packed:
+                (name,) = (name for name in packed.namelist() if name.lower().endswith(".kml"))
+                text = packed.read(name)
+        walk(ElementTree.fromstring(text), ())
+    own = found[max(0, len(found) - len(layers)) :]
+    alike = len(found) <= len(layers) + 1 and [names[0] for names in own] == list(layers)
+    return own if alike else [(name,) for name in layers]
 
 
 def name_features(path: Path, tables: Sequence[tuple[str, typing.Any]]) -> list[str]:

@@ -7,8 +7,8 @@
 
 - on the ground: points, lines and polygons of whatever GDAL opens (GeoPackage, GeoJSON, shapefile, KML, GPX,
   FlatGeobuf, GeoParquet; pip install geopandas rasterio), or a CSV with lon and lat, with x, y and --crs, or
-  with WKT. Folders of a KML are classes if it has no field class. The columns of LUCAS and of Collect Earth
-  Online's sample data are known;
+  with WKT. Folders of a KML are classes if it has no field class, of forest/2024 and 2024/forest the forest.
+  The columns of LUCAS and of Collect Earth Online's sample data are known;
 - in pixels: a CSV of image,x,y,class, whose 0,0 is the top left pixel; CVAT for images 1.1; Label Studio
   (JSON); LabelMe; VGG Image Annotator; COCO;
 - rasters of class ids or codes (pip install rasterio): of an image's name, or on its grid, which is less than
@@ -607,7 +607,7 @@ def window_marks(
     for value in found.tolist():
         text, pixels = formats.text_of(value), np.argwhere(labelled & (values == value))
         text = names.get(text, text)
-        how.values.add(text)
+        how.values[text] += len(pixels)
         if text == "255" and text not in known:
             gone["pixels of 255, which is unlabelled"] += len(pixels)
         else:
@@ -624,7 +624,7 @@ def read_labels(
     """The labels of all images, (N, 3) of row, column and class id, and what is passed over, by reason.
 
     known: of `known_classes`. how: field, layer, crs, points_per_polygon as on the command line, notes (a
-    list that is filled) and values (a set). Raises InputError for the first that cannot be right.
+    list that is filled) and values (a Counter). Raises InputError for the first that cannot be right.
     """
     gone: Counter = Counter()
     files = label_files(path, gone)
@@ -643,10 +643,11 @@ def read_labels(
         reasons = "; ".join(filter(None, [lc.format_counts(gone) or "it is empty", *how.notes]))
         raise lc.InputError(f"{path}: holds no label with a class on an image; {reasons}")
     if len(how.values) == 2 and "255" in how.values and "255" not in known:
-        (other,) = how.values - {"255"}
+        (other,) = how.values.keys() - {"255"}
         cure = f"--classes with the rows from,to, {other},NAME and 255,NAME"
         problem = f"{path} holds {other} and 255 alone, and 255 is unlabelled"
         how.notes.append(f"{problem}; if it is a class: {cure}")
+    how.notes += doubtful_background(how, known)
     return {stem: rows for stem, rows in found.items() if len(rows)}, gone
 
 
@@ -667,14 +668,20 @@ def label_files(path: Path, gone: Counter) -> list[Path]:
         chosen = [file for file in among if file.suffix.lower() in suffixes and ".aux" not in file.suffixes]
         if chosen:
             beside = {file.name.split(".")[0] for file in chosen}
-            gone["files of other kinds"] += sum(file.name.split(".")[0] not in beside for file in files)
+            left = [file for file in files if file not in chosen]
+            strange = [file for file in left if file.name.split(".")[0] not in beside or is_text(file)]
+            gone["files of other kinds"] += len(strange)
             return chosen
     raise lc.InputError(f"{path}: holds no labels ({', '.join(tables + RASTERS)}); name another folder")
 
 
+def is_text(file: Path) -> bool:
+    return file.suffix.lower() == ".txt"
+
+
 def describes(file: Path) -> bool:
     """Whether a file tells of others: NAME.shp.xml of ArcGIS, or a text that is no table of labels."""
-    if file.suffix.lower() == ".txt":
+    if is_text(file):
         return not formats.is_table(file)
     return file.suffix.lower() == ".xml" and file.with_suffix("").is_file()
 
@@ -699,8 +706,28 @@ def marks_of(
     how.used |= {"field", "layer", "crs"}
     features = formats.read_vector(path, how, gone)
     names = legend_names(path, features.coded, known, how)
-    texts = [names.get(text, text) for text in features.texts]
+    texts = class_folders(path, features.folders, known, how) if features.folders else features.texts
+    texts = [names.get(text, text) for text in texts]
     return ground_marks(features._replace(texts=texts), images, how, gone)
+
+
+def class_folders(
+    path: Path, folders: Sequence[tuple[str, ...]], known: dict, how: types.SimpleNamespace
+) -> list[str]:
+    """The folder that names a class, for each feature, whose folders are given inner one first.
+
+    The year of forest/2024 is none; nor is the 1 of forest/1 an id. Where none does, it is the inner one.
+    """
+    numbers, outer, texts = ids_count(known), {}, []
+    for names in folders:
+        classes = [name for name in names if plain(name) in known]
+        named = [name for name in classes if not (numbers and plain(name).isdigit())]
+        texts.append((named or classes or names)[0])
+        if texts[-1] != names[0]:
+            outer.setdefault(f"{names[0]} in {texts[-1]}")
+    if outer:
+        how.notes.append(f"{path}: folders that are no class have that around them: {formats.shown(outer)}")
+    return texts
 
 
 def place_marks(
@@ -771,6 +798,16 @@ def doubtful_ids(texts: Iterable[str], known: dict) -> Iterator[str]:
         yield f"{both}: ids count from 0, which is {first}"
     elif ids and ids[0] == 1:
         yield f"the ids of the labels begin with 1, but ids count from 0, which is {first}"
+
+
+def doubtful_background(how: types.SimpleNamespace, known: dict) -> Iterator[str]:
+    """What to ask about a 0 that fills most of rasters of labels: gdal_rasterize leaves it around shapes."""
+    total, unlabelled = how.values.total(), "255" in how.values and "255" not in known
+    if known.get("0") is None or how.classes or unlabelled or not total / 2 < how.values["0"] < total:
+        return
+    name = next(name for name, class_id in known.items() if class_id == known["0"])
+    problem = f"{how.values['0'] / total:.0%} of the pixels are 0, which is {name}"
+    yield f"{how.path}: {problem}; if nobody labelled them, declare it: {geo.declaration(how.path, 0)}"
 
 
 def why_passed_over(mark: Mark, text: str, known: dict) -> str | None:
@@ -850,7 +887,7 @@ def reading(**options) -> types.SimpleNamespace:
         "classes": None,
     } | options
     naming = "name your classes with --class-names"
-    return types.SimpleNamespace(**chosen, notes=[], values=set(), used=set(), naming=naming, cure="")
+    return types.SimpleNamespace(**chosen, notes=[], values=Counter(), used=set(), naming=naming, cure="")
 
 
 # ==== Labels -> files ================================================================================
