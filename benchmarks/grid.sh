@@ -41,6 +41,7 @@ for seed in 0 1 2; do
         --variants default_unet default plain_unet teacher+cut_mix_unet dense_unet dense+teacher+cut_mix_unet forest
     run study "${unet[@]}" --split val --every 6 --epochs 24 --points 20 --variants default_unet
     run study "${unet[@]}" --split val --every 6 --epochs 48 --points 20 --variants default_unet
+    run study "${unet[@]}" --split val --every 3 --epochs 34 --points 100 5 20 --variants default_unet_lite2
     run study "${unet[@]}" --split choose_scenes --every 2 --epochs 12 --points 100 \
         --variants default_unet plain_unet teacher+cut_mix_unet
     # Where the settings were chosen

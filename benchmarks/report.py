@@ -47,6 +47,7 @@ SETUPS = COMPARED | {
     "choose_scenes": setup("choose_scenes", 2, 12),
     "val_half": setup("val", 6, 24),
     "val_half_long": setup("val", 6, 48),
+    "val_long": setup("val", 3, 34),
 }
 CLASSWISE = ("5", "20", "100")  # budgets for which every class is shown
 # Compared at every budget of points.
@@ -74,6 +75,12 @@ STEPS = {
     "145 tiles, 24 epochs": "val_half",
     "145 tiles, 48 epochs": "val_half_long",
     "290 tiles, 24 epochs": "val",
+}
+# What a larger backbone and more epochs bring to the default.
+LONGER = {
+    "DeepLabV3+ on lite0, 24 epochs": ("val", "default"),
+    "U-Net on lite0, 24 epochs": ("val", "default_unet"),
+    "U-Net on lite2, 34 epochs": ("val_long", "default_unet_lite2"),
 }
 # What `overview` shows: lines, and columns (set-up, points, base, measure).
 ITSELF = "{}"  # the base
@@ -445,6 +452,19 @@ def steps_table() -> str:
     return markdown(["at twenty points per tile", "default", *(f"over {base}" for base in bases)], body)
 
 
+def longer_table() -> str:
+    """The default with what a machine without a GPU can take, at each budget, and its lead over the first."""
+    points, body, bases = ("5", "20", "100"), [], {}
+    for what, (where, variant) in LONGER.items():
+        found = [study_rows(SETUPS[where], name) for name in ("networks.csv", "study.csv")]
+        own = {n: next(filter(None, (pick(one, variant=variant, points=n) for one in found)), []) for n in points}
+        bases = bases or own
+        gain = ("-" if own is bases else gained(own[n], bases[n]) for n in points)
+        body.append([what, *(counted(column(own[n])) for n in points), *gain])
+    header = [f"{n} points per tile" for n in points] + [f"lead at {n}, seed by seed" for n in points]
+    return markdown(["default", *header], body)
+
+
 def class_keys(found: list[dict]) -> list[str]:
     """The columns of a CSV that hold the IoU of a class."""
     return [key for key in (found[0] if found else {}) if key.startswith("iou_")]
@@ -560,25 +580,29 @@ def first_run_table() -> str:
 
 
 def arms(name: str, *wanted: str) -> list[list[dict]]:
-    """The rows of each arm of a CSV of `ARMS`."""
+    """The rows of each arm of a CSV of `ARMS`; after an @ the number of epochs, where it has several."""
     found = rows(f"{name}.csv")
-    return [pick(found, **{ARMS[name]: arm}) for arm in wanted]
+    parts = [arm.partition("@") for arm in wanted]
+    return [pick(found, **{ARMS[name]: arm} | ({"epochs": epochs} if at else {})) for arm, at, epochs in parts]
 
 
 def generated_table() -> str:
     """Points against dense masks on generated scenes, of benchmarks/generated_scenes.sh."""
     found, body = rows("generated.csv"), []
-    plain, dense = arms("generated", "plain_unet", "dense_unet")
     shown = {"forest": "random forest", "plain_unet": "plain", "default_unet": "default"}
     shown |= {"dense_unet": "dense masks, plain", "dense+teacher+cut_mix_unet": "with teacher and CutMix"}
-    for name, title in shown.items():
-        if own := pick(found, variant=name):
-            gain = gained(own, plain) if name not in ("forest", "plain_unet") else "-"
-            share = paired(own, dense, "miou", operator.truediv)
-            scores = [spread(column(own, key)) for key in class_keys(found)]
-            body.append([title, counted(column(own)), gain, spread(share), *scores])
+    shown |= {f"{name}_stratified": f"{shown[name]}, stratified" for name in ("plain_unet", "default_unet")}
+    for epochs in dict.fromkeys(row["epochs"] for row in found):
+        dense = pick(found, variant="dense_unet", epochs="24" if epochs == "0" else epochs)
+        for name, title in shown.items():
+            if own := pick(found, variant=name, epochs=epochs):
+                base = "plain_unet" + "_stratified" * name.endswith("_stratified")
+                gain = gained(own, pick(found, variant=base, epochs=epochs)) if name != base else "-"
+                share = paired(own, dense, "miou", operator.truediv)
+                scores = [spread(column(own, key)) for key in class_keys(found)]
+                body.append([title, epochs, counted(column(own)), gain, spread(share), *scores])
     classes = [key.removeprefix("iou_") for key in class_keys(found)]
-    header = ["20 points per tile", "mIoU", "over plain, seed by seed", "of dense masks", *classes]
+    header = ["20 points per tile", "epochs", "mIoU", "over plain, seed by seed", "of dense masks", *classes]
     return markdown(header, body)
 
 
@@ -785,6 +809,7 @@ TABLES = {
     **{name: lambda setup=setup: points_table(setup) for name, setup in COMPARED.items()},
     **{f"{name}_classes": lambda setup=setup: classes_table(setup) for name, setup in COMPARED.items()},
     **{kind: lambda kind=kind: variants_table(kind) for kind in ("parts", "methods", *KINDS)},
+    "longer": longer_table,
     "unet": lambda: points_table(COMPARED["val"], network="_unet"),
     "more_points": more_points_table,
     "twice": twice_table,
