@@ -457,7 +457,9 @@ def longer_table() -> str:
     points, body, bases = ("5", "20", "100"), [], {}
     for what, (where, variant) in LONGER.items():
         found = [study_rows(SETUPS[where], name) for name in ("networks.csv", "study.csv")]
-        own = {n: next(filter(None, (pick(one, variant=variant, points=n) for one in found)), []) for n in points}
+        own = {
+            n: next(filter(None, (pick(one, variant=variant, points=n) for one in found)), []) for n in points
+        }
         bases = bases or own
         gain = ("-" if own is bases else gained(own[n], bases[n]) for n in points)
         body.append([what, *(counted(column(own[n])) for n in points), *gain])
@@ -583,7 +585,9 @@ def arms(name: str, *wanted: str) -> list[list[dict]]:
     """The rows of each arm of a CSV of `ARMS`; after an @ the number of epochs, where it has several."""
     found = rows(f"{name}.csv")
     parts = [arm.partition("@") for arm in wanted]
-    return [pick(found, **{ARMS[name]: arm} | ({"epochs": epochs} if at else {})) for arm, at, epochs in parts]
+    return [
+        pick(found, **{ARMS[name]: arm} | ({"epochs": epochs} if at else {})) for arm, at, epochs in parts
+    ]
 
 
 def generated_table() -> str:
