@@ -220,7 +220,7 @@ def readable(path: PathLike) -> Iterator[None]:
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, …, rasterio its own
         cause = error.__cause__ or error  # rasterio's own words only point there
         cure = "put that file back" if "No such file" in str(cause) else "replace or remove it"
-        if Path(path).suffix == ".sgrd":
+        if Path(path).suffix.lower() == ".sgrd":
             cure = "name its .sdat"
         raise InputError(f"{path}: cannot be read ({cause}); {cure}") from error
 
@@ -1676,7 +1676,7 @@ class UnlabelledPixels:
 def confusion_matrix(
     predictions: Tensor, targets: Tensor, num_classes: int, ignore_index=IGNORE_INDEX
 ) -> Tensor:
-    """Counts of pixels, (C, C) int64: row = true class, column = predicted one, of ids of the same shape."""
+    """Counts of class ids of one shape, (C, C) int64: row = true, column = predicted; not ignore_index."""
     nowhere = num_classes**2
     pairs = targets.long() * num_classes + predictions
     pairs = torch.where(targets != ignore_index, pairs, nowhere).flatten()
@@ -2632,9 +2632,9 @@ def data_notes(run: Run, train: DatasetReport, val: DatasetReport) -> Iterator[s
     if shared := len(train.image_digests & val.image_digests):
         yield f"{shared} image(s) are both learnt from and scored on, which flatters the score: part them"
     metric = [at for crs, at, _ in train.places if crs and crs.is_projected]
-    sides = [abs(at.determinant) ** 0.5 for at in metric]
-    if sides and max(sides) > 1.5 * min(sides):
-        yield f"pixels are {min(sides):g} to {max(sides):g} units wide: resample to one size"
+    wide = [abs(at.determinant) ** 0.5 for at in metric]
+    if wide and max(wide) > 1.5 * min(wide):
+        yield f"pixels are {min(wide):g} to {max(wide):g} units wide: resample to one size"
     ground = sum(any(overlap(own, other) for other in train.places) for own in val.places)
     if ground > shared:
         yield f"{ground} val tile(s) lie on ground of train tiles, which flatters the score: part them"

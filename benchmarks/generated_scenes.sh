@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Points against dense masks on a second set, of exact labels: generated scenes with thin and rare classes.
 #     bash benchmarks/generated_scenes.sh DATA WORK      makes the tiles in DATA; models and copies in WORK
-# SEEDS="0" and VARIANTS="plain_unet" choose; cells that are in results/generated.csv are passed over.
+# SEEDS="0" and VARIANTS="plain_unet" choose, of 24 and of 48 epochs; cells that are in results/generated.csv are passed over.
 set -euo pipefail
 data=$(realpath -m "$1") work=$(realpath -m "$2")
 cd "$(dirname "$0")/.."

@@ -456,9 +456,10 @@ def longer_table() -> str:
     """The default with what a machine without a GPU can take, at each budget, and its lead over the first."""
     points, body, bases = ("5", "20", "100"), [], {}
     for what, (where, variant) in LONGER.items():
-        found = [study_rows(SETUPS[where], name) for name in ("networks.csv", "study.csv")]
+        later, first = (study_rows(SETUPS[where], name) for name in ("networks.csv", "study.csv"))
         own = {
-            n: next(filter(None, (pick(one, variant=variant, points=n) for one in found)), []) for n in points
+            n: pick(later, variant=variant, points=n) or pick(first, variant=variant, points=n)
+            for n in points
         }
         bases = bases or own
         gain = ("-" if own is bases else gained(own[n], bases[n]) for n in points)
@@ -596,7 +597,7 @@ def generated_table() -> str:
     shown = {"forest": "random forest", "plain_unet": "plain", "default_unet": "default"}
     shown |= {"dense_unet": "dense masks, plain", "dense+teacher+cut_mix_unet": "with teacher and CutMix"}
     shown |= {f"{name}_stratified": f"{shown[name]}, stratified" for name in ("plain_unet", "default_unet")}
-    for epochs in dict.fromkeys(row["epochs"] for row in found):
+    for epochs in sorted({row["epochs"] for row in found}, key=int):
         dense = pick(found, variant="dense_unet", epochs="24" if epochs == "0" else epochs)
         for name, title in shown.items():
             if own := pick(found, variant=name, epochs=epochs):

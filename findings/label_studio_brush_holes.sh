@@ -20,7 +20,6 @@ trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --no-compile label-studio-sdk==2.1.2 pycocotools==2.0.11
 
-
 cd "$work"
 "$work/venv/bin/python" -W ignore - <<'PY'
 import json

@@ -965,6 +965,21 @@ def test_a_background_of_0_that_nobody_declared_is_asked_about(nodata, more, til
     assert bool(re.search(told, "; ".join(how.notes))) == (nodata != 0 and not more)
 
 
+def test_a_background_of_several_rasters_is_declared_in_each(tiles):
+    form = {"width": 20, "height": 10, "count": 1, "dtype": "uint8", "crs": UTM}
+    place = rasterio.transform.from_origin(326000.0, 2780000.0, 0.5, 0.5)
+    (tiles / "old").mkdir()
+    for row in range(2):
+        ids = np.zeros((10, 20), np.uint8)
+        ids[row] = row + 1
+        with rasterio.open(tiles / f"old/{row}.tif", "w", "GTiff", transform=place, **form) as dataset:
+            dataset.write(ids, 1)
+    how = labels.reading()
+    labels.read_labels(tiles / "old", lc.list_images(tiles / "tiles"), KNOWN, how)
+    told = r"old: 90% of the pixels are 0, .* in each file, like: rio edit-info --nodata=0 \S+/1\.tif"
+    assert re.search(told, "; ".join(how.notes))
+
+
 def test_names_of_a_coded_domain_count(tiles):
     """ArcGIS and QGIS write the code of a value, and its name beside it."""
     import sqlite3

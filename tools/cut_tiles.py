@@ -374,22 +374,25 @@ def report(config: argparse.Namespace, tiles: dict, val: set, left_out: Counter)
             cure = "label more of it elsewhere, or try a smaller --block or another --seed"
             few = geo.counted(numbers[1], "labelled pixel")
             print(f"note: val has {few} of {name}, whose score says little: {cure}")
-    count = min(len(bands_of(path)) for path in config.scenes.values())
-    if count > 3:
+    counts = {len(bands_of(path)) for path in config.scenes.values()}
+    if (count := min(counts)) > 3:
         every = ",".join(map(str, range(1, count + 1)))
         print(f"note: of {count} bands training reads 1,2,3; to learn from all add --bands={every}")
-    print(f"train on them: {training_command(config)}")
+    print(f"train on them: {training_command(config, counts)}")
 
 
-def training_command(config: argparse.Namespace) -> str:
-    """What to type to train on these tiles, where the constants of the module name others."""
+def training_command(config: argparse.Namespace, counts: set[int]) -> str:
+    """What to type to train on these tiles, where the constants of the module name others.
+
+    counts: of the scenes' bands.
+    """
     kinds = [(side, kind) for side in SIDES for kind in ("image", "mask")]
     folders = [f"--{side}-{kind}-dir={config.output / side / kind}s" for side, kind in kinds]
     words = ["python", "landcover_segmentation.py", *folders]
     if list(config.class_names) != list(lc.CLASS_NAMES):
         words += [f"--num-classes={len(config.class_names)}", f"--class-names={','.join(config.class_names)}"]
         words += ["--class-colors=None"]
-    if all(len(bands_of(path)) == 2 for path in config.scenes.values()):  # else the first is read as grey
+    if counts == {2}:  # else the first is read as grey
         words += ["--bands=1,2"]
     return shlex.join([*words, "--num-points=None"] if config.points else words)
 

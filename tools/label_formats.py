@@ -780,7 +780,7 @@ def read_vector(path: Path, how: types.SimpleNamespace, gone: Counter) -> Featur
         known = shown(name for name in fields if name not in DRAWING)
         how.cure = f"; of folders in folders the inner class counts; or name a field with --field: {known}"
         around = [table.attrs["folders"] for _, table in tables for _ in range(len(table))]
-        texts = [name for name, table in tables for _ in range(len(table))]
+        texts = [names[0] for names in around]
     else:
         texts = [text for name, table in tables for text in class_texts(path, name, table, how.field, coded)]
     systems = [table.crs for _, table in tables]

@@ -642,12 +642,7 @@ def read_labels(
         how.notes += [f"is --field {how.field} right?"] if how.field and no_class else []
         reasons = "; ".join(filter(None, [lc.format_counts(gone) or "it is empty", *how.notes]))
         raise lc.InputError(f"{path}: holds no label with a class on an image; {reasons}")
-    if len(how.values) == 2 and "255" in how.values and "255" not in known:
-        (other,) = how.values.keys() - {"255"}
-        cure = f"--classes with the rows from,to, {other},NAME and 255,NAME"
-        problem = f"{path} holds {other} and 255 alone, and 255 is unlabelled"
-        how.notes.append(f"{problem}; if it is a class: {cure}")
-    how.notes += doubtful_background(how, known)
+    how.notes += doubtful_values(path, files, known, how)
     return {stem: rows for stem, rows in found.items() if len(rows)}, gone
 
 
@@ -718,14 +713,16 @@ def class_folders(
 
     The year of forest/2024 is none; nor is the 1 of forest/1 an id. Where none does, it is the inner one.
     """
-    numbers, outer, texts = ids_count(known), {}, []
-    for names in folders:
+    numbers = ids_count(known)
+
+    def class_of(names: tuple[str, ...]) -> str:
         classes = [name for name in names if plain(name) in known]
         named = [name for name in classes if not (numbers and plain(name).isdigit())]
-        texts.append((named or classes or names)[0])
-        if texts[-1] != names[0]:
-            outer.setdefault(f"{names[0]} in {texts[-1]}")
-    if outer:
+        return (named or classes or names)[0]
+
+    texts = [class_of(names) for names in folders]
+    pairs = dict.fromkeys((names[0], text) for names, text in zip(folders, texts, strict=True))
+    if outer := [f"{inner} in {text}" for inner, text in pairs if inner != text]:
         how.notes.append(f"{path}: folders that are no class have that around them: {formats.shown(outer)}")
     return texts
 
@@ -800,14 +797,24 @@ def doubtful_ids(texts: Iterable[str], known: dict) -> Iterator[str]:
         yield f"the ids of the labels begin with 1, but ids count from 0, which is {first}"
 
 
-def doubtful_background(how: types.SimpleNamespace, known: dict) -> Iterator[str]:
-    """What to ask about a 0 that fills most of rasters of labels: gdal_rasterize leaves it around shapes."""
-    total, unlabelled = how.values.total(), "255" in how.values and "255" not in known
-    if known.get("0") is None or how.classes or unlabelled or not total / 2 < how.values["0"] < total:
-        return
-    name = next(name for name, class_id in known.items() if class_id == known["0"])
-    problem = f"{how.values['0'] / total:.0%} of the pixels are 0, which is {name}"
-    yield f"{how.path}: {problem}; if nobody labelled them, declare it: {geo.declaration(how.path, 0)}"
+def doubtful_values(
+    path: Path, files: Sequence[Path], known: dict, how: types.SimpleNamespace
+) -> Iterator[str]:
+    """What to ask about rasters of labels: a 255 beside one value alone, and a 0 that fills most of them.
+
+    gdal_rasterize leaves 0 around what it draws.
+    """
+    zeros, total = how.values["0"], how.values.total()
+    if "255" in how.values and "255" not in known:
+        if len(how.values) == 2:
+            (other,) = how.values.keys() - {"255"}
+            cure = f"--classes with the rows from,to, {other},NAME and 255,NAME"
+            yield f"{path} holds {other} and 255 alone, and 255 is unlabelled; if it is a class: {cure}"
+    elif known.get("0") is not None and not how.classes and total / 2 < zeros < total:
+        name = next(name for name, class_id in known.items() if class_id == known["0"])
+        where = "" if len(files) == 1 else " in each file, like"
+        cure = f"if nobody labelled them, declare it{where}: {geo.declaration(how.path, 0)}"
+        yield f"{path}: {zeros / total:.0%} of the pixels are 0, which is {name}; {cure}"
 
 
 def why_passed_over(mark: Mark, text: str, known: dict) -> str | None:
